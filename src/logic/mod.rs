@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pure logic: arithmetic and parsing without kernel types, allocation or I/O.
+//!
+//! These files are compiled into the module and, unchanged, into the host tests
+//! (`tests/host/`). They use `core` alone, and every input is taken to be hostile.
+
+#![deny(unsafe_code)]
+
+pub mod extent;
+pub mod geometry;
+pub mod info_block;
