@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bio-based block devices.
+//!
+//! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
+//! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+//!
+//! Staging module until it can move to `kernel::block::{bio, disk}`. `kernel::block::mq` is for request-based
+//! drivers: it sets no `submit_bio`, no parent and no owner.
+//!
+//! # Who keeps whom alive
+//!
+//! A [`GenDisk`] holds a reference to the driver's data (`T: Operations`) and lends it to `submit_bio` and to
+//! sysfs attributes. `del_gendisk()` waits for bios that are in `submit_bio` (they hold the queue usage
+//! counter) and for sysfs; the reference is dropped after it. An open file keeps the `struct gendisk`, not the data: bios that
+//! come later fail in `bio_queue_enter()`. Open files hold [`Operations::OWNER`], so that the module
+//! cannot go while there are any.
+
+use super::{
+    badblocks::Badblocks,
+    device_raw,
+    nd::Namespace,
+    sysfs::AttributeGroups, //
+};
+use crate::bindings;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    device::{
+        Core,
+        Device, //
+    },
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow, //
+    },
+    types::ForeignOwnable,
+    ThisModule, //
+};
+
+/// A bio that the driver owns and has to end: dropping it without [`Bio::end`] fails it with an I/O error.
+///
+/// # Invariants
+///
+/// The pointer is to a bio that was submitted to a disk of this driver and has not been ended.
+pub(crate) struct Bio(NonNull<bindings::bio>);
+
+/// A physically contiguous piece of memory that belongs to a bio.
+///
+/// # Invariants
+///
+/// `addr` is valid for reads and writes of `len` bytes for the lifetime `'bio`. The bytes may change at any time
+/// (user memory under O_DIRECT), so no Rust reference to them is made.
+pub(crate) struct Segment<'bio> {
+    addr: NonNull<u8>,
+    len: usize,
+    _bio: PhantomData<&'bio Bio>,
+}
+
+impl Segment<'_> {
+    /// The address of the first byte.
+    pub(super) fn as_ptr(&self) -> *mut u8 {
+        self.addr.as_ptr()
+    }
+
+    /// The length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Cuts off and returns the first `len` bytes, or all if there are fewer.
+    pub(crate) fn split_to(&mut self, len: usize) -> Self {
+        let len = len.min(self.len);
+        // INVARIANT: The two parts do not overlap and lie inside the old segment.
+        let head = Segment { addr: self.addr, len, _bio: PhantomData };
+        // SAFETY: `len` is at most `self.len`, and the segment is one allocation for that length.
+        self.addr = unsafe { self.addr.add(len) };
+        self.len -= len;
+        head
+    }
+}
+
+/// Token of a bio whose I/O is being accounted; see [`Bio::start_accounting`].
+#[must_use]
+pub(crate) struct Accounting(Option<usize>);
+
+impl Bio {
+    /// Takes ownership of a bio.
+    ///
+    /// # Safety
+    ///
+    /// `bio` was submitted to a disk of this driver, has not been ended, and the caller gives it up.
+    pub(super) unsafe fn from_raw(bio: NonNull<bindings::bio>) -> Self {
+        // INVARIANT: Guaranteed by the caller.
+        Self(bio)
+    }
+
+    /// Gives up ownership: whoever has the pointer ends the bio.
+    pub(super) fn into_raw(self) -> NonNull<bindings::bio> {
+        core::mem::ManuallyDrop::new(self).0
+    }
+
+    fn opf(&self) -> u32 {
+        // SAFETY: By the type invariants the bio is valid; `bi_opf` does not change while we own it.
+        unsafe { (*self.0.as_ptr()).bi_opf }
+    }
+
+    /// Whether data goes to the device (`op_is_write()`).
+    pub(crate) fn is_write(&self) -> bool {
+        self.opf() & bindings::REQ_OP_WRITE != 0
+    }
+
+    /// Whether earlier writes have to be durable before this bio starts.
+    pub(crate) fn is_preflush(&self) -> bool {
+        self.opf() & bindings::REQ_PREFLUSH != 0
+    }
+
+    /// Whether this write has to be durable before the bio ends.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.opf() & bindings::REQ_FUA != 0
+    }
+
+    /// Starts I/O accounting, where the queue has it switched on.
+    pub(crate) fn start_accounting(&self) -> Accounting {
+        let bio = self.0.as_ptr();
+        // SAFETY: By the type invariants the bio is valid, and the queue it was submitted to stays alive
+        // while it is not ended.
+        let on = unsafe {
+            (*(*(*bio).bi_bdev).bd_queue).limits.features & bindings::BLK_FEAT_IO_STAT != 0
+        };
+        // SAFETY: As above.
+        Accounting(on.then(|| unsafe { bindings::bio_start_io_acct(bio) }))
+    }
+
+    /// Ends the accounting that [`Bio::start_accounting`] began.
+    pub(crate) fn end_accounting(&self, accounting: Accounting) {
+        if let Accounting(Some(start)) = accounting {
+            let bio = self.0.as_ptr();
+            // SAFETY: By the type invariants the bio is valid; `start` is from `bio_start_io_acct()`.
+            unsafe { bindings::bio_end_io_acct_remapped(bio, start, (*bio).bi_bdev) };
+        }
+    }
+
+    /// The first sector (512 bytes) of the device that the bio is about.
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: By the type invariants the bio is valid, and nobody else changes its iterator.
+        unsafe { (*self.0.as_ptr()).bi_iter.bi_sector }
+    }
+
+    /// The length of the bio's data in bytes.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: As in `sector`.
+        unsafe { (*self.0.as_ptr()).bi_iter.bi_size as usize }
+    }
+
+    /// Calls `f` with each piece of the bio's data and its position in bytes from the start of the bio, until
+    /// it fails.
+    ///
+    /// Pieces are as long as they are physically contiguous, not cut at pages as by
+    /// `bio_for_each_segment()`.
+    pub(crate) fn for_each_segment(&self, mut f: impl FnMut(usize, Segment<'_>) -> Result) -> Result {
+        // SAFETY: By the type invariants the bio is valid, and nobody else changes its iterator.
+        let (vecs, iter) = unsafe { ((*self.0.as_ptr()).bi_io_vec, (*self.0.as_ptr()).bi_iter) };
+        let (mut idx, mut skip) = (iter.bi_idx as usize, iter.bi_bvec_done);
+        let (mut left, mut done) = (iter.bi_size, 0);
+
+        while left != 0 {
+            // SAFETY: While `bi_size` bytes are left, `bi_idx` is an index into the bio's table.
+            let vec = unsafe { vecs.add(idx) };
+            // SAFETY: As above, and entries do not change while the bio is in flight.
+            let len = unsafe { (*vec).bv_len }.saturating_sub(skip).min(left);
+
+            if bindings::FLUSH_DCACHE {
+                // SAFETY: `vec` is a valid entry.
+                unsafe { flush_dcache(vec) };
+            }
+            // SAFETY: `vec` is a valid entry. There is no highmem (checked in shim.c), so its pages have one
+            // contiguous kernel mapping; `skip` is at most its length.
+            let addr = unsafe { bindings::rpmem_helper_bvec_virt(vec).cast::<u8>().add(skip as usize) };
+            // INVARIANT: The bio owns its pages until it is ended, and it outlives this call.
+            let segment = Segment {
+                addr: NonNull::new(addr).ok_or(EIO)?,
+                len: len as usize,
+                _bio: PhantomData,
+            };
+            f(done, segment)?;
+
+            left -= len;
+            done += len as usize;
+            skip = 0;
+            idx += 1;
+        }
+        Ok(())
+    }
+
+    /// Ends the bio with the given result.
+    pub(crate) fn end(self, result: Result) {
+        let bio = self.into_raw().as_ptr();
+        if let Err(err) = result {
+            // SAFETY: We own the bio. The function is pure.
+            unsafe { (*bio).bi_status = bindings::errno_to_blk_status(err.to_errno()) };
+        }
+        // SAFETY: We own the bio and give it up.
+        unsafe { bindings::bio_endio(bio) };
+    }
+}
+
+impl Drop for Bio {
+    fn drop(&mut self) {
+        // INVARIANT: The bio is ours to end, and `self` is not used afterwards.
+        Bio(self.0).end(Err(EIO));
+    }
+}
+
+/// Keeps data caches coherent, on architectures where that takes a call (not x86).
+///
+/// # Safety
+///
+/// `vec` is a valid entry of a bio in flight.
+unsafe fn flush_dcache(vec: *mut bindings::bio_vec) {
+    // SAFETY: Guaranteed by the caller.
+    let vec = unsafe { *vec };
+    let pages = (vec.bv_offset as usize + vec.bv_len as usize).div_ceil(bindings::PAGE_SIZE);
+    for i in 0..pages {
+        // SAFETY: The entry covers that many consecutive pages.
+        unsafe { bindings::rpmem_helper_flush_dcache_page(vec.bv_page.add(i)) };
+    }
+}
+
+/// What a bio-based block driver implements, on the data that all parties to a disk share.
+pub(crate) trait Operations: Send + Sync + Sized + 'static {
+    /// The module that open files of the disk keep loaded.
+    const OWNER: &'static ThisModule;
+
+    /// Carries out `bio` and ends it, now or later. Context: process context, may sleep unless the bio
+    /// says REQ_NOWAIT; called concurrently.
+    fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio);
+
+    /// The list shown as `badblocks` in sysfs.
+    fn badblocks(&self) -> &Badblocks;
+}
+
+/// Properties of a new disk: those of `struct queue_limits` that drivers of memory-like devices set.
+pub(crate) struct Limits {
+    /// In bytes, a power of two from 512 to the page size.
+    pub(crate) logical_block_size: u32,
+    /// In bytes, a power of two, not less than `logical_block_size`.
+    pub(crate) physical_block_size: u32,
+    /// Writes may be volatile until a flush.
+    pub(crate) write_cache: bool,
+    /// The device honours FUA.
+    pub(crate) fua: bool,
+    /// File systems may use DAX.
+    pub(crate) dax: bool,
+    /// I/O completes in `submit_bio`.
+    pub(crate) synchronous: bool,
+}
+
+/// A disk that has been allocated and that nobody sees yet.
+///
+/// # Invariants
+///
+/// `disk` is from `__blk_alloc_disk()` and has not been added; `private_data` is from
+/// `Arc::<T>::into_foreign()`.
+pub(crate) struct NewDisk<T: Operations> {
+    disk: NonNull<bindings::gendisk>,
+    _ops: PhantomData<T>,
+}
+
+/// A live disk. Dropping it removes the disk: waits for I/O in flight, then drops the data.
+///
+/// # Invariants
+///
+/// `disk` was added by `device_add_disk()`; `private_data` is from `Arc::<T>::into_foreign()`.
+pub(crate) struct GenDisk<T: Operations> {
+    disk: NonNull<bindings::gendisk>,
+    _ops: PhantomData<T>,
+}
+
+// SAFETY: A `gendisk` is not tied to a thread, and `T` is `Send + Sync`.
+unsafe impl<T: Operations> Send for GenDisk<T> {}
+// SAFETY: Methods on `&GenDisk` call functions that lock by themselves.
+unsafe impl<T: Operations> Sync for GenDisk<T> {}
+
+impl<T: Operations> NewDisk<T> {
+    const FOPS: bindings::block_device_operations = bindings::block_device_operations {
+        owner: T::OWNER.as_ptr(),
+        submit_bio: Some(Self::submit_bio_callback),
+        ..pin_init::zeroed()
+    };
+
+    /// Allocates a disk on the NUMA node of `dev`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for limits that the block layer refuses; `ENOMEM`. Context: may sleep.
+    pub(crate) fn new(dev: &Device<Core<'_>>, limits: &Limits, sectors: u64, data: Arc<T>) -> Result<Self> {
+        let feature = |on: bool, bit| if on { bit } else { 0 };
+        let mut lim = bindings::queue_limits {
+            logical_block_size: limits.logical_block_size,
+            physical_block_size: limits.physical_block_size,
+            max_hw_sectors: u32::MAX,
+            features: feature(limits.write_cache, bindings::BLK_FEAT_WRITE_CACHE)
+                | feature(limits.fua, bindings::BLK_FEAT_FUA)
+                | feature(limits.dax, bindings::BLK_FEAT_DAX)
+                | feature(limits.synchronous, bindings::BLK_FEAT_SYNCHRONOUS),
+            ..pin_init::zeroed()
+        };
+        // SAFETY: `lim` is valid and the lock class is static.
+        let disk = from_err_ptr(unsafe {
+            bindings::__blk_alloc_disk(&mut lim, node(dev), kernel::static_lock_class!().as_ptr())
+        })?;
+        // SAFETY: The disk is valid and ours alone.
+        unsafe {
+            (*disk).fops = &Self::FOPS;
+            // The list outlives the disk's life in sysfs: that ends before the reference is dropped.
+            (*disk).bb = data.badblocks().as_raw().cast();
+            (*disk).private_data = data.into_foreign().cast();
+        }
+        // SAFETY: The disk is valid.
+        unsafe { bindings::set_capacity(disk, sectors) };
+        // INVARIANT: Allocated and filled above. A success is never a null pointer.
+        Ok(Self { disk: NonNull::new(disk).ok_or(ENOMEM)?, _ops: PhantomData })
+    }
+
+    /// Names the disk after its namespace: `pmemN`.
+    pub(crate) fn name_after(&mut self, namespace: &Namespace<'_>) {
+        // SAFETY: By the type invariants the disk is valid and ours alone.
+        let name = unsafe { &mut (*self.disk.as_ptr()).disk_name };
+        namespace.disk_name(name);
+    }
+
+    /// The C disk, as key of the registry of DAX hosts.
+    pub(super) fn as_raw(&self) -> *mut bindings::gendisk {
+        self.disk.as_ptr()
+    }
+
+    /// Makes the disk visible, as a child of `parent` with the given sysfs attributes.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EEXIST` if the name is taken; the disk is given back, so that who refers to it can go before
+    /// it. Context: may sleep; scans for partitions.
+    pub(crate) fn add(
+        self,
+        parent: &Device<Core<'_>>,
+        groups: &'static AttributeGroups<T>,
+    ) -> Result<GenDisk<T>, (Error, Self)> {
+        // SAFETY: By the type invariants the disk is complete and has not been added; `parent` is a
+        // valid device; the attribute groups are static, and made for the data of this disk.
+        let ret = unsafe {
+            bindings::device_add_disk(device_raw(parent), self.disk.as_ptr(), groups.as_ptr())
+        };
+        if let Err(err) = to_result(ret) {
+            return Err((err, self));
+        }
+        let disk = core::mem::ManuallyDrop::new(self).disk;
+        // INVARIANT: Added just now.
+        Ok(GenDisk { disk, _ops: PhantomData })
+    }
+
+    unsafe extern "C" fn submit_bio_callback(bio: *mut bindings::bio) {
+        // SAFETY: `__submit_bio()` passes a valid bio for a live disk of this type, whose `private_data`
+        // is from `into_foreign()`; the queue usage counter that it holds keeps the data until this returns.
+        let data = unsafe { Arc::<T>::borrow((*(*(*bio).bi_bdev).bd_disk).private_data.cast()) };
+        if let Some(bio) = NonNull::new(bio) {
+            // SAFETY: `__submit_bio()` gives the bio up to the driver.
+            T::submit_bio(data, unsafe { Bio::from_raw(bio) });
+        }
+    }
+}
+
+impl<T: Operations> Drop for NewDisk<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the disk was not added, so that this is the last reference, and
+        // `private_data` is from `into_foreign()`.
+        unsafe {
+            let data = (*self.disk.as_ptr()).private_data;
+            bindings::put_disk(self.disk.as_ptr());
+            drop(Arc::<T>::from_foreign(data.cast()));
+        }
+    }
+}
+
+impl<T: Operations> GenDisk<T> {
+    /// The C disk.
+    pub(super) fn as_raw(&self) -> *mut bindings::gendisk {
+        self.disk.as_ptr()
+    }
+
+    /// Takes read-only over from the region (`nvdimm_check_and_set_ro()`). Context: may sleep.
+    ///
+    /// The disk's parent has to be a child of a region, as that of a disk made by a [`super::nd::Driver`] is.
+    pub(crate) fn check_and_set_ro(&self) {
+        // SAFETY: By the type invariants the disk is live.
+        unsafe { bindings::nvdimm_check_and_set_ro(self.disk.as_ptr()) };
+    }
+}
+
+impl<T: Operations> Drop for GenDisk<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the disk is live and `private_data` is from `into_foreign()`.
+        // Nobody uses the data after `del_gendisk()`: see the head of this file.
+        unsafe {
+            let data = (*self.disk.as_ptr()).private_data;
+            bindings::del_gendisk(self.disk.as_ptr());
+            bindings::put_disk(self.disk.as_ptr());
+            drop(Arc::<T>::from_foreign(data.cast()));
+        }
+    }
+}
+
+/// The NUMA node of a device (`dev_to_node()`).
+pub(super) fn node(dev: &Device<Core<'_>>) -> i32 {
+    #[cfg(CONFIG_NUMA)]
+    // SAFETY: The device is valid; the node does not change while a driver is bound.
+    return unsafe { (*device_raw(dev)).numa_node };
+    #[cfg(not(CONFIG_NUMA))]
+    {
+        let _ = dev;
+        bindings::NUMA_NO_NODE
+    }
+}

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel mappings of physical memory that is not system RAM.
+//!
+//! C headers: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
+//! [`include/linux/io.h`](srctree/include/linux/io.h),
+//! [`include/linux/ioport.h`](srctree/include/linux/ioport.h)
+//!
+//! Staging module until it can move to `kernel::mm::memremap`.
+//!
+//! Nothing here is device-managed: the driver core frees a Rust driver's data before devres runs
+//! (`device_unbind_cleanup()`), so that a `struct dev_pagemap` in that data would be used after it is freed.
+//!
+//! # Lock order
+//!
+//! `memory_failure` of the pagemap runs under `mf_mutex` and takes `dax_srcu` (read). [`Mapping::set_holder`] is a
+//! plain store; who clears it waits for `dax_srcu` (`kill_dax()`) before the holder goes.
+
+use super::{
+    block::{
+        node,
+        Segment, //
+    },
+    errno::eopnotsupp, //
+};
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{
+    device::Device,
+    error::from_err_ptr,
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+    },
+    types::Opaque, //
+};
+
+/// An exclusive claim on a physical range in `/proc/iomem`, under the name of a device.
+///
+/// # Invariants
+///
+/// The range was taken by `request_mem_region()`, with the name of `_owner`, which keeps the name alive.
+pub(crate) struct MemRegion {
+    start: u64,
+    len: u64,
+    _owner: ARef<Device>,
+}
+
+impl MemRegion {
+    /// Takes `len` bytes at physical address `start`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if anybody has a part of it. Context: may sleep.
+    pub(crate) fn request(start: u64, len: u64, owner: ARef<Device>) -> Result<Self> {
+        // SAFETY: The name lives as long as the device, to which the result holds a reference.
+        let res = unsafe {
+            bindings::rpmem_helper_request_mem_region(start, len, owner.name().as_char_ptr())
+        };
+        if res.is_null() {
+            return Err(EBUSY);
+        }
+        // INVARIANT: Taken just now.
+        Ok(Self { start, len, _owner: owner })
+    }
+}
+
+impl Drop for MemRegion {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the range is ours.
+        unsafe { bindings::rpmem_helper_release_mem_region(self.start, self.len) };
+    }
+}
+
+/// What a range with struct pages is made from.
+pub(crate) struct PageMapRange(bindings::dev_pagemap);
+
+impl PageMapRange {
+    /// Pages for the physical addresses from `first` to `last` (inclusive), in system memory.
+    pub(crate) fn new(first: u64, last: u64) -> Self {
+        let mut this = Self::empty();
+        this.0.nr_range = 1;
+        // SAFETY: The union holds plain integers only; writing makes the range its valid member.
+        *unsafe { this.0.__bindgen_anon_1.range.as_mut() } = bindings::range { start: first, end: last };
+        this
+    }
+
+    /// For libnvdimm to describe range and altmap in ([`super::nd::RawAccess::setup_pfn`]).
+    pub(super) fn empty() -> Self {
+        // SAFETY: All-zero bytes are a valid `struct dev_pagemap`: integers, null pointers, no callbacks.
+        Self(unsafe { core::mem::zeroed() })
+    }
+
+    /// The C structure.
+    pub(super) fn as_mut_ptr(&mut self) -> *mut bindings::dev_pagemap {
+        &mut self.0
+    }
+
+    /// First physical address and length in bytes.
+    pub(crate) fn range(&self) -> (u64, u64) {
+        // SAFETY: The union is zeroed or holds a range (`nr_range` is 1): plain integers in any case.
+        let range = unsafe { self.0.__bindgen_anon_1.range.as_ref() };
+        (range.start, (range.end - range.start).saturating_add(1))
+    }
+
+    /// Whether the pages are on the medium itself.
+    pub(crate) fn on_medium(&self) -> bool {
+        self.0.flags & bindings::PGMAP_ALTMAP_VALID != 0
+    }
+}
+
+/// A registered `struct dev_pagemap`, type MEMORY_DEVICE_FS_DAX.
+#[pin_data]
+struct PageMap {
+    #[pin]
+    pgmap: Opaque<bindings::dev_pagemap>,
+    /// Who is told of memory failures, or null.
+    holder: Atomic<*mut bindings::dax_device>,
+    /// Physical address of the first byte of the DAX device.
+    data_phys: u64,
+}
+
+impl PageMap {
+    const OPS: bindings::dev_pagemap_ops = bindings::dev_pagemap_ops {
+        memory_failure: Some(Self::memory_failure_callback),
+        ..pin_init::zeroed()
+    };
+
+    /// Waits until no file refers to a page from `self.data_phys` on: takes the pages out of user page tables
+    /// and file mappings, and waits for the pins that are left. `memunmap_pages()` does not: user page tables
+    /// and inodes would go on referring to struct pages that are gone.
+    ///
+    /// No new references can come up: the DAX device is dead, so that faults in files fail.
+    fn revoke(&self) {
+        // SAFETY: The union holds a range: plain integers.
+        let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
+        // Pages in front of the data hold the page map itself and may not have a struct page.
+        let (mut pfn, last) = (self.data_phys >> bindings::PAGE_SHIFT, end >> bindings::PAGE_SHIFT);
+        let mut waits = 0;
+
+        while pfn <= last {
+            // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
+            let folio = unsafe {
+                bindings::rpmem_helper_page_folio(bindings::rpmem_helper_pfn_to_page(pfn as c_ulong))
+            };
+            match Self::user_of(folio) {
+                User::None => {
+                    // SAFETY: As above.
+                    pfn += unsafe { bindings::rpmem_helper_folio_nr_pages(folio) } as u64;
+                    waits = 0;
+                    // SAFETY: We are in process context and hold no lock.
+                    unsafe { bindings::rpmem_helper_cond_resched() };
+                }
+                User::Inode(inode) => {
+                    // SAFETY: `inode` is a reference from `igrab()`, which is given up afterwards.
+                    unsafe {
+                        bindings::dax_break_layout_final(inode);
+                        bindings::iput(inode);
+                    }
+                }
+                User::Unknown => {
+                    if waits == 1000 {
+                        pr_warn!("waiting for files that use pfn {:#x}: unmount the file system\n", pfn);
+                    }
+                    waits += 1;
+                    // SAFETY: We are in process context and hold no lock.
+                    unsafe { bindings::msleep(10) };
+                }
+            }
+        }
+    }
+
+    fn user_of(folio: *mut bindings::folio) -> User {
+        let guard = kernel::sync::rcu::read_lock();
+        // SAFETY: The folio is of pages in the pagemap.
+        let mapping = unsafe { bindings::rpmem_helper_folio_mapping(folio) };
+        if !mapping.is_null() {
+            // SAFETY: A folio is taken off its mapping before the inode that this belongs to is freed, and inodes
+            // are freed after an RCU grace period.
+            let inode = unsafe { bindings::igrab((*mapping).host) };
+            drop(guard);
+            // Without a reference the inode is being evicted, and its pages with it.
+            return if inode.is_null() { User::Unknown } else { User::Inode(inode) };
+        }
+        drop(guard);
+        // A page that several files share (reflink) does not say which; they let go of it when they are
+        // evicted, as idle ones were when the disk went.
+        // SAFETY: As above.
+        let in_use = unsafe {
+            bindings::rpmem_helper_folio_share(folio) != 0
+                || bindings::rpmem_helper_folio_ref_count(folio) != 0
+        };
+        if in_use {
+            User::Unknown
+        } else {
+            User::None
+        }
+    }
+
+    unsafe extern "C" fn memory_failure_callback(
+        pgmap: *mut bindings::dev_pagemap,
+        pfn: c_ulong,
+        nr_pages: c_ulong,
+        mf_flags: c_int,
+    ) -> c_int {
+        // SAFETY: `memory_failure_dev_pagemap()` holds a reference to a live pagemap with these ops, and
+        // those are all in a `PageMap`.
+        let this = unsafe {
+            &*kernel::container_of!(Opaque::cast_from(pgmap), Self, pgmap)
+        };
+        let phys = (pfn as u64) << bindings::PAGE_SHIFT;
+        let len = (nr_pages as u64) << bindings::PAGE_SHIFT;
+        let Some(offset) = phys.checked_sub(this.data_phys) else {
+            // The page map on the medium itself has failed; no file is in it.
+            return eopnotsupp().to_errno();
+        };
+
+        // SAFETY: No conditions.
+        let id = unsafe { bindings::dax_read_lock() };
+        let holder = this.holder.load(Acquire);
+        let ret = if holder.is_null() {
+            eopnotsupp().to_errno()
+        } else {
+            // SAFETY: The holder is valid until a grace period of `dax_srcu`, which we hold for reading,
+            // has passed since it was cleared.
+            unsafe { bindings::dax_holder_notify_failure(holder, offset, len, mf_flags) }
+        };
+        // SAFETY: `id` is from `dax_read_lock()`.
+        unsafe { bindings::dax_read_unlock(id) };
+        ret
+    }
+}
+
+/// Who uses a page of a pagemap.
+enum User {
+    None,
+    /// A file, of which this is a reference.
+    Inode(*mut bindings::inode),
+    /// Somebody who cannot be told.
+    Unknown,
+}
+
+enum Backing {
+    /// `memremap()`: no struct pages.
+    Remap,
+    /// `memremap_pages()`.
+    Pages(Pin<KBox<PageMap>>),
+}
+
+/// A write-back mapping of a physical range into the kernel.
+///
+/// The bytes behind it may be changed at any time by others (user mappings, other bios), and reading them may
+/// raise a machine check: so no Rust reference to them is ever made, and they are accessed by the
+/// kernel's copy functions for persistent memory alone.
+///
+/// # Invariants
+///
+/// `addr` is valid for `len` bytes for as long as `self` lives.
+pub(crate) struct Mapping {
+    addr: NonNull<u8>,
+    len: usize,
+    backing: Backing,
+}
+
+// SAFETY: The mapping is not tied to a thread; access goes through copy functions on raw memory.
+unsafe impl Send for Mapping {}
+// SAFETY: As above; concurrent copies may tear as they may on any shared medium, there are no references.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes at physical address `phys`, without struct pages.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if the range cannot be mapped. Context: may sleep.
+    pub(crate) fn remap(phys: u64, len: usize) -> Result<Self> {
+        // SAFETY: No conditions; the function refuses ranges that it cannot map.
+        let addr = unsafe { bindings::memremap(phys, len, bindings::ARCH_MEMREMAP_PMEM) };
+        // INVARIANT: `memremap()` gives an address valid for `len` bytes until `memunmap()`.
+        Ok(Self {
+            addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
+            len,
+            backing: Backing::Remap,
+        })
+    }
+
+    /// Maps `range` with struct pages for fs-dax, on the NUMA node of `dev`; `data_phys` is the physical
+    /// address of the first byte of the DAX device.
+    ///
+    /// # Errors
+    ///
+    /// Those of `memremap_pages()`: `ENOMEM`, `EINVAL` for a range that overlaps memory or is misaligned.
+    /// Context: may sleep, for long.
+    pub(crate) fn pages(range: PageMapRange, data_phys: u64, dev: &kernel::device::Device<kernel::device::Core<'_>>) -> Result<Self> {
+        let (_, len) = range.range();
+        let len = usize::try_from(len)?;
+        let mut raw = range.0;
+        raw.type_ = bindings::memory_type_MEMORY_DEVICE_FS_DAX;
+        raw.ops = &PageMap::OPS;
+
+        let map = KBox::pin_init(
+            try_pin_init!(PageMap {
+                pgmap: Opaque::new(raw),
+                holder: Atomic::new(core::ptr::null_mut()),
+                data_phys,
+            }),
+            GFP_KERNEL,
+        )?;
+        let ptr = map.pgmap.get();
+        // SAFETY: `ptr` is valid, and not shared yet. Any address of our own serves to tell owners apart.
+        unsafe { (*ptr).owner = ptr.cast() };
+        // SAFETY: `ptr` is pinned and stays valid until `memunmap_pages()`.
+        let addr = from_err_ptr(unsafe { bindings::memremap_pages(ptr, node(dev)) })?;
+        // INVARIANT: `memremap_pages()` gives the address of the range, valid until `memunmap_pages()`.
+        Ok(Self {
+            addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
+            len,
+            backing: Backing::Pages(map),
+        })
+    }
+
+    /// Whether the range has struct pages.
+    pub(crate) fn has_pages(&self) -> bool {
+        matches!(self.backing, Backing::Pages(_))
+    }
+
+    /// Says who is told of memory failures in the pages. To take a holder back, clear it with null and wait
+    /// for a grace period of `dax_srcu` before it is freed.
+    ///
+    /// # Safety
+    ///
+    /// `holder` is null, or valid until it has been cleared and a grace period has passed.
+    pub(super) unsafe fn set_holder(&self, holder: *mut bindings::dax_device) {
+        if let Backing::Pages(map) = &self.backing {
+            map.holder.store(holder, Release);
+        }
+    }
+
+    fn at(&self, offset: usize, len: usize) -> Result<*mut u8> {
+        if offset > self.len || len > self.len - offset {
+            return Err(EIO);
+        }
+        // SAFETY: By the type invariants the mapping is valid for `self.len` bytes.
+        Ok(unsafe { self.addr.as_ptr().add(offset) })
+    }
+
+    /// The kernel address of the byte at `offset`, at which `len` bytes are mapped: for C code that does
+    /// its own copying. Valid for as long as `self` lives.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the range is not all in the mapping.
+    pub(crate) fn address(&self, offset: usize, len: usize) -> Result<NonNull<c_void>> {
+        NonNull::new(self.at(offset, len)?.cast()).ok_or(EIO)
+    }
+
+    /// Stores the segment at `offset`, past the CPU caches: durable after the region's flush.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if it does not all fit in the mapping.
+    pub(crate) fn write(&self, offset: usize, from: &Segment<'_>) -> Result {
+        let to = self.at(offset, from.len())?;
+        // SAFETY: `to` is valid for writes of the segment's length, checked by `at`; the segment is valid
+        // for reads.
+        unsafe {
+            bindings::rpmem_helper_memcpy_flushcache(to.cast(), from.as_ptr().cast(), from.len())
+        };
+        Ok(())
+    }
+
+    /// Stores zeroes in one page at `offset`, past the CPU caches.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the page is not all in the mapping.
+    pub(crate) fn zero_page(&self, offset: usize) -> Result {
+        let to = self.at(offset, bindings::PAGE_SIZE)?;
+        // SAFETY: `to` is valid for writes of a page, checked by `at`; the zero page is one page long.
+        unsafe {
+            bindings::rpmem_helper_memcpy_flushcache(
+                to.cast(),
+                bindings::rpmem_helper_zero_page(),
+                bindings::PAGE_SIZE,
+            )
+        };
+        Ok(())
+    }
+
+    /// Fills the segment from `offset` on; survives machine checks.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` on a machine check, or if the range is not all in the mapping.
+    pub(crate) fn read(&self, offset: usize, to: &Segment<'_>) -> Result {
+        let from = self.at(offset, to.len())?;
+        // SAFETY: `from` is valid for reads of the segment's length, checked by `at`; the segment is
+        // valid for writes.
+        let left = unsafe {
+            bindings::rpmem_helper_copy_mc_to_kernel(to.as_ptr().cast(), from.cast(), to.len())
+        };
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    }
+
+    /// Copies from `iter` to `offset`, past the CPU caches; gives the number of bytes copied.
+    ///
+    /// # Safety
+    ///
+    /// `iter` is a valid source iterator over memory that was checked by its maker.
+    pub(super) unsafe fn write_iter(
+        &self,
+        offset: usize,
+        len: usize,
+        iter: *mut bindings::iov_iter,
+    ) -> Result<usize> {
+        let to = self.at(offset, len)?;
+        // SAFETY: `to` is valid for writes of `len` bytes, checked by `at`; `iter` by the caller.
+        Ok(unsafe { bindings::_copy_from_iter_flushcache(to.cast(), len, iter) })
+    }
+
+    /// Where in the mapping a kernel address is, as an offset in bytes; `None` if it is not in it.
+    pub(super) fn offset_of(&self, addr: *mut c_void) -> Option<usize> {
+        let offset = (addr as usize).checked_sub(self.addr.as_ptr() as usize)?;
+        (offset < self.len).then_some(offset)
+    }
+
+    /// After poison in `len` bytes at `offset`, physical address `phys`, was cleared: makes the pages usable
+    /// again and drops stale cache lines. `phys` and `offset` are of the same byte.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the range is not all in the mapping.
+    pub(crate) fn poison_cleared(&self, offset: usize, phys: u64, len: usize) -> Result {
+        let addr = self.at(offset, len)?;
+        if self.has_pages() {
+            let first = phys as usize >> bindings::PAGE_SHIFT;
+            for pfn in first..first + (len >> bindings::PAGE_SHIFT) {
+                // SAFETY: The range is in the mapping, hence has struct pages; and in the linear map, which
+                // is what `clear_mce_nospec()` changes.
+                unsafe {
+                    let page = bindings::rpmem_helper_pfn_to_page(pfn);
+                    if bindings::rpmem_helper_test_and_clear_hwpoison(page) != 0 {
+                        bindings::rpmem_helper_clear_mce_nospec(pfn);
+                    }
+                }
+            }
+        }
+        // SAFETY: `addr` is valid for `len` bytes, checked by `at`.
+        unsafe { bindings::arch_invalidate_pmem(addr.cast(), len) };
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        match &self.backing {
+            // SAFETY: By the type invariants the address is from `memremap()`.
+            Backing::Remap => unsafe { bindings::memunmap(self.addr.as_ptr().cast()) },
+            Backing::Pages(map) => {
+                map.revoke();
+                // SAFETY: The pagemap was registered by `memremap_pages()`.
+                unsafe { bindings::memunmap_pages(map.pgmap.get()) };
+            }
+        }
+    }
+}

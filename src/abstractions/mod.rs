@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Abstractions that the kernel crate does not have yet: staging modules until they can move there.
+//!
+//! | file | would be | C header |
+//! |---|---|---|
+//! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
+//! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
+//! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
+//! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
+//! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
+//! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
+//!
+//! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
+
+pub(crate) mod badblocks;
+pub(crate) mod block;
+pub(crate) mod dax;
+pub(crate) mod errno;
+pub(crate) mod memremap;
+pub(crate) mod nd;
+pub(crate) mod platform;
+pub(crate) mod sysfs;
+
+use crate::bindings;
+use kernel::device::{Device, DeviceContext};
+
+/// The C `struct device *` of a device; `kernel::device::Device::as_raw` is private to the kernel crate.
+fn device_raw<C: DeviceContext>(dev: &Device<C>) -> *mut bindings::device {
+    // CAST: `Device` is a transparent wrapper of `Opaque<bindings::device>`.
+    core::ptr::from_ref(dev).cast_mut().cast()
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads: the headers that kernel::bindings does not cover. */
+#include <linux/badblocks.h>
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/dax.h>
+#include <linux/io.h>
+#include <linux/libnvdimm.h>
+#include <linux/mm.h>
+#include <linux/nd.h>
+
+#include "nd_private.h"
+#include "shim.h"
+
+/* Macros with casts, which bindgen cannot evaluate. */
+const u32 RPMEM_CONST_BLK_FEAT_WRITE_CACHE = (__force u32)BLK_FEAT_WRITE_CACHE;
+const u32 RPMEM_CONST_BLK_FEAT_FUA = (__force u32)BLK_FEAT_FUA;
+const u32 RPMEM_CONST_BLK_FEAT_DAX = (__force u32)BLK_FEAT_DAX;
+const u32 RPMEM_CONST_BLK_FEAT_SYNCHRONOUS = (__force u32)BLK_FEAT_SYNCHRONOUS;
+const u32 RPMEM_CONST_BLK_FEAT_IO_STAT = (__force u32)BLK_FEAT_IO_STAT;
+const u32 RPMEM_CONST_REQ_PREFLUSH = (__force u32)REQ_PREFLUSH;
+const u32 RPMEM_CONST_REQ_FUA = (__force u32)REQ_FUA;
+const u32 RPMEM_CONST_REQ_OP_WRITE = (__force u32)REQ_OP_WRITE;
+const unsigned long RPMEM_CONST_ARCH_MEMREMAP_PMEM = ARCH_MEMREMAP_PMEM;
+const int RPMEM_CONST_NVDIMM_FLUSH_ASYNC = NVDIMM_FLUSH_ASYNC;
+const size_t RPMEM_CONST_PAGE_STRUCT_SIZE = sizeof(struct page);
+const bool RPMEM_CONST_FLUSH_DCACHE = ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE;
+const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_IO = ND_DRIVER_NAMESPACE_IO;
+const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_PMEM = ND_DRIVER_NAMESPACE_PMEM;

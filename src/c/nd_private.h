@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Prototypes of functions that libnvdimm exports to its drivers and declares
+ * in drivers/nvdimm/nd.h, which kernel header packages do not carry. They are
+ * not versioned: Kbuild takes only kernel series for which they were compared.
+ */
+#ifndef RPMEM_ND_PRIVATE_H
+#define RPMEM_ND_PRIVATE_H
+
+#include <linux/blkdev.h>
+#include <linux/dax.h>
+#include <linux/libnvdimm.h>
+#include <linux/memremap.h>
+#include <linux/nd.h>
+#include <linux/range.h>
+#include <linux/uuid.h>
+
+struct nd_pfn;
+
+struct nd_namespace_common *nvdimm_namespace_common_probe(struct device *dev);
+int devm_namespace_enable(struct device *dev, struct nd_namespace_common *ndns,
+			  resource_size_t size);
+void devm_namespace_disable(struct device *dev, struct nd_namespace_common *ndns);
+int nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns);
+int nd_pfn_probe(struct device *dev, struct nd_namespace_common *ndns);
+int nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns);
+bool is_nd_btt(struct device *dev);
+bool is_nd_pfn(struct device *dev);
+bool is_nd_dax(const struct device *dev);
+struct nd_pfn *to_nd_pfn(struct device *dev);
+int nvdimm_setup_pfn(struct nd_pfn *nd_pfn, struct dev_pagemap *pgmap);
+const char *nvdimm_namespace_disk_name(struct nd_namespace_common *ndns, char *name);
+long nvdimm_clear_poison(struct device *dev, phys_addr_t phys, unsigned int len);
+void nvdimm_badblocks_populate(struct nd_region *nd_region, struct badblocks *bb,
+			       const struct range *range);
+void nvdimm_check_and_set_ro(struct gendisk *disk);
+unsigned int pmem_sector_size(struct nd_namespace_common *ndns);
+bool pmem_should_map_pages(struct device *dev);
+const uuid_t *nd_dev_to_uuid(struct device *dev);
+
+/* From drivers/dax/dax-private.h. */
+struct inode *dax_inode(struct dax_device *dax_dev);
+
+#endif /* RPMEM_ND_PRIVATE_H */

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/ioport.h>
+#include <linux/mm.h>
+#include <linux/nd.h>
+#include <linux/page-flags.h>
+#include <linux/set_memory.h>
+#include <linux/sysfs.h>
+#include <linux/uaccess.h>
+#include <linux/version.h>
+
+#include "nd_private.h"
+#include "shim.h"
+
+/* The prototypes in nd_private.h were compared with this series only. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#error "rpmem supports Linux 7.2 only: build against a 7.2 kernel (make KDIR=...)"
+#endif
+#if !IS_ENABLED(CONFIG_FS_DAX) || !IS_ENABLED(CONFIG_ZONE_DEVICE) || \
+	!IS_ENABLED(CONFIG_LIBNVDIMM) || !IS_ENABLED(CONFIG_ND_CLAIM)
+#error "rpmem needs CONFIG_FS_DAX, CONFIG_ZONE_DEVICE, CONFIG_LIBNVDIMM and CONFIG_NVDIMM_PFN"
+#endif
+#ifdef CONFIG_HIGHMEM
+#error "rpmem needs a kernel without CONFIG_HIGHMEM"
+#endif
+
+void *rpmem_helper_bvec_virt(struct bio_vec *bvec)
+{
+	return bvec_virt(bvec);
+}
+
+unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len)
+{
+	return copy_mc_to_kernel(dst, src, len);
+}
+
+void rpmem_helper_cond_resched(void)
+{
+	cond_resched();
+}
+
+struct gendisk *rpmem_helper_dev_to_disk(struct device *dev)
+{
+	return dev_to_disk(dev);
+}
+
+void rpmem_helper_flush_dcache_page(struct page *page)
+{
+	flush_dcache_page(page);
+}
+
+struct address_space *rpmem_helper_folio_mapping(const struct folio *folio)
+{
+	return READ_ONCE(folio->mapping);
+}
+
+unsigned long rpmem_helper_folio_nr_pages(const struct folio *folio)
+{
+	return folio_nr_pages(folio);
+}
+
+int rpmem_helper_folio_ref_count(const struct folio *folio)
+{
+	return folio_ref_count(folio);
+}
+
+unsigned long rpmem_helper_folio_share(const struct folio *folio)
+{
+	return READ_ONCE(folio->share);
+}
+
+void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len)
+{
+	memcpy_flushcache(dst, src, len);
+}
+
+int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
+				   resource_size_t offset, void *buf, size_t size)
+{
+	return nvdimm_read_bytes(ndns, offset, buf, size, 0);
+}
+
+struct folio *rpmem_helper_page_folio(struct page *page)
+{
+	return page_folio(page);
+}
+
+struct page *rpmem_helper_pfn_to_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+void rpmem_helper_release_mem_region(resource_size_t start, resource_size_t n)
+{
+	release_mem_region(start, n);
+}
+
+struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource_size_t n,
+						 const char *name)
+{
+	return request_mem_region(start, n, name);
+}
+
+void rpmem_helper_sysfs_put(struct kernfs_node *kn)
+{
+	sysfs_put(kn);
+}
+
+struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, const char *name)
+{
+	return sysfs_get_dirent(parent, name);
+}
+
+void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn)
+{
+	sysfs_notify_dirent(kn);
+}
+
+int rpmem_helper_test_and_clear_hwpoison(struct page *page)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	return TestClearPageHWPoison(page);
+#else
+	return 0;
+#endif
+}
+
+void rpmem_helper_clear_mce_nospec(unsigned long pfn)
+{
+	clear_mce_nospec(pfn);
+}
+
+struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns)
+{
+	return to_nd_namespace_io(&ndns->dev);
+}
+
+void *rpmem_helper_zero_page(void)
+{
+	return page_address(ZERO_PAGE(0));
+}
