@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Block I/O: bios are carried out in the context of their submitter.
+//!
+//! C counterpart: `pmem_submit_bio()` in `drivers/nvdimm/pmem.c`.
+
+use super::pmem::Pmem;
+use crate::{
+    abstractions::{
+        badblocks::Badblocks,
+        block::{
+            Bio,
+            Operations, //
+        },
+        dax, //
+    },
+    logic::geometry::Sector,
+    THIS_MODULE, //
+};
+use kernel::{
+    prelude::*,
+    sync::ArcBorrow, //
+};
+
+/// What the disk serves: the DAX device, and through it the memory.
+pub(crate) type Disk = dax::Device<Pmem>;
+
+impl Operations for Disk {
+    const OWNER: &'static ThisModule = &THIS_MODULE;
+
+    fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio) {
+        let pmem = this.data();
+
+        if bio.is_preflush() {
+            if let Err(err) = pmem.region().flush() {
+                return bio.end(Err(err));
+            }
+        }
+
+        let accounting = bio.start_accounting();
+        let result = transfer(pmem, &bio);
+        bio.end_accounting(accounting);
+
+        if result.is_ok() && bio.is_fua() {
+            // The region ends the bio itself if it has to ask its host first.
+            if let Some((bio, result)) = pmem.region().flush_bio(bio) {
+                bio.end(result);
+            }
+            return;
+        }
+        bio.end(result);
+    }
+
+    fn badblocks(&self) -> &Badblocks {
+        self.data().badblocks()
+    }
+}
+
+fn transfer(pmem: &Pmem, bio: &Bio) -> Result {
+    let start = pmem
+        .geometry()
+        .sector_to_offset(Sector(bio.sector()), bio.len() as u64)
+        .map_err(|_| EIO)?;
+
+    if bio.is_write() {
+        bio.for_each_segment(|done, segment| pmem.write(start + done, segment))
+    } else {
+        bio.for_each_segment(|done, segment| pmem.read(start + done, &segment))
+    }
+}

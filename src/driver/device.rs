@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Binding a namespace: probe, remove, shutdown, notify.
+//!
+//! C counterpart: `nd_pmem_probe()`, `pmem_attach_disk()` and below in `drivers/nvdimm/pmem.c`.
+//!
+//! # Lifetimes and lock order
+//!
+//! All callbacks run under the device lock of the device that is bound. Under it, in this order: the lock of the
+//! namespace device (probe of a pfn device), the bus lock (badblocks, personalities), locks of the block layer
+//! (adding and removing the disk), `dax_srcu` (removing the DAX host waits for it).
+//! See `Documentation/lifetimes.md` for who keeps whom alive.
+
+use super::{
+    blk::Disk,
+    pmem::Pmem,
+    sysfs, //
+};
+use crate::{
+    abstractions::{
+        block::{
+            GenDisk,
+            Limits,
+            NewDisk, //
+        },
+        dax,
+        errno::eopnotsupp,
+        memremap::{
+            Mapping,
+            MemRegion,
+            PageMapRange, //
+        },
+        nd::{
+            self,
+            ClaimClass,
+            Event,
+            Namespace,
+            Personality,
+            RawAccess,
+            Region, //
+        },
+        platform,
+        sysfs::Dirent, //
+    },
+    logic::{
+        geometry::{
+            Geometry,
+            PAGE_SIZE, //
+        },
+        info_block::{
+            self,
+            InfoBlock,
+            Kind,
+            PageMapLocation, //
+        }, //
+    }, //
+};
+use kernel::{
+    device::{
+        Core,
+        Device, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+/// The driver, on the libnvdimm bus.
+pub(crate) struct Driver;
+
+/// A bound namespace. Fields are dropped in this order: file systems lose the DAX device, the disk goes when its
+/// I/O has ended, then the memory.
+pub(crate) struct Bound {
+    _host: dax::Host<Pmem>,
+    disk: GenDisk<Disk>,
+    pmem: Arc<Pmem>,
+}
+
+impl nd::Driver for Driver {
+    type Data = Bound;
+
+    const TYPES: usize = nd::NAMESPACE_IO | nd::NAMESPACE_PMEM;
+
+    fn probe(dev: &Device<Core<'_>>) -> impl PinInit<Self::Data, Error> {
+        probe(dev)
+    }
+
+    fn remove(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
+        flush(data);
+    }
+
+    fn shutdown(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
+        flush(data);
+    }
+
+    fn notify(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>, event: Event) {
+        match event {
+            Event::RevalidatePoison => data.pmem.revalidate_badblocks(),
+            Event::RevalidateRegion => data.disk.check_and_set_ro(),
+        }
+    }
+}
+
+fn flush(data: Pin<&Bound>) {
+    let region = data.pmem.region();
+    if let Err(err) = region.flush() {
+        dev_err!(region.child(), "flush failed: {}\n", err.to_errno());
+    }
+}
+
+fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
+    let namespace = Namespace::probe(dev)?;
+    match Personality::of(dev) {
+        Personality::Namespace => probe_namespace(dev, &namespace),
+        Personality::Pfn => {
+            let (range, data_offset) = setup_pfn(dev, &namespace)?;
+            attach(dev, &namespace, Some(range), data_offset)
+        }
+        Personality::Btt => {
+            dev_notice!(dev, "sector mode is not supported by rpmem: bind nd_pmem\n");
+            Err(ENODEV)
+        }
+        Personality::Dax => Err(ENODEV),
+    }
+}
+
+/// Probes a namespace device: hands it to the personality that its info block asks for, or attaches a disk to
+/// the raw namespace.
+fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<Bound> {
+    {
+        let raw = namespace.enable(info_block::RESERVE)?;
+        if raw.probe_personality(Personality::Btt)? {
+            return Err(ENXIO);
+        }
+        let found = claimable(namespace, read_info_block(dev, namespace, &raw)?);
+        for personality in [Personality::Pfn, Personality::Dax] {
+            if raw.probe_personality(personality)? {
+                return Err(ENXIO);
+            }
+        }
+        if let Some(block) = found {
+            dev_err!(
+                dev,
+                "libnvdimm does not take the {:?} info block, no device; {}\n",
+                block.kind,
+                REMEDY
+            );
+            return Err(eopnotsupp());
+        }
+    }
+
+    let (first, last) = namespace.resource();
+    let range = namespace.should_map_pages().then(|| PageMapRange::new(first, last));
+    attach(dev, namespace, range, 0)
+}
+
+/// What a user can do about an info block that was refused.
+const REMEDY: &str = "see 'ndctl check-namespace', or 'ndctl zero-info-block' to give its contents up";
+
+/// Reads and verifies the info block of a namespace. A damaged one, or one that cannot be read, is an error:
+/// what is in such a namespace is not known, so it is neither offered as a raw device nor changed.
+fn read_info_block(
+    dev: &Device<Core<'_>>,
+    namespace: &Namespace<'_>,
+    raw: &RawAccess<'_, '_>,
+) -> Result<Option<InfoBlock>> {
+    if namespace.force_raw() || namespace.claim_class() == ClaimClass::Other {
+        return Ok(None);
+    }
+    let mut block = KBox::new([0; info_block::SIZE], GFP_KERNEL)?;
+    if let Err(err) = raw.read(info_block::OFFSET, &mut *block) {
+        dev_err!(
+            dev,
+            "info block cannot be read ({}), no device; write 1 to force_raw to use the raw namespace\n",
+            err.to_errno()
+        );
+        return Err(eopnotsupp());
+    }
+
+    let (first, last) = namespace.resource();
+    let carrier = info_block::Namespace {
+        start: first,
+        size: (last - first).saturating_add(1),
+        uuid: namespace.uuid(),
+    };
+    let platform = info_block::Platform {
+        page_size: PAGE_SIZE,
+        page_struct_size: platform::PAGE_STRUCT_SIZE,
+        compat_align: platform::memremap_compat_align(),
+    };
+    info_block::parse(&block, &carrier, &platform).map_err(|damage| {
+        dev_err!(
+            dev,
+            "info block damaged, no device, nothing written: {}: found {:#x}, expected {:#x}; {}\n",
+            damage.what,
+            damage.found,
+            damage.expected,
+            REMEDY
+        );
+        eopnotsupp()
+    })
+}
+
+/// The info block, if the label of the namespace lets its kind claim it.
+fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> Option<InfoBlock> {
+    block.filter(|block| {
+        matches!(
+            (namespace.claim_class(), block.kind),
+            (ClaimClass::None, _)
+                | (ClaimClass::Pfn, Kind::Fsdax)
+                | (ClaimClass::Dax, Kind::Devdax)
+        )
+    })
+}
+
+/// Prepares the pfn device under probe: gives the range to map with struct pages and the offset in it, in
+/// bytes, of the data.
+///
+/// libnvdimm makes range and altmap (and the info block itself, on a device that userspace has just
+/// configured and whose namespace has none); they are checked against the block as it is on the medium.
+fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageMapRange, u64)> {
+    let raw = namespace.enable(info_block::RESERVE)?;
+    read_info_block(dev, namespace, &raw)?;
+
+    let (raw, range) = raw.setup_pfn()?;
+    let block = match read_info_block(dev, namespace, &raw)? {
+        Some(block) if block.kind == Kind::Fsdax => block,
+        _ => {
+            dev_err!(dev, "info block vanished, no device\n");
+            return Err(EIO);
+        }
+    };
+
+    let (first, last) = namespace.resource();
+    let padding = u64::from(block.start_pad) + u64::from(block.end_trunc);
+    let expected = (
+        first + u64::from(block.start_pad),
+        // The parser has checked that the padding is less than the namespace.
+        (last - first + 1) - padding,
+    );
+    if range.range() != expected || range.on_medium() != (block.map == PageMapLocation::Pmem) {
+        dev_err!(dev, "info block changed while it was used, no device\n");
+        return Err(EIO);
+    }
+    Ok((range, block.data_offset))
+}
+
+/// Attaches a disk to a namespace: with struct pages for `pages`, without if there is none. The data starts
+/// `data_offset` bytes into what is mapped.
+fn attach(
+    dev: &Device<Core<'_>>,
+    namespace: &Namespace<'_>,
+    pages: Option<PageMapRange>,
+    data_offset: u64,
+) -> Result<Bound> {
+    let region = Region::of(dev);
+    let (first, last) = namespace.resource();
+    let size = (last - first).checked_add(1).ok_or(EINVAL)?;
+
+    let fua = region.has_flush().unwrap_or_else(|_| {
+        dev_warn!(dev, "unable to guarantee persistence of writes\n");
+        false
+    });
+    let synchronous = region.is_sync();
+    let write_cache = region.has_cache();
+
+    let claim = MemRegion::request(first, size, namespace.device()).inspect_err(|_| {
+        dev_warn!(dev, "could not reserve region {:#x}-{:#x}: see /proc/iomem\n", first, last);
+    })?;
+    let (map_start, map_len) = pages.as_ref().map_or((first, size), PageMapRange::range);
+    let geometry = Geometry::new(map_start, map_len, data_offset)?;
+    let mapping = match pages {
+        Some(range) => Mapping::pages(range, geometry.data_phys(), dev),
+        None => Mapping::remap(map_start, usize::try_from(map_len)?),
+    }
+    .inspect_err(|err| {
+        dev_err!(dev, "could not map {:#x}-{:#x}: {}\n", first, last, err.to_errno());
+    })?;
+    let has_pages = mapping.has_pages();
+
+    let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
+    pmem.region().populate_badblocks(pmem.badblocks(), geometry.data_range());
+
+    let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
+    dax.set_nocache_nomc();
+    if synchronous {
+        dax.set_synchronous();
+    }
+    dax.set_write_cache(write_cache);
+
+    let limits = Limits {
+        logical_block_size: namespace.sector_size(),
+        physical_block_size: PAGE_SIZE as u32,
+        write_cache: true,
+        fua,
+        dax: has_pages,
+        synchronous: true,
+    };
+    let mut disk = NewDisk::new(dev, &limits, geometry.sectors(), dax.clone())?;
+    disk.name_after(namespace);
+    let host = dax::Host::new(dax, &disk)?;
+    let disk = match disk.add(dev, &sysfs::GROUPS) {
+        Ok(disk) => disk,
+        Err((err, disk)) => {
+            drop(host);
+            drop(disk);
+            return Err(err);
+        }
+    };
+    disk.check_and_set_ro();
+
+    match Dirent::of_disk(&disk, c"badblocks") {
+        Some(file) => pmem.watch_badblocks(file),
+        None => dev_warn!(dev, "'badblocks' notification disabled\n"),
+    }
+    Ok(Bound { _host: host, disk, pmem })
+}

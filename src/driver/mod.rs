@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The driver: how the abstractions and the logic make a pmem block device.
+
+#![deny(unsafe_code)]
+
+mod blk;
+mod daxops;
+pub(crate) mod device;
+mod pmem;
+mod sysfs;

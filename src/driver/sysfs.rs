@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Attributes of the disk: `dax/write_cache`.
+//!
+//! C counterpart: `pmem_attribute_groups` in `drivers/nvdimm/pmem.c`.
+
+use super::blk::Disk;
+use crate::abstractions::sysfs::{
+    Attribute,
+    AttributeGroup,
+    AttributeGroups,
+    Attributes,
+    BoolAttribute, //
+};
+use kernel::prelude::*;
+
+/// Whether fsync on a DAX file system writes back CPU caches.
+struct WriteCache;
+
+impl BoolAttribute<Disk> for WriteCache {
+    const NAME: &'static CStr = c"write_cache";
+
+    fn show(disk: &Disk) -> bool {
+        disk.write_cache()
+    }
+
+    fn store(disk: &Disk, value: bool) {
+        disk.set_write_cache(value);
+    }
+}
+
+static WRITE_CACHE: Attribute<Disk> = Attribute::new::<WriteCache>();
+static DAX_ATTRIBUTES: Attributes<Disk, 2> = Attributes::new(&WRITE_CACHE);
+static DAX_GROUP: AttributeGroup<Disk> = AttributeGroup::new(c"dax", &DAX_ATTRIBUTES);
+
+/// The attribute groups of the disk.
+pub(crate) static GROUPS: AttributeGroups<Disk> = AttributeGroups::new(&DAX_GROUP);

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! rpmem: a driver for persistent memory that takes the place of `nd_pmem` on a libnvdimm namespace.
+//!
+//! - [`abstractions`]: what the kernel crate does not have yet; all `unsafe` code.
+//! - [`logic`]: arithmetic and parsing without kernel types, tested on the host too.
+//! - [`driver`]: the driver itself.
+
+mod abstractions;
+mod bindings;
+mod driver;
+// `pub` for the host tests, which are another crate.
+#[expect(unreachable_pub)]
+mod logic;
+
+use abstractions::nd;
+use kernel::{
+    driver::Registration,
+    prelude::*, //
+};
+
+#[pin_data]
+struct Module {
+    #[pin]
+    _registration: Registration<nd::Adapter<driver::device::Driver>>,
+}
+
+impl kernel::InPlaceModule for Module {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _registration <- Registration::new(<LocalModule as kernel::ModuleMetadata>::NAME, module),
+        })
+    }
+}
+
+module! {
+    type: Module,
+    name: "rpmem",
+    authors: ["The rpmem authors"],
+    description: "Persistent memory block device with DAX",
+    license: "GPL v2",
+    alias: ["nd:t4*", "nd:t5*", "pmem"],
+}
