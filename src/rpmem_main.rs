@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! rpmem: a driver for persistent memory that takes the place of `nd_pmem` on a libnvdimm namespace.
+//! rpmem: a driver for persistent memory that takes the place of `nd_pmem` on a libnvdimm
+//! namespace.
 //!
 //! - [`abstractions`]: what the kernel crate does not have yet; all `unsafe` code.
 //! - [`logic`]: arithmetic and parsing without kernel types, tested on the host too.
@@ -28,7 +29,10 @@ struct Module {
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _registration <- Registration::new(<LocalModule as kernel::ModuleMetadata>::NAME, module),
+            _registration <- Registration::new(
+                <LocalModule as kernel::ModuleMetadata>::NAME,
+                module,
+            ),
         })
     }
 }

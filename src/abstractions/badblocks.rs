@@ -25,8 +25,8 @@ pub(crate) struct Badblocks {
     inner: Opaque<bindings::badblocks>,
 }
 
-// SAFETY: All operations on `struct badblocks` are serialised by its own lock, and it is not tied to a
-// thread.
+// SAFETY: All operations on `struct badblocks` are serialised by its own lock, and it is not tied
+// to a thread.
 unsafe impl Send for Badblocks {}
 // SAFETY: As above.
 unsafe impl Sync for Badblocks {}
@@ -42,8 +42,8 @@ impl Badblocks {
         // INVARIANT: `badblocks_init()` initialises the structure, or fails.
         try_pin_init!(Self {
             inner <- Opaque::try_ffi_init(|ptr: *mut bindings::badblocks| {
-                // SAFETY: `ptr` is valid for writes of the whole structure, and all-zero bytes are what
-                // `badblocks_init()` expects to find in the fields that it does not set.
+                // SAFETY: `ptr` is valid for writes of the whole structure, and all-zero bytes are
+                // what `badblocks_init()` expects to find in the fields that it does not set.
                 unsafe { ptr.write_bytes(0, 1) };
                 // SAFETY: `ptr` is valid and zeroed, and it is pinned until `badblocks_exit()`.
                 to_result(unsafe { bindings::badblocks_init(ptr, 1) })
@@ -58,8 +58,8 @@ impl Badblocks {
 
     /// Whether no sector is known to be bad. A hint: the list may change at any time.
     pub(crate) fn is_empty(&self) -> bool {
-        // SAFETY: By the type invariants the structure is initialised. `count` is an aligned int that C
-        // readers also test without the lock (`is_bad_pmem()`).
+        // SAFETY: By the type invariants the structure is initialised. `count` is an aligned int
+        // that C readers also test without the lock (`is_bad_pmem()`).
         unsafe { core::ptr::addr_of!((*self.as_raw()).count).read_volatile() == 0 }
     }
 
@@ -69,7 +69,8 @@ impl Badblocks {
             return None;
         }
         let (mut bad, mut count) = (0, 0);
-        // SAFETY: By the type invariants the structure is initialised; the out-pointers are to locals.
+        // SAFETY: By the type invariants the structure is initialised; the out-pointers are to
+        // locals.
         let found = unsafe {
             bindings::badblocks_check(self.as_raw(), start, sectors, &mut bad, &mut count)
         };
@@ -78,8 +79,8 @@ impl Badblocks {
 
     /// Forgets the `sectors` sectors from `start` on.
     pub(crate) fn clear(&self, start: u64, sectors: u64) {
-        // SAFETY: By the type invariants the structure is initialised. A failure (no room to split a
-        // range) leaves sectors marked bad, which is on the safe side.
+        // SAFETY: By the type invariants the structure is initialised. A failure (no room to split
+        // a range) leaves sectors marked bad, which is on the safe side.
         unsafe { bindings::badblocks_clear(self.as_raw(), start, sectors) };
     }
 }

@@ -5,16 +5,16 @@
 //! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
 //! [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 //!
-//! Staging module until it can move to `kernel::block::{bio, disk}`. `kernel::block::mq` is for request-based
-//! drivers: it sets no `submit_bio`, no parent and no owner.
+//! Staging module until it can move to `kernel::block::{bio, disk}`. `kernel::block::mq` is for
+//! request-based drivers: it sets no `submit_bio`, no parent and no owner.
 //!
 //! # Who keeps whom alive
 //!
-//! A [`GenDisk`] holds a reference to the driver's data (`T: Operations`) and lends it to `submit_bio` and to
-//! sysfs attributes. `del_gendisk()` waits for bios that are in `submit_bio` (they hold the queue usage
-//! counter) and for sysfs; the reference is dropped after it. An open file keeps the `struct gendisk`, not the data: bios that
-//! come later fail in `bio_queue_enter()`. Open files hold [`Operations::OWNER`], so that the module
-//! cannot go while there are any.
+//! A [`GenDisk`] holds a reference to the driver's data (`T: Operations`) and lends it to
+//! `submit_bio` and to sysfs attributes. `del_gendisk()` waits for bios that are in `submit_bio`
+//! (they hold the queue usage counter) and for sysfs; the reference is dropped after it. An open
+//! file keeps the `struct gendisk`, not the data: bios that come later fail in `bio_queue_enter()`.
+//! Open files hold [`Operations::OWNER`], so that the module cannot go while there are any.
 
 use super::{
     badblocks::Badblocks,
@@ -45,7 +45,8 @@ use kernel::{
     ThisModule, //
 };
 
-/// A bio that the driver owns and has to end: dropping it without [`Bio::end`] fails it with an I/O error.
+/// A bio that the driver owns and has to end: dropping it without [`Bio::end`] fails it with an I/O
+/// error.
 ///
 /// # Invariants
 ///
@@ -56,8 +57,8 @@ pub(crate) struct Bio(NonNull<bindings::bio>);
 ///
 /// # Invariants
 ///
-/// `addr` is valid for reads and writes of `len` bytes for the lifetime `'bio`. The bytes may change at any time
-/// (user memory under O_DIRECT), so no Rust reference to them is made.
+/// `addr` is valid for reads and writes of `len` bytes for the lifetime `'bio`. The bytes may
+/// change at any time (user memory under O_DIRECT), so no Rust reference to them is made.
 pub(crate) struct Segment<'bio> {
     addr: NonNull<u8>,
     len: usize,
@@ -79,7 +80,11 @@ impl Segment<'_> {
     pub(crate) fn split_to(&mut self, len: usize) -> Self {
         let len = len.min(self.len);
         // INVARIANT: The two parts do not overlap and lie inside the old segment.
-        let head = Segment { addr: self.addr, len, _bio: PhantomData };
+        let head = Segment {
+            addr: self.addr,
+            len,
+            _bio: PhantomData,
+        };
         // SAFETY: `len` is at most `self.len`, and the segment is one allocation for that length.
         self.addr = unsafe { self.addr.add(len) };
         self.len -= len;
@@ -96,7 +101,8 @@ impl Bio {
     ///
     /// # Safety
     ///
-    /// `bio` was submitted to a disk of this driver, has not been ended, and the caller gives it up.
+    /// `bio` was submitted to a disk of this driver, has not been ended, and the caller gives it
+    /// up.
     pub(super) unsafe fn from_raw(bio: NonNull<bindings::bio>) -> Self {
         // INVARIANT: Guaranteed by the caller.
         Self(bio)
@@ -108,7 +114,8 @@ impl Bio {
     }
 
     fn opf(&self) -> u32 {
-        // SAFETY: By the type invariants the bio is valid; `bi_opf` does not change while we own it.
+        // SAFETY: By the type invariants the bio is valid; `bi_opf` does not change while we own
+        // it.
         unsafe { (*self.0.as_ptr()).bi_opf }
     }
 
@@ -130,8 +137,8 @@ impl Bio {
     /// Starts I/O accounting, where the queue has it switched on.
     pub(crate) fn start_accounting(&self) -> Accounting {
         let bio = self.0.as_ptr();
-        // SAFETY: By the type invariants the bio is valid, and the queue it was submitted to stays alive
-        // while it is not ended.
+        // SAFETY: By the type invariants the bio is valid, and the queue it was submitted to stays
+        // alive while it is not ended.
         let on = unsafe {
             (*(*(*bio).bi_bdev).bd_queue).limits.features & bindings::BLK_FEAT_IO_STAT != 0
         };
@@ -143,7 +150,8 @@ impl Bio {
     pub(crate) fn end_accounting(&self, accounting: Accounting) {
         if let Accounting(Some(start)) = accounting {
             let bio = self.0.as_ptr();
-            // SAFETY: By the type invariants the bio is valid; `start` is from `bio_start_io_acct()`.
+            // SAFETY: By the type invariants the bio is valid; `start` is from
+            // `bio_start_io_acct()`.
             unsafe { bindings::bio_end_io_acct_remapped(bio, start, (*bio).bi_bdev) };
         }
     }
@@ -160,12 +168,15 @@ impl Bio {
         unsafe { (*self.0.as_ptr()).bi_iter.bi_size as usize }
     }
 
-    /// Calls `f` with each piece of the bio's data and its position in bytes from the start of the bio, until
-    /// it fails.
+    /// Calls `f` with each piece of the bio's data and its position in bytes from the start of the
+    /// bio, until it fails.
     ///
     /// Pieces are as long as they are physically contiguous, not cut at pages as by
     /// `bio_for_each_segment()`.
-    pub(crate) fn for_each_segment(&self, mut f: impl FnMut(usize, Segment<'_>) -> Result) -> Result {
+    pub(crate) fn for_each_segment(
+        &self,
+        mut f: impl FnMut(usize, Segment<'_>) -> Result,
+    ) -> Result {
         // SAFETY: By the type invariants the bio is valid, and nobody else changes its iterator.
         let (vecs, iter) = unsafe { ((*self.0.as_ptr()).bi_io_vec, (*self.0.as_ptr()).bi_iter) };
         let (mut idx, mut skip) = (iter.bi_idx as usize, iter.bi_bvec_done);
@@ -181,9 +192,13 @@ impl Bio {
                 // SAFETY: `vec` is a valid entry.
                 unsafe { flush_dcache(vec) };
             }
-            // SAFETY: `vec` is a valid entry. There is no highmem (checked in shim.c), so its pages have one
-            // contiguous kernel mapping; `skip` is at most its length.
-            let addr = unsafe { bindings::rpmem_helper_bvec_virt(vec).cast::<u8>().add(skip as usize) };
+            // SAFETY: `vec` is a valid entry. There is no highmem (checked in shim.c), so its pages
+            // have one contiguous kernel mapping; `skip` is at most its length.
+            let addr = unsafe {
+                bindings::rpmem_helper_bvec_virt(vec)
+                    .cast::<u8>()
+                    .add(skip as usize)
+            };
             // INVARIANT: The bio owns its pages until it is ended, and it outlives this call.
             let segment = Segment {
                 addr: NonNull::new(addr).ok_or(EIO)?,
@@ -239,15 +254,16 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// The module that open files of the disk keep loaded.
     const OWNER: &'static ThisModule;
 
-    /// Carries out `bio` and ends it, now or later. Context: process context, may sleep unless the bio
-    /// says REQ_NOWAIT; called concurrently.
+    /// Carries out `bio` and ends it, now or later. Context: process context, may sleep unless the
+    /// bio says REQ_NOWAIT; called concurrently.
     fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio);
 
     /// The list shown as `badblocks` in sysfs.
     fn badblocks(&self) -> &Badblocks;
 }
 
-/// Properties of a new disk: those of `struct queue_limits` that drivers of memory-like devices set.
+/// Properties of a new disk: those of `struct queue_limits` that drivers of memory-like devices
+/// set.
 pub(crate) struct Limits {
     /// In bytes, a power of two from 512 to the page size.
     pub(crate) logical_block_size: u32,
@@ -301,7 +317,12 @@ impl<T: Operations> NewDisk<T> {
     /// # Errors
     ///
     /// `EINVAL` for limits that the block layer refuses; `ENOMEM`. Context: may sleep.
-    pub(crate) fn new(dev: &Device<Core<'_>>, limits: &Limits, sectors: u64, data: Arc<T>) -> Result<Self> {
+    pub(crate) fn new(
+        dev: &Device<Core<'_>>,
+        limits: &Limits,
+        sectors: u64,
+        data: Arc<T>,
+    ) -> Result<Self> {
         let feature = |on: bool, bit| if on { bit } else { 0 };
         let mut lim = bindings::queue_limits {
             logical_block_size: limits.logical_block_size,
@@ -320,14 +341,18 @@ impl<T: Operations> NewDisk<T> {
         // SAFETY: The disk is valid and ours alone.
         unsafe {
             (*disk).fops = &Self::FOPS;
-            // The list outlives the disk's life in sysfs: that ends before the reference is dropped.
+            // The list outlives the disk's life in sysfs: that ends before the reference is
+            // dropped.
             (*disk).bb = data.badblocks().as_raw().cast();
             (*disk).private_data = data.into_foreign().cast();
         }
         // SAFETY: The disk is valid.
         unsafe { bindings::set_capacity(disk, sectors) };
         // INVARIANT: Allocated and filled above. A success is never a null pointer.
-        Ok(Self { disk: NonNull::new(disk).ok_or(ENOMEM)?, _ops: PhantomData })
+        Ok(Self {
+            disk: NonNull::new(disk).ok_or(ENOMEM)?,
+            _ops: PhantomData,
+        })
     }
 
     /// Names the disk after its namespace: `pmemN`.
@@ -346,8 +371,8 @@ impl<T: Operations> NewDisk<T> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `EEXIST` if the name is taken; the disk is given back, so that who refers to it can go before
-    /// it. Context: may sleep; scans for partitions.
+    /// `ENOMEM`, `EEXIST` if the name is taken; the disk is given back, so that who refers to it
+    /// can go before it. Context: may sleep; scans for partitions.
     pub(crate) fn add(
         self,
         parent: &Device<Core<'_>>,
@@ -363,12 +388,16 @@ impl<T: Operations> NewDisk<T> {
         }
         let disk = core::mem::ManuallyDrop::new(self).disk;
         // INVARIANT: Added just now.
-        Ok(GenDisk { disk, _ops: PhantomData })
+        Ok(GenDisk {
+            disk,
+            _ops: PhantomData,
+        })
     }
 
     unsafe extern "C" fn submit_bio_callback(bio: *mut bindings::bio) {
-        // SAFETY: `__submit_bio()` passes a valid bio for a live disk of this type, whose `private_data`
-        // is from `into_foreign()`; the queue usage counter that it holds keeps the data until this returns.
+        // SAFETY: `__submit_bio()` passes a valid bio for a live disk of this type, whose
+        // `private_data` is from `into_foreign()`; the queue usage counter that it holds keeps the
+        // data until this returns.
         let data = unsafe { Arc::<T>::borrow((*(*(*bio).bi_bdev).bd_disk).private_data.cast()) };
         if let Some(bio) = NonNull::new(bio) {
             // SAFETY: `__submit_bio()` gives the bio up to the driver.
@@ -379,8 +408,8 @@ impl<T: Operations> NewDisk<T> {
 
 impl<T: Operations> Drop for NewDisk<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the disk was not added, so that this is the last reference, and
-        // `private_data` is from `into_foreign()`.
+        // SAFETY: By the type invariants the disk was not added, so that this is the last
+        // reference, and `private_data` is from `into_foreign()`.
         unsafe {
             let data = (*self.disk.as_ptr()).private_data;
             bindings::put_disk(self.disk.as_ptr());
@@ -397,7 +426,8 @@ impl<T: Operations> GenDisk<T> {
 
     /// Takes read-only over from the region (`nvdimm_check_and_set_ro()`). Context: may sleep.
     ///
-    /// The disk's parent has to be a child of a region, as that of a disk made by a [`super::nd::Driver`] is.
+    /// The disk's parent has to be a child of a region, as that of a disk made by a
+    /// [`super::nd::Driver`] is.
     pub(crate) fn check_and_set_ro(&self) {
         // SAFETY: By the type invariants the disk is live.
         unsafe { bindings::nvdimm_check_and_set_ro(self.disk.as_ptr()) };
@@ -406,8 +436,8 @@ impl<T: Operations> GenDisk<T> {
 
 impl<T: Operations> Drop for GenDisk<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the disk is live and `private_data` is from `into_foreign()`.
-        // Nobody uses the data after `del_gendisk()`: see the head of this file.
+        // SAFETY: By the type invariants the disk is live and `private_data` is from
+        // `into_foreign()`. Nobody uses the data after `del_gendisk()`: see the head of this file.
         unsafe {
             let data = (*self.disk.as_ptr()).private_data;
             bindings::del_gendisk(self.disk.as_ptr());

@@ -6,21 +6,22 @@
 //!
 //! Staging module until it can move to `kernel::dax`.
 //!
-//! C has one `->direct_access` that answers with a kernel address and a pfn. Here the two translations are apart,
+//! C has one `->direct_access` that answers with a kernel address and a pfn. Here the two
+//! translations are apart,
 //! [`Operations::sector_to_pfn`] and [`Operations::pfn_to_virt`], and the glue asks only for what
 //! its caller wants.
 //!
 //! # Who keeps whom alive
 //!
 //! A [`Device`] holds a reference to its data (`T: Operations`). C code calls the operations under
-//! `dax_read_lock()` after it has seen the device alive; `kill_dax()` marks it dead and waits for all such
-//! sections. The reference is dropped after that. A file system may hold the C `struct dax_device` for longer: it
-//! then gets `-ENXIO`.
+//! `dax_read_lock()` after it has seen the device alive; `kill_dax()` marks it dead and waits for
+//! all such sections. The reference is dropped after that. A file system may hold the C `struct
+//! dax_device` for longer: it then gets `-ENXIO`.
 //!
 //! # Lock order
 //!
-//! `dax_srcu` (read) is outside everything that the operations take. `kill_dax()` waits for it, hence is
-//! never called by who holds a lock that the operations take.
+//! `dax_srcu` (read) is outside everything that the operations take. `kill_dax()` waits for it,
+//! hence is never called by who holds a lock that the operations take.
 
 use super::{
     block::{
@@ -66,14 +67,16 @@ pub(crate) enum AccessMode {
     RecoveryWrite,
 }
 
-/// The operations of a DAX device. All are called under `dax_read_lock()` and concurrently; they may sleep.
+/// The operations of a DAX device. All are called under `dax_read_lock()` and concurrently; they
+/// may sleep.
 pub(crate) trait Operations: Send + Sync + Sized + 'static {
-    /// The pfn that holds `sector` (512 bytes, at the start of a page), and how many pages from there on are
-    /// linear and may be accessed, at least 1. `nr_pages` is what the caller can use.
+    /// The pfn that holds `sector` (512 bytes, at the start of a page), and how many pages from
+    /// there on are linear and may be accessed, at least 1. `nr_pages` is what the caller can use.
     ///
     /// # Errors
     ///
-    /// `ERANGE` outside the device; `EHWPOISON` if bad sectors are in the way of an ordinary access.
+    /// `ERANGE` outside the device; `EHWPOISON` if bad sectors are in the way of an ordinary
+    /// access.
     fn sector_to_pfn(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Result<(Pfn, u64)>;
 
     /// The kernel address of the page `pfn`, one that [`Operations::sector_to_pfn`] gave.
@@ -90,9 +93,16 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// `ERANGE` outside the device; `EIO` if poison in the range could not be cleared.
     fn zero_page_range(&self, pgoff: Pgoff, nr_pages: u64) -> Result;
 
-    /// Writes `bytes` bytes of `source` at byte `offset` of the kernel mapping, of which page `pgoff` is the
-    /// first, and clears poison there before. Gives the number of bytes written: 0 if that was not possible.
-    fn recovery_write(&self, pgoff: Pgoff, offset: usize, bytes: usize, source: Source<'_>) -> usize;
+    /// Writes `bytes` bytes of `source` at byte `offset` of the kernel mapping, of which page
+    /// `pgoff` is the first, and clears poison there before. Gives the number of bytes written: 0
+    /// if that was not possible.
+    fn recovery_write(
+        &self,
+        pgoff: Pgoff,
+        offset: usize,
+        bytes: usize,
+        source: Source<'_>,
+    ) -> usize;
 
     /// The kernel mapping of the device, whose memory failures go to the file system that holds it.
     fn mapping(&self) -> &Mapping;
@@ -106,7 +116,8 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 pub(crate) struct Source<'a>(*mut bindings::iov_iter, PhantomData<&'a ()>);
 
 impl Source<'_> {
-    /// Stores the next `len` bytes at `offset` of `mapping`, past the CPU caches; gives the number stored.
+    /// Stores the next `len` bytes at `offset` of `mapping`, past the CPU caches; gives the number
+    /// stored.
     ///
     /// # Errors
     ///
@@ -145,13 +156,16 @@ impl<T: Operations> Device<T> {
     ///
     /// `ENOMEM`. Context: may sleep.
     pub(crate) fn new(data: Arc<T>) -> Result<Self> {
-        // SAFETY: The operations are static, and fit the private pointer, which `data` keeps valid until the
-        // device is killed.
+        // SAFETY: The operations are static, and fit the private pointer, which `data` keeps valid
+        // until the device is killed.
         let ptr = from_err_ptr(unsafe {
             bindings::alloc_dax(Arc::as_ptr(&data).cast_mut().cast(), &Self::OPS)
         })?;
         // INVARIANT: Allocated just now. A success is never a null pointer.
-        Ok(Self { ptr: NonNull::new(ptr).ok_or(ENOMEM)?, data })
+        Ok(Self {
+            ptr: NonNull::new(ptr).ok_or(ENOMEM)?,
+            data,
+        })
     }
 
     /// The data that the device serves.
@@ -185,20 +199,21 @@ impl<T: Operations> Device<T> {
         unsafe { bindings::dax_write_cache_enabled(self.ptr.as_ptr()) }
     }
 
-    /// Ends the claim of a file system on the device, as if it had let go of it itself, so that `kill_dax()` does
-    /// not tell it.
+    /// Ends the claim of a file system on the device, as if it had let go of it itself, so that
+    /// `kill_dax()` does not tell it.
     ///
-    /// That call is of no use and does harm. Linux 7.2's `xfs_dax_notify_failure()` computes the length of extents in
-    /// all but the last allocation group with an overflow, and loops for 2^32 pages; ext4 does not listen.
-    /// The file system learns from the end of the disk (`bdev_mark_dead()`), and the pagemap
-    /// revokes the pages ([`Mapping`]).
+    /// That call is of no use and does harm. Linux 7.2's `xfs_dax_notify_failure()` computes the
+    /// length of extents in all but the last allocation group with an overflow, and loops for 2^32
+    /// pages; ext4 does not listen. The file system learns from the end of the disk
+    /// (`bdev_mark_dead()`), and the pagemap revokes the pages ([`Mapping`]).
     fn release_holder(&self) {
         let dax = self.ptr.as_ptr();
         // SAFETY: The device is valid.
         let holder = unsafe { bindings::dax_holder(dax) };
         if !holder.is_null() {
-            // SAFETY: The device is valid. `fs_put_dax()` compares the holder before it clears it, and allows for it
-            // to be gone; it drops a reference, which is the one taken here and not the holder's.
+            // SAFETY: The device is valid. `fs_put_dax()` compares the holder before it clears it,
+            // and allows for it to be gone; it drops a reference, which is the one taken here and
+            // not the holder's.
             unsafe {
                 bindings::ihold(bindings::dax_inode(dax));
                 bindings::fs_put_dax(dax, holder);
@@ -210,10 +225,11 @@ impl<T: Operations> Device<T> {
     ///
     /// # Safety
     ///
-    /// Called from an operation of a device made by [`Device::new`], under the caller's `dax_read_lock()`.
+    /// Called from an operation of a device made by [`Device::new`], under the caller's
+    /// `dax_read_lock()`.
     unsafe fn borrow<'a>(dax_dev: *mut bindings::dax_device) -> Option<&'a T> {
-        // SAFETY: The caller passes a valid device. Its private pointer is to a `T` that lives until
-        // `kill_dax()` has waited for this section.
+        // SAFETY: The caller passes a valid device. Its private pointer is to a `T` that lives
+        // until `kill_dax()` has waited for this section.
         unsafe { bindings::dax_get_private(dax_dev).cast::<T>().as_ref() }
     }
 
@@ -282,24 +298,31 @@ impl<T: Operations> Device<T> {
             return 0;
         };
         // INVARIANT: `dax_recovery_write()` passes a valid iterator for the time of the call.
-        data.recovery_write(Pgoff(pgoff as u64), offset, bytes, Source(iter, PhantomData))
+        data.recovery_write(
+            Pgoff(pgoff as u64),
+            offset,
+            bytes,
+            Source(iter, PhantomData),
+        )
     }
 }
 
 impl<T: Operations> Drop for Device<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants `ptr` is valid and ours. Killing it (again, if it had a host) makes
-        // sure that nobody uses the data any more, whoever else holds a reference to the C device.
+        // SAFETY: By the type invariants `ptr` is valid and ours. Killing it (again, if it had a
+        // host) makes sure that nobody uses the data any more, whoever else holds a reference to
+        // the C device.
         unsafe { bindings::kill_dax(self.ptr.as_ptr()) };
         // SAFETY: This is the reference from `alloc_dax()`.
         unsafe { bindings::put_dax(self.ptr.as_ptr()) };
     }
 }
 
-/// The link from a disk to its DAX device, by which file systems find it. Dropping it kills the device: new
-/// translations fail, and those under way are waited for.
+/// The link from a disk to its DAX device, by which file systems find it. Dropping it kills the
+/// device: new translations fail, and those under way are waited for.
 ///
-/// Drop it before the [`block::GenDisk`], so that no file system finds the device of a disk that goes.
+/// Drop it before the [`block::GenDisk`], so that no file system finds the device of a disk that
+/// goes.
 ///
 /// # Invariants
 ///
@@ -321,11 +344,15 @@ impl<T: Operations> Host<T> {
     /// # Errors
     ///
     /// `ENOMEM`, `EBUSY` if the disk has one. Context: may sleep.
-    pub(crate) fn new<D: block::Operations>(dax: Arc<Device<T>>, disk: &NewDisk<D>) -> Result<Self> {
+    pub(crate) fn new<D: block::Operations>(
+        dax: Arc<Device<T>>,
+        disk: &NewDisk<D>,
+    ) -> Result<Self> {
         let disk = disk.as_raw();
         // SAFETY: Both pointers are valid.
         to_result(unsafe { bindings::dax_add_host(dax.ptr.as_ptr(), disk) })?;
-        // SAFETY: Our drop clears the holder, and `kill_dax()` waits for a grace period, before `dax` goes.
+        // SAFETY: Our drop clears the holder, and `kill_dax()` waits for a grace period, before
+        // `dax` goes.
         unsafe { dax.data.mapping().set_holder(dax.ptr.as_ptr()) };
         // INVARIANT: Registered just now.
         Ok(Self { dax, disk })

@@ -9,12 +9,14 @@
 //! Staging module until it can move to `kernel::mm::memremap`.
 //!
 //! Nothing here is device-managed: the driver core frees a Rust driver's data before devres runs
-//! (`device_unbind_cleanup()`), so that a `struct dev_pagemap` in that data would be used after it is freed.
+//! (`device_unbind_cleanup()`), so that a `struct dev_pagemap` in that data would be used after it
+//! is freed.
 //!
 //! # Lock order
 //!
-//! `memory_failure` of the pagemap runs under `mf_mutex` and takes `dax_srcu` (read). [`Mapping::set_holder`] is a
-//! plain store; who clears it waits for `dax_srcu` (`kill_dax()`) before the holder goes.
+//! `memory_failure` of the pagemap runs under `mf_mutex` and takes `dax_srcu` (read).
+//! [`Mapping::set_holder`] is a plain store; who clears it waits for `dax_srcu` (`kill_dax()`)
+//! before the holder goes.
 
 use super::{
     block::{
@@ -49,7 +51,8 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The range was taken by `request_mem_region()`, with the name of `_owner`, which keeps the name alive.
+/// The range was taken by `request_mem_region()`, with the name of `_owner`, which keeps the name
+/// alive.
 pub(crate) struct MemRegion {
     start: u64,
     len: u64,
@@ -71,7 +74,11 @@ impl MemRegion {
             return Err(EBUSY);
         }
         // INVARIANT: Taken just now.
-        Ok(Self { start, len, _owner: owner })
+        Ok(Self {
+            start,
+            len,
+            _owner: owner,
+        })
     }
 }
 
@@ -91,13 +98,17 @@ impl PageMapRange {
         let mut this = Self::empty();
         this.0.nr_range = 1;
         // SAFETY: The union holds plain integers only; writing makes the range its valid member.
-        *unsafe { this.0.__bindgen_anon_1.range.as_mut() } = bindings::range { start: first, end: last };
+        *unsafe { this.0.__bindgen_anon_1.range.as_mut() } = bindings::range {
+            start: first,
+            end: last,
+        };
         this
     }
 
     /// For libnvdimm to describe range and altmap in ([`super::nd::RawAccess::setup_pfn`]).
     pub(super) fn empty() -> Self {
-        // SAFETY: All-zero bytes are a valid `struct dev_pagemap`: integers, null pointers, no callbacks.
+        // SAFETY: All-zero bytes are a valid `struct dev_pagemap`: integers, null pointers, no
+        // callbacks.
         Self(unsafe { core::mem::zeroed() })
     }
 
@@ -108,7 +119,8 @@ impl PageMapRange {
 
     /// First physical address and length in bytes.
     pub(crate) fn range(&self) -> (u64, u64) {
-        // SAFETY: The union is zeroed or holds a range (`nr_range` is 1): plain integers in any case.
+        // SAFETY: The union is zeroed or holds a range (`nr_range` is 1): plain integers in any
+        // case.
         let range = unsafe { self.0.__bindgen_anon_1.range.as_ref() };
         (range.start, (range.end - range.start).saturating_add(1))
     }
@@ -136,22 +148,27 @@ impl PageMap {
         ..pin_init::zeroed()
     };
 
-    /// Waits until no file refers to a page from `self.data_phys` on: takes the pages out of user page tables
-    /// and file mappings, and waits for the pins that are left. `memunmap_pages()` does not: user page tables
-    /// and inodes would go on referring to struct pages that are gone.
+    /// Waits until no file refers to a page from `self.data_phys` on: takes the pages out of user
+    /// page tables and file mappings, and waits for the pins that are left. `memunmap_pages()` does
+    /// not: user page tables and inodes would go on referring to struct pages that are gone.
     ///
     /// No new references can come up: the DAX device is dead, so that faults in files fail.
     fn revoke(&self) {
         // SAFETY: The union holds a range: plain integers.
         let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
         // Pages in front of the data hold the page map itself and may not have a struct page.
-        let (mut pfn, last) = (self.data_phys >> bindings::PAGE_SHIFT, end >> bindings::PAGE_SHIFT);
+        let (mut pfn, last) = (
+            self.data_phys >> bindings::PAGE_SHIFT,
+            end >> bindings::PAGE_SHIFT,
+        );
         let mut waits = 0;
 
         while pfn <= last {
             // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
             let folio = unsafe {
-                bindings::rpmem_helper_page_folio(bindings::rpmem_helper_pfn_to_page(pfn as c_ulong))
+                bindings::rpmem_helper_page_folio(bindings::rpmem_helper_pfn_to_page(
+                    pfn as c_ulong,
+                ))
             };
             match Self::user_of(folio) {
                 User::None => {
@@ -170,7 +187,10 @@ impl PageMap {
                 }
                 User::Unknown => {
                     if waits == 1000 {
-                        pr_warn!("waiting for files that use pfn {:#x}: unmount the file system\n", pfn);
+                        pr_warn!(
+                            "waiting for files that use pfn {:#x}: unmount the file system\n",
+                            pfn
+                        );
                     }
                     waits += 1;
                     // SAFETY: We are in process context and hold no lock.
@@ -185,17 +205,20 @@ impl PageMap {
         // SAFETY: The folio is of pages in the pagemap.
         let mapping = unsafe { bindings::rpmem_helper_folio_mapping(folio) };
         if !mapping.is_null() {
-            // SAFETY: A folio is taken off its mapping before the inode that this belongs to is freed, and inodes
-            // are freed after an RCU grace period.
+            // SAFETY: A folio is taken off its mapping before the inode that this belongs to is
+            // freed, and inodes are freed after an RCU grace period.
             let inode = unsafe { bindings::igrab((*mapping).host) };
             drop(guard);
             // Without a reference the inode is being evicted, and its pages with it.
-            return if inode.is_null() { User::Unknown } else { User::Inode(inode) };
+            return if inode.is_null() {
+                User::Unknown
+            } else {
+                User::Inode(inode)
+            };
         }
         drop(guard);
-        // A page that several files share (reflink) does not say which; they let go of it when they are
-        // evicted, as idle ones were when the disk went.
-        // SAFETY: As above.
+        // A page that several files share (reflink) does not say which; they let go of it when they
+        // are evicted, as idle ones were when the disk went. SAFETY: As above.
         let in_use = unsafe {
             bindings::rpmem_helper_folio_share(folio) != 0
                 || bindings::rpmem_helper_folio_ref_count(folio) != 0
@@ -213,11 +236,9 @@ impl PageMap {
         nr_pages: c_ulong,
         mf_flags: c_int,
     ) -> c_int {
-        // SAFETY: `memory_failure_dev_pagemap()` holds a reference to a live pagemap with these ops, and
-        // those are all in a `PageMap`.
-        let this = unsafe {
-            &*kernel::container_of!(Opaque::cast_from(pgmap), Self, pgmap)
-        };
+        // SAFETY: `memory_failure_dev_pagemap()` holds a reference to a live pagemap with these
+        // ops, and those are all in a `PageMap`.
+        let this = unsafe { &*kernel::container_of!(Opaque::cast_from(pgmap), Self, pgmap) };
         let phys = (pfn as u64) << bindings::PAGE_SHIFT;
         let len = (nr_pages as u64) << bindings::PAGE_SHIFT;
         let Some(offset) = phys.checked_sub(this.data_phys) else {
@@ -231,8 +252,8 @@ impl PageMap {
         let ret = if holder.is_null() {
             eopnotsupp().to_errno()
         } else {
-            // SAFETY: The holder is valid until a grace period of `dax_srcu`, which we hold for reading,
-            // has passed since it was cleared.
+            // SAFETY: The holder is valid until a grace period of `dax_srcu`, which we hold for
+            // reading, has passed since it was cleared.
             unsafe { bindings::dax_holder_notify_failure(holder, offset, len, mf_flags) }
         };
         // SAFETY: `id` is from `dax_read_lock()`.
@@ -259,9 +280,9 @@ enum Backing {
 
 /// A write-back mapping of a physical range into the kernel.
 ///
-/// The bytes behind it may be changed at any time by others (user mappings, other bios), and reading them may
-/// raise a machine check: so no Rust reference to them is ever made, and they are accessed by the
-/// kernel's copy functions for persistent memory alone.
+/// The bytes behind it may be changed at any time by others (user mappings, other bios), and
+/// reading them may raise a machine check: so no Rust reference to them is ever made, and they are
+/// accessed by the kernel's copy functions for persistent memory alone.
 ///
 /// # Invariants
 ///
@@ -274,7 +295,8 @@ pub(crate) struct Mapping {
 
 // SAFETY: The mapping is not tied to a thread; access goes through copy functions on raw memory.
 unsafe impl Send for Mapping {}
-// SAFETY: As above; concurrent copies may tear as they may on any shared medium, there are no references.
+// SAFETY: As above; concurrent copies may tear as they may on any shared medium, there are no
+// references.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -294,14 +316,18 @@ impl Mapping {
         })
     }
 
-    /// Maps `range` with struct pages for fs-dax, on the NUMA node of `dev`; `data_phys` is the physical
-    /// address of the first byte of the DAX device.
+    /// Maps `range` with struct pages for fs-dax, on the NUMA node of `dev`; `data_phys` is the
+    /// physical address of the first byte of the DAX device.
     ///
     /// # Errors
     ///
-    /// Those of `memremap_pages()`: `ENOMEM`, `EINVAL` for a range that overlaps memory or is misaligned.
-    /// Context: may sleep, for long.
-    pub(crate) fn pages(range: PageMapRange, data_phys: u64, dev: &kernel::device::Device<kernel::device::Core<'_>>) -> Result<Self> {
+    /// Those of `memremap_pages()`: `ENOMEM`, `EINVAL` for a range that overlaps memory or is
+    /// misaligned. Context: may sleep, for long.
+    pub(crate) fn pages(
+        range: PageMapRange,
+        data_phys: u64,
+        dev: &kernel::device::Device<kernel::device::Core<'_>>,
+    ) -> Result<Self> {
         let (_, len) = range.range();
         let len = usize::try_from(len)?;
         let mut raw = range.0;
@@ -317,11 +343,13 @@ impl Mapping {
             GFP_KERNEL,
         )?;
         let ptr = map.pgmap.get();
-        // SAFETY: `ptr` is valid, and not shared yet. Any address of our own serves to tell owners apart.
+        // SAFETY: `ptr` is valid, and not shared yet. Any address of our own serves to tell owners
+        // apart.
         unsafe { (*ptr).owner = ptr.cast() };
         // SAFETY: `ptr` is pinned and stays valid until `memunmap_pages()`.
         let addr = from_err_ptr(unsafe { bindings::memremap_pages(ptr, node(dev)) })?;
-        // INVARIANT: `memremap_pages()` gives the address of the range, valid until `memunmap_pages()`.
+        // INVARIANT: `memremap_pages()` gives the address of the range, valid until
+        // `memunmap_pages()`.
         Ok(Self {
             addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
             len,
@@ -334,8 +362,8 @@ impl Mapping {
         matches!(self.backing, Backing::Pages(_))
     }
 
-    /// Says who is told of memory failures in the pages. To take a holder back, clear it with null and wait
-    /// for a grace period of `dax_srcu` before it is freed.
+    /// Says who is told of memory failures in the pages. To take a holder back, clear it with null
+    /// and wait for a grace period of `dax_srcu` before it is freed.
     ///
     /// # Safety
     ///
@@ -354,8 +382,8 @@ impl Mapping {
         Ok(unsafe { self.addr.as_ptr().add(offset) })
     }
 
-    /// The kernel address of the byte at `offset`, at which `len` bytes are mapped: for C code that does
-    /// its own copying. Valid for as long as `self` lives.
+    /// The kernel address of the byte at `offset`, at which `len` bytes are mapped: for C code that
+    /// does its own copying. Valid for as long as `self` lives.
     ///
     /// # Errors
     ///
@@ -371,8 +399,8 @@ impl Mapping {
     /// `EIO` if it does not all fit in the mapping.
     pub(crate) fn write(&self, offset: usize, from: &Segment<'_>) -> Result {
         let to = self.at(offset, from.len())?;
-        // SAFETY: `to` is valid for writes of the segment's length, checked by `at`; the segment is valid
-        // for reads.
+        // SAFETY: `to` is valid for writes of the segment's length, checked by `at`; the segment is
+        // valid for reads.
         unsafe {
             bindings::rpmem_helper_memcpy_flushcache(to.cast(), from.as_ptr().cast(), from.len())
         };
@@ -386,7 +414,8 @@ impl Mapping {
     /// `EIO` if the page is not all in the mapping.
     pub(crate) fn zero_page(&self, offset: usize) -> Result {
         let to = self.at(offset, bindings::PAGE_SIZE)?;
-        // SAFETY: `to` is valid for writes of a page, checked by `at`; the zero page is one page long.
+        // SAFETY: `to` is valid for writes of a page, checked by `at`; the zero page is one page
+        // long.
         unsafe {
             bindings::rpmem_helper_memcpy_flushcache(
                 to.cast(),
@@ -404,8 +433,8 @@ impl Mapping {
     /// `EIO` on a machine check, or if the range is not all in the mapping.
     pub(crate) fn read(&self, offset: usize, to: &Segment<'_>) -> Result {
         let from = self.at(offset, to.len())?;
-        // SAFETY: `from` is valid for reads of the segment's length, checked by `at`; the segment is
-        // valid for writes.
+        // SAFETY: `from` is valid for reads of the segment's length, checked by `at`; the segment
+        // is valid for writes.
         let left = unsafe {
             bindings::rpmem_helper_copy_mc_to_kernel(to.as_ptr().cast(), from.cast(), to.len())
         };
@@ -438,8 +467,8 @@ impl Mapping {
         (offset < self.len).then_some(offset)
     }
 
-    /// After poison in `len` bytes at `offset`, physical address `phys`, was cleared: makes the pages usable
-    /// again and drops stale cache lines. `phys` and `offset` are of the same byte.
+    /// After poison in `len` bytes at `offset`, physical address `phys`, was cleared: makes the
+    /// pages usable again and drops stale cache lines. `phys` and `offset` are of the same byte.
     ///
     /// # Errors
     ///
@@ -449,8 +478,8 @@ impl Mapping {
         if self.has_pages() {
             let first = phys as usize >> bindings::PAGE_SHIFT;
             for pfn in first..first + (len >> bindings::PAGE_SHIFT) {
-                // SAFETY: The range is in the mapping, hence has struct pages; and in the linear map, which
-                // is what `clear_mce_nospec()` changes.
+                // SAFETY: The range is in the mapping, hence has struct pages; and in the linear
+                // map, which is what `clear_mce_nospec()` changes.
                 unsafe {
                     let page = bindings::rpmem_helper_pfn_to_page(pfn);
                     if bindings::rpmem_helper_test_and_clear_hwpoison(page) != 0 {

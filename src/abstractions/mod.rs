@@ -25,7 +25,8 @@ pub(crate) mod sysfs;
 use crate::bindings;
 use kernel::device::{Device, DeviceContext};
 
-/// The C `struct device *` of a device; `kernel::device::Device::as_raw` is private to the kernel crate.
+/// The C `struct device *` of a device; `kernel::device::Device::as_raw` is private to the kernel
+/// crate.
 fn device_raw<C: DeviceContext>(dev: &Device<C>) -> *mut bindings::device {
     // CAST: `Device` is a transparent wrapper of `Opaque<bindings::device>`.
     core::ptr::from_ref(dev).cast_mut().cast()

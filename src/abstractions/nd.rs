@@ -9,10 +9,10 @@
 //!
 //! # Who keeps whom alive
 //!
-//! A namespace device (or the btt, pfn or dax device on it) holds a reference to its parent, the region
-//! device. A [`Region`] holds a reference to the child, hence the region's memory. A [`Namespace`] borrows the
-//! bound device: libnvdimm does not change resource, claim or uuid of a namespace while a driver is bound to it
-//! or to the device that claims it.
+//! A namespace device (or the btt, pfn or dax device on it) holds a reference to its parent, the
+//! region device. A [`Region`] holds a reference to the child, hence the region's memory. A
+//! [`Namespace`] borrows the bound device: libnvdimm does not change resource, claim or uuid of a
+//! namespace while a driver is bound to it or to the device that claims it.
 
 use super::{
     badblocks::Badblocks,
@@ -94,7 +94,8 @@ unsafe impl<T: Driver> driver::DriverLayout for Adapter<T> {
     const DEVICE_DRIVER_OFFSET: usize = core::mem::offset_of!(Self::DriverType, drv);
 }
 
-// SAFETY: `unregister` is called by `Registration` only after `register` has succeeded for the same object.
+// SAFETY: `unregister` is called by `Registration` only after `register` has succeeded for the same
+// object.
 unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
     unsafe fn register(
         drv: &Opaque<Self::DriverType>,
@@ -146,16 +147,17 @@ impl<T: Driver> Adapter<T> {
     extern "C" fn shutdown_callback(dev: *mut bindings::device) {
         // SAFETY: `nvdimm_bus_shutdown()` passes a valid device that stays so during the callback.
         let dev = unsafe { &*dev.cast::<Device<CoreInternal<'_>>>() };
-        // SAFETY: `nvdimm_bus_shutdown()` calls this with the device lock held (`device_shutdown()`) and
-        // a driver set, hence after `probe_callback` has succeeded and before the data is dropped.
+        // SAFETY: `nvdimm_bus_shutdown()` calls this with the device lock held
+        // (`device_shutdown()`) and a driver set, hence after `probe_callback` has succeeded and
+        // before the data is dropped.
         T::shutdown(dev, unsafe { dev.drvdata_borrow::<T::Data>() });
     }
 
     extern "C" fn notify_callback(dev: *mut bindings::device, event: bindings::nvdimm_event) {
         // SAFETY: `nd_device_notify()` passes a valid device that stays so during the callback.
         let dev = unsafe { &*dev.cast::<Device<CoreInternal<'_>>>() };
-        // SAFETY: `nd_device_notify()` calls this with the device lock held and a driver set, hence after
-        // `probe_callback` has succeeded and before the data is dropped.
+        // SAFETY: `nd_device_notify()` calls this with the device lock held and a driver set, hence
+        // after `probe_callback` has succeeded and before the data is dropped.
         let data = unsafe { dev.drvdata_borrow::<T::Data>() };
 
         match event {
@@ -188,8 +190,13 @@ impl Personality {
     pub(crate) fn of(dev: &Device<Core<'_>>) -> Self {
         let raw = device_raw(dev);
         // SAFETY: `raw` is valid for as long as `dev` is; the functions look at its type alone.
-        let (btt, pfn, dax) =
-            unsafe { (bindings::is_nd_btt(raw), bindings::is_nd_pfn(raw), bindings::is_nd_dax(raw)) };
+        let (btt, pfn, dax) = unsafe {
+            (
+                bindings::is_nd_btt(raw),
+                bindings::is_nd_pfn(raw),
+                bindings::is_nd_dax(raw),
+            )
+        };
         match (btt, pfn, dax) {
             (true, _, _) => Self::Btt,
             (_, true, _) => Self::Pfn,
@@ -228,21 +235,22 @@ impl<'a> Namespace<'a> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the raw personality is bound; `ENXIO` if another device claims the namespace; `EACCES` if a
-    /// DIMM is locked; `ENODEV` if the namespace is too small (16 MiB) or has no uuid; `EOPNOTSUPP` if
-    /// it is misaligned for struct pages. Context: may sleep, takes the lock of the namespace device.
+    /// `EBUSY` if the raw personality is bound; `ENXIO` if another device claims the namespace;
+    /// `EACCES` if a DIMM is locked; `ENODEV` if the namespace is too small (16 MiB) or has no
+    /// uuid; `EOPNOTSUPP` if it is misaligned for struct pages. Context: may sleep, takes the lock
+    /// of the namespace device.
     pub(crate) fn probe(dev: &'a Device<Core<'_>>) -> Result<Self> {
         // SAFETY: `dev` is a device on the libnvdimm bus that is being probed.
         let ndns =
             from_err_ptr(unsafe { bindings::nvdimm_namespace_common_probe(device_raw(dev)) })?;
-        // INVARIANT: The probed device is the namespace or holds the claim on it; both keep it alive
-        // and unchanged while the device is bound, which `Device<Bound>` stands for.
+        // INVARIANT: The probed device is the namespace or holds the claim on it; both keep it
+        // alive and unchanged while the device is bound, which `Device<Bound>` stands for.
         Ok(Self { dev, ndns })
     }
 
     fn io(&self) -> *mut bindings::nd_namespace_io {
-        // SAFETY: By the type invariants `ndns` is valid; every namespace that the bus offers to drivers of
-        // `NAMESPACE_IO` and `NAMESPACE_PMEM` is embedded in a `struct nd_namespace_io`.
+        // SAFETY: By the type invariants `ndns` is valid; every namespace that the bus offers to
+        // drivers of `NAMESPACE_IO` and `NAMESPACE_PMEM` is embedded in a `struct nd_namespace_io`.
         unsafe { bindings::rpmem_helper_to_nd_namespace_io(self.ndns) }
     }
 
@@ -261,8 +269,8 @@ impl<'a> Namespace<'a> {
 
     /// The uuid from the label; all zero without labels.
     pub(crate) fn uuid(&self) -> [u8; 16] {
-        // SAFETY: By the type invariants `ndns` is valid; the function gives a pointer to 16 bytes that
-        // stay valid as the uuid does not change.
+        // SAFETY: By the type invariants `ndns` is valid; the function gives a pointer to 16 bytes
+        // that stay valid as the uuid does not change.
         unsafe { (*bindings::nd_dev_to_uuid(&raw mut (*self.ndns).dev)).b }
     }
 
@@ -298,7 +306,8 @@ impl<'a> Namespace<'a> {
 
     /// Writes the disk's name, `pmemN`, `pmemN.M`, into `name`.
     pub(crate) fn disk_name(&self, name: &mut [u8; bindings::DISK_NAME_LEN as usize]) {
-        // SAFETY: By the type invariants `ndns` is valid; the function writes at most `DISK_NAME_LEN` bytes.
+        // SAFETY: By the type invariants `ndns` is valid; the function writes at most
+        // `DISK_NAME_LEN` bytes.
         unsafe { bindings::nvdimm_namespace_disk_name(self.ndns, name.as_mut_ptr().cast()) };
     }
 
@@ -335,11 +344,14 @@ impl RawAccess<'_, '_> {
     ///
     /// `EFAULT` beyond the enabled range; `EIO` on a bad block or a machine check.
     pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result {
-        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.size) {
+        if offset
+            .checked_add(buf.len() as u64)
+            .is_none_or(|end| end > self.size)
+        {
             return Err(EFAULT);
         }
-        // SAFETY: By the type invariants the namespace is enabled, hence `rw_bytes` is set; `buf` is
-        // valid for writes of its length.
+        // SAFETY: By the type invariants the namespace is enabled, hence `rw_bytes` is set; `buf`
+        // is valid for writes of its length.
         to_result(unsafe {
             bindings::rpmem_helper_nvdimm_read_bytes(
                 self.ns.ndns,
@@ -350,8 +362,9 @@ impl RawAccess<'_, '_> {
         })
     }
 
-    /// Runs one of `nd_btt_probe()`, `nd_pfn_probe()` and `nd_dax_probe()`: looks for the info block of a
-    /// personality and, if it is there, registers the device that claims the namespace. `true` if so.
+    /// Runs one of `nd_btt_probe()`, `nd_pfn_probe()` and `nd_dax_probe()`: looks for the info
+    /// block of a personality and, if it is there, registers the device that claims the namespace.
+    /// `true` if so.
     ///
     /// # Errors
     ///
@@ -374,9 +387,9 @@ impl RawAccess<'_, '_> {
         }
     }
 
-    /// Lets libnvdimm set up the pfn device under probe: verifies the info block or, on a device that
-    /// userspace has just configured and whose namespace has none, writes it; clears errors in the page
-    /// map on the medium; describes range and altmap in a pagemap. Gives the access back.
+    /// Lets libnvdimm set up the pfn device under probe: verifies the info block or, on a device
+    /// that userspace has just configured and whose namespace has none, writes it; clears errors in
+    /// the page map on the medium; describes range and altmap in a pagemap. Gives the access back.
     ///
     /// # Errors
     ///
@@ -390,11 +403,14 @@ impl RawAccess<'_, '_> {
         if !unsafe { bindings::is_nd_pfn(dev) } {
             return Err(ENODEV);
         }
-        // On failure the namespace may be enabled or not: devres, which runs when the probe fails, knows.
+        // On failure the namespace may be enabled or not: devres, which runs when the probe fails,
+        // knows.
         let this = core::mem::ManuallyDrop::new(self);
-        // SAFETY: The device under probe is a pfn device, and by the type invariants its namespace is
-        // enabled. `range` is zeroed and is filled with plain values only.
-        to_result(unsafe { bindings::nvdimm_setup_pfn(bindings::to_nd_pfn(dev), range.as_mut_ptr()) })?;
+        // SAFETY: The device under probe is a pfn device, and by the type invariants its namespace
+        // is enabled. `range` is zeroed and is filled with plain values only.
+        to_result(unsafe {
+            bindings::nvdimm_setup_pfn(bindings::to_nd_pfn(dev), range.as_mut_ptr())
+        })?;
         // INVARIANT: On success the namespace is enabled, with at least the size that it had.
         Ok((core::mem::ManuallyDrop::into_inner(this), range))
     }
@@ -417,7 +433,8 @@ pub(crate) struct Region {
     child: ARef<Device>,
 }
 
-// SAFETY: `struct nd_region` may be used from any thread: flush and poison functions lock by themselves.
+// SAFETY: `struct nd_region` may be used from any thread: flush and poison functions lock by
+// themselves.
 unsafe impl Send for Region {}
 // SAFETY: As above.
 unsafe impl Sync for Region {}
@@ -425,8 +442,8 @@ unsafe impl Sync for Region {}
 impl Region {
     /// The region of a device that is being bound.
     pub(crate) fn of(dev: &Device<Core<'_>>) -> Self {
-        // SAFETY: `dev` is a device on the libnvdimm bus of a type whose parent is a region: namespace or
-        // one of the personalities.
+        // SAFETY: `dev` is a device on the libnvdimm bus of a type whose parent is a region:
+        // namespace or one of the personalities.
         let ptr = unsafe { bindings::to_nd_region((*device_raw(dev)).parent) };
         // SAFETY: `dev` is valid with a non-zero reference count.
         let child = unsafe { Device::get_device(device_raw(dev)) };
@@ -439,7 +456,8 @@ impl Region {
         &self.child
     }
 
-    /// Whether there is an explicit flush that FUA needs; an error if durability cannot be guaranteed.
+    /// Whether there is an explicit flush that FUA needs; an error if durability cannot be
+    /// guaranteed.
     pub(crate) fn has_flush(&self) -> Result<bool> {
         // SAFETY: By the type invariants `ptr` is valid.
         let ret = unsafe { bindings::nvdimm_has_flush(self.ptr) };
@@ -463,9 +481,11 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// Those of the region's flush, `EIO` mostly. Context: may sleep where the region is asynchronous.
+    /// Those of the region's flush, `EIO` mostly. Context: may sleep where the region is
+    /// asynchronous.
     pub(crate) fn flush(&self) -> Result {
-        // SAFETY: By the type invariants `ptr` is valid; without a bio the flush completes synchronously.
+        // SAFETY: By the type invariants `ptr` is valid; without a bio the flush completes
+        // synchronously.
         to_result(unsafe { bindings::nvdimm_flush(self.ptr, core::ptr::null_mut()) })
     }
 
@@ -473,8 +493,8 @@ impl Region {
     /// `None` if the region has queued the flush and will end the bio itself.
     pub(crate) fn flush_bio(&self, bio: Bio) -> Option<(Bio, Result)> {
         let raw = bio.into_raw();
-        // SAFETY: By the type invariants `ptr` is valid. `raw` is a bio that we own; it stays ours unless
-        // the answer is `NVDIMM_FLUSH_ASYNC`.
+        // SAFETY: By the type invariants `ptr` is valid. `raw` is a bio that we own; it stays ours
+        // unless the answer is `NVDIMM_FLUSH_ASYNC`.
         let ret = unsafe { bindings::nvdimm_flush(self.ptr, raw.as_ptr()) };
         if ret == bindings::NVDIMM_FLUSH_ASYNC {
             return None;
@@ -486,13 +506,16 @@ impl Region {
     /// Fills `badblocks` with what the bus knows of the physical range from `range.0` to `range.1`
     /// (inclusive). Context: may sleep, takes the bus lock.
     pub(crate) fn populate_badblocks(&self, badblocks: &Badblocks, range: (u64, u64)) {
-        let range = bindings::range { start: range.0, end: range.1 };
+        let range = bindings::range {
+            start: range.0,
+            end: range.1,
+        };
         // SAFETY: By the type invariants `ptr` is valid, and `badblocks` is initialised.
         unsafe { bindings::nvdimm_badblocks_populate(self.ptr, badblocks.as_raw(), &range) };
     }
 
-    /// Asks the platform to clear poison in `len` bytes at physical address `phys`; gives the number of
-    /// bytes cleared.
+    /// Asks the platform to clear poison in `len` bytes at physical address `phys`; gives the
+    /// number of bytes cleared.
     ///
     /// # Errors
     ///

@@ -57,9 +57,15 @@ impl<T: Operations> Attribute<T> {
     ///
     /// `dev` is the device of a live disk that serves `T`.
     unsafe fn data<'a>(dev: *mut bindings::device) -> <Arc<T> as ForeignOwnable>::Borrowed<'a> {
-        // SAFETY: The caller guarantees that this is a live disk of type `GenDisk<T>`, which holds its
-        // data until sysfs has let go of the attribute (`del_gendisk()`).
-        unsafe { Arc::<T>::borrow((*bindings::rpmem_helper_dev_to_disk(dev)).private_data.cast()) }
+        // SAFETY: The caller guarantees that this is a live disk of type `GenDisk<T>`, which holds
+        // its data until sysfs has let go of the attribute (`del_gendisk()`).
+        unsafe {
+            Arc::<T>::borrow(
+                (*bindings::rpmem_helper_dev_to_disk(dev))
+                    .private_data
+                    .cast(),
+            )
+        }
     }
 
     unsafe extern "C" fn show_callback<A: BoolAttribute<T>>(
@@ -67,8 +73,8 @@ impl<T: Operations> Attribute<T> {
         _attr: *mut bindings::device_attribute,
         buf: *mut c_char,
     ) -> isize {
-        // SAFETY: `dev_attr_show()` is called while the disk is live, and the group was registered for `T`
-        // (`AttributeGroups<T>` in `NewDisk::<T>::add()`).
+        // SAFETY: `dev_attr_show()` is called while the disk is live, and the group was registered
+        // for `T` (`AttributeGroups<T>` in `NewDisk::<T>::add()`).
         let data = unsafe { Self::data(dev) };
         let digit = if A::show(&data) { b'1' } else { b'0' };
         // SAFETY: sysfs gives a buffer of a page.

@@ -2,8 +2,8 @@
 
 //! Direct access to the memory of a namespace.
 //!
-//! C counterpart: `__pmem_direct_access()`, `pmem_dax_zero_page_range()` and `pmem_recovery_write()` in
-//! `drivers/nvdimm/pmem.c`.
+//! C counterpart: `__pmem_direct_access()`, `pmem_dax_zero_page_range()` and
+//! `pmem_recovery_write()` in `drivers/nvdimm/pmem.c`.
 
 use super::pmem::Pmem;
 use crate::{
@@ -67,7 +67,13 @@ impl Operations for Pmem {
         Ok(())
     }
 
-    fn recovery_write(&self, pgoff: Pgoff, offset: usize, bytes: usize, source: Source<'_>) -> usize {
+    fn recovery_write(
+        &self,
+        pgoff: Pgoff,
+        offset: usize,
+        bytes: usize,
+        source: Source<'_>,
+    ) -> usize {
         // The pages that the write touches, as an offset in the mapping and a length.
         let in_page = offset % PAGE_SIZE as usize;
         let Some(len) = bytes
@@ -86,8 +92,8 @@ impl Operations for Pmem {
         if !self.is_bad(start, len) {
             return source.write_to(self.mapping(), offset, bytes).unwrap_or(0);
         }
-        // Only whole pages can be recovered. Readers are held off until the data is there: the sectors
-        // leave the list last.
+        // Only whole pages can be recovered. Readers are held off until the data is there: the
+        // sectors leave the list last.
         if in_page != 0 || bytes != len {
             return 0;
         }

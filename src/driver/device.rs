@@ -6,10 +6,10 @@
 //!
 //! # Lifetimes and lock order
 //!
-//! All callbacks run under the device lock of the device that is bound. Under it, in this order: the lock of the
-//! namespace device (probe of a pfn device), the bus lock (badblocks, personalities), locks of the block layer
-//! (adding and removing the disk), `dax_srcu` (removing the DAX host waits for it).
-//! See `Documentation/lifetimes.md` for who keeps whom alive.
+//! All callbacks run under the device lock of the device that is bound. Under it, in this order:
+//! the lock of the namespace device (probe of a pfn device), the bus lock (badblocks,
+//! personalities), locks of the block layer (adding and removing the disk), `dax_srcu` (removing
+//! the DAX host waits for it). See `Documentation/lifetimes.md` for who keeps whom alive.
 
 use super::{
     blk::Disk,
@@ -67,8 +67,8 @@ use kernel::{
 /// The driver, on the libnvdimm bus.
 pub(crate) struct Driver;
 
-/// A bound namespace. Fields are dropped in this order: file systems lose the DAX device, the disk goes when its
-/// I/O has ended, then the memory.
+/// A bound namespace. Fields are dropped in this order: file systems lose the DAX device, the disk
+/// goes when its I/O has ended, then the memory.
 pub(crate) struct Bound {
     _host: dax::Host<Pmem>,
     disk: GenDisk<Disk>,
@@ -123,8 +123,8 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
     }
 }
 
-/// Probes a namespace device: hands it to the personality that its info block asks for, or attaches a disk to
-/// the raw namespace.
+/// Probes a namespace device: hands it to the personality that its info block asks for, or attaches
+/// a disk to the raw namespace.
 fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<Bound> {
     {
         let raw = namespace.enable(info_block::RESERVE)?;
@@ -149,15 +149,19 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
     }
 
     let (first, last) = namespace.resource();
-    let range = namespace.should_map_pages().then(|| PageMapRange::new(first, last));
+    let range = namespace
+        .should_map_pages()
+        .then(|| PageMapRange::new(first, last));
     attach(dev, namespace, range, 0)
 }
 
 /// What a user can do about an info block that was refused.
-const REMEDY: &str = "see 'ndctl check-namespace', or 'ndctl zero-info-block' to give its contents up";
+const REMEDY: &str =
+    "see 'ndctl check-namespace', or 'ndctl zero-info-block' to give its contents up";
 
-/// Reads and verifies the info block of a namespace. A damaged one, or one that cannot be read, is an error:
-/// what is in such a namespace is not known, so it is neither offered as a raw device nor changed.
+/// Reads and verifies the info block of a namespace. A damaged one, or one that cannot be read, is
+/// an error: what is in such a namespace is not known, so it is neither offered as a raw device nor
+/// changed.
 fn read_info_block(
     dev: &Device<Core<'_>>,
     namespace: &Namespace<'_>,
@@ -166,12 +170,16 @@ fn read_info_block(
     if namespace.force_raw() || namespace.claim_class() == ClaimClass::Other {
         return Ok(None);
     }
-    let mut block = KBox::new([0; info_block::SIZE], GFP_KERNEL)?;
+    let mut block = KBox::init(
+        pin_init::init_zeroed::<[u8; info_block::SIZE]>(),
+        GFP_KERNEL,
+    )?;
     if let Err(err) = raw.read(info_block::OFFSET, &mut *block) {
         dev_err!(
             dev,
-            "info block cannot be read ({}), no device; write 1 to force_raw to use the raw namespace\n",
-            err.to_errno()
+            "info block cannot be read ({}), no device; {}\n",
+            err.to_errno(),
+            "write 1 to force_raw in sysfs to use the raw namespace"
         );
         return Err(eopnotsupp());
     }
@@ -212,11 +220,12 @@ fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> Option<Info
     })
 }
 
-/// Prepares the pfn device under probe: gives the range to map with struct pages and the offset in it, in
-/// bytes, of the data.
+/// Prepares the pfn device under probe: gives the range to map with struct pages and the offset in
+/// it, in bytes, of the data.
 ///
 /// libnvdimm makes range and altmap (and the info block itself, on a device that userspace has just
-/// configured and whose namespace has none); they are checked against the block as it is on the medium.
+/// configured and whose namespace has none); they are checked against the block as it is on the
+/// medium.
 fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageMapRange, u64)> {
     let raw = namespace.enable(info_block::RESERVE)?;
     read_info_block(dev, namespace, &raw)?;
@@ -244,8 +253,8 @@ fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageM
     Ok((range, block.data_offset))
 }
 
-/// Attaches a disk to a namespace: with struct pages for `pages`, without if there is none. The data starts
-/// `data_offset` bytes into what is mapped.
+/// Attaches a disk to a namespace: with struct pages for `pages`, without if there is none. The
+/// data starts `data_offset` bytes into what is mapped.
 fn attach(
     dev: &Device<Core<'_>>,
     namespace: &Namespace<'_>,
@@ -264,7 +273,12 @@ fn attach(
     let write_cache = region.has_cache();
 
     let claim = MemRegion::request(first, size, namespace.device()).inspect_err(|_| {
-        dev_warn!(dev, "could not reserve region {:#x}-{:#x}: see /proc/iomem\n", first, last);
+        dev_warn!(
+            dev,
+            "could not reserve region {:#x}-{:#x}: see /proc/iomem\n",
+            first,
+            last
+        );
     })?;
     let (map_start, map_len) = pages.as_ref().map_or((first, size), PageMapRange::range);
     let geometry = Geometry::new(map_start, map_len, data_offset)?;
@@ -273,12 +287,19 @@ fn attach(
         None => Mapping::remap(map_start, usize::try_from(map_len)?),
     }
     .inspect_err(|err| {
-        dev_err!(dev, "could not map {:#x}-{:#x}: {}\n", first, last, err.to_errno());
+        dev_err!(
+            dev,
+            "could not map {:#x}-{:#x}: {}\n",
+            first,
+            last,
+            err.to_errno()
+        );
     })?;
     let has_pages = mapping.has_pages();
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
-    pmem.region().populate_badblocks(pmem.badblocks(), geometry.data_range());
+    pmem.region()
+        .populate_badblocks(pmem.badblocks(), geometry.data_range());
 
     let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
     dax.set_nocache_nomc();
@@ -312,5 +333,9 @@ fn attach(
         Some(file) => pmem.watch_badblocks(file),
         None => dev_warn!(dev, "'badblocks' notification disabled\n"),
     }
-    Ok(Bound { _host: host, disk, pmem })
+    Ok(Bound {
+        _host: host,
+        disk,
+        pmem,
+    })
 }

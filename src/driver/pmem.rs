@@ -2,8 +2,8 @@
 
 //! The memory of a bound namespace, and how it is read and written.
 //!
-//! C counterpart: `struct pmem_device`, `pmem_do_read()`, `pmem_do_write()` and `pmem_clear_poison()` in
-//! `drivers/nvdimm/pmem.c`.
+//! C counterpart: `struct pmem_device`, `pmem_do_read()`, `pmem_do_write()` and
+//! `pmem_clear_poison()` in `drivers/nvdimm/pmem.c`.
 
 use crate::{
     abstractions::{
@@ -28,9 +28,9 @@ use kernel::{
     sync::SetOnce, //
 };
 
-/// The memory of a bound namespace. Shared by disk and DAX device; when the last of them and the driver's own
-/// reference are gone, fields are dropped in the order in which they stand here: the mapping goes before
-/// the claim on the physical range.
+/// The memory of a bound namespace. Shared by disk and DAX device; when the last of them and the
+/// driver's own reference are gone, fields are dropped in the order in which they stand here: the
+/// mapping goes before the claim on the physical range.
 #[pin_data]
 pub(crate) struct Pmem {
     #[pin]
@@ -98,7 +98,8 @@ impl Pmem {
 
     /// Takes over the bad sectors that the bus knows of, and tells watchers. Context: may sleep.
     pub(crate) fn revalidate_badblocks(&self) {
-        self.region.populate_badblocks(&self.badblocks, self.geometry.data_range());
+        self.region
+            .populate_badblocks(&self.badblocks, self.geometry.data_range());
         self.notify_badblocks();
     }
 
@@ -132,8 +133,8 @@ impl Pmem {
         self.mapping.read(offset, to)
     }
 
-    /// Stores `from` at `offset` of the mapping; clears poison that is in the way, page by page, as firmware
-    /// does not clear large ranges reliably.
+    /// Stores `from` at `offset` of the mapping; clears poison that is in the way, page by page, as
+    /// firmware does not clear large ranges reliably.
     ///
     /// # Errors
     ///
@@ -174,8 +175,8 @@ impl Pmem {
         Ok(())
     }
 
-    /// Asks the platform to clear poison in `len` bytes at `offset` of the mapping; gives the number of bytes
-    /// cleared. The sectors stay in the list, see [`Pmem::forget_bad`].
+    /// Asks the platform to clear poison in `len` bytes at `offset` of the mapping; gives the
+    /// number of bytes cleared. The sectors stay in the list, see [`Pmem::forget_bad`].
     pub(crate) fn clear_poison(&self, offset: usize, len: usize) -> Result<usize> {
         let phys = self.geometry.offset_to_phys(offset)?;
         let cleared = self.region.clear_poison(phys, u32::try_from(len)?)?;

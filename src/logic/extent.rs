@@ -23,12 +23,18 @@ pub fn pages_to_sectors(pages: u64) -> u64 {
     pages.saturating_mul(1 << SECTORS_PER_PAGE_SHIFT)
 }
 
-/// Plans a direct access to `requested` pages from the page-aligned `start` on, where `first_bad` is the
-/// first bad sector among them (`None`: all are good).
+/// Plans a direct access to `requested` pages from the page-aligned `start` on, where `first_bad`
+/// is the first bad sector among them (`None`: all are good).
 ///
-/// An ordinary access that would touch a bad sector is refused. A recovery write gets the good pages
-/// in front of the bad one, or the bad page alone: firmware clears poison reliably page by page only.
-pub fn dax_extent(start: Sector, requested: u64, first_bad: Option<Sector>, recovery: bool) -> DaxExtent {
+/// An ordinary access that would touch a bad sector is refused. A recovery write gets the good
+/// pages in front of the bad one, or the bad page alone: firmware clears poison reliably page by
+/// page only.
+pub fn dax_extent(
+    start: Sector,
+    requested: u64,
+    first_bad: Option<Sector>,
+    recovery: bool,
+) -> DaxExtent {
     let Some(bad) = first_bad else {
         return DaxExtent::Pages(requested);
     };

@@ -4,15 +4,16 @@
 //! mapping, and the conversions between them.
 //!
 //! ```text
-//!            mapping                                                mapping + map_len
-//! namespace  |<--- start_pad --->|<------ data_offset ------>|<------- len ------->|<- end_trunc ->|
-//! phys       res.start           map_phys                    map_phys+data_offset
-//! sector                                                     0
+//!             |<- start_pad ->|<----------- mapping, map_len ----------->|<- end_trunc ->|
+//!                             |<- data_offset ->|<------- len ---------->|
+//! phys        res.start       map_phys          data_phys
+//! sector                                        0
 //! ```
 //!
-//! C counterpart: `to_sect()`, `to_offset()`, `pmem_to_phys()` in `drivers/nvdimm/pmem.c`. That file
-//! counts pfns from `res.start` and addresses from `res.start + start_pad`; here both count from the
-//! mapping, so that a legacy namespace with padding at its start translates alike for block I/O and DAX.
+//! C counterpart: `to_sect()`, `to_offset()`, `pmem_to_phys()` in `drivers/nvdimm/pmem.c`. That
+//! file counts pfns from `res.start` and addresses from `res.start + start_pad`; here both count
+//! from the mapping, so that a legacy namespace with padding at its start translates alike for
+//! block I/O and DAX.
 
 /// log2 of the unit of [`Sector`], 512 bytes.
 pub const SECTOR_SHIFT: u32 = 9;
@@ -71,8 +72,9 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Describes a device whose kernel mapping covers `map_len` bytes at physical address `map_phys`
-    /// and whose sector 0 is `data_offset` bytes into it. A partial sector at the end is dropped.
+    /// Describes a device whose kernel mapping covers `map_len` bytes at physical address
+    /// `map_phys` and whose sector 0 is `data_offset` bytes into it. A partial sector at the end is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -134,8 +136,8 @@ impl Geometry {
     ///
     /// # Errors
     ///
-    /// [`GeometryError::OutOfRange`] if not even one whole page is left; [`GeometryError::Unaligned`] if
-    /// `sector` is not at the start of a physical page.
+    /// [`GeometryError::OutOfRange`] if not even one whole page is left;
+    /// [`GeometryError::Unaligned`] if `sector` is not at the start of a physical page.
     pub fn sector_to_pfn(&self, sector: Sector) -> Result<(Pfn, u64), GeometryError> {
         if sector.0 >= self.sectors() {
             return Err(GeometryError::OutOfRange);
@@ -162,7 +164,9 @@ impl Geometry {
         if pfn.0 > u64::MAX >> PAGE_SHIFT {
             return Err(out);
         }
-        let rel = (pfn.0 << PAGE_SHIFT).checked_sub(self.data_phys()).ok_or(out)?;
+        let rel = (pfn.0 << PAGE_SHIFT)
+            .checked_sub(self.data_phys())
+            .ok_or(out)?;
         if rel > self.len || self.len - rel < PAGE_SIZE {
             return Err(out);
         }

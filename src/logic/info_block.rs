@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The info block of fsdax and devdax namespaces: 4 KiB at offset 4 KiB of the namespace, untrusted.
+//! The info block of fsdax and devdax namespaces: 4 KiB at offset 4 KiB of the namespace,
+//! untrusted.
 //!
 //! C counterpart: `struct nd_pfn_sb` in `drivers/nvdimm/pfn.h` and `nd_pfn_validate()` in
-//! `drivers/nvdimm/pfn_devs.c`. Everything that libnvdimm refuses is refused here. Two things are stricter:
-//! a block that carries the signature but is damaged is an error, not "no info block" (libnvdimm
-//! then offers the raw namespace, with the block itself as data), and a block that describes more pages than
-//! the namespace holds, or a layout of another major version, is an error too.
+//! `drivers/nvdimm/pfn_devs.c`. Everything that libnvdimm refuses is refused here. Two things are
+//! stricter: a block that carries the signature but is damaged is an error, not "no info block"
+//! (libnvdimm then offers the raw namespace, with the block itself as data), and a block that
+//! describes more pages than the namespace holds, or a layout of another major version, is an error
+//! too.
 
 /// Offset of the info block in the namespace, in bytes.
 pub const OFFSET: u64 = 4096;
@@ -92,7 +94,11 @@ pub struct Damage {
 }
 
 fn damage<T>(what: &'static str, found: u64, expected: u64) -> Result<T, Damage> {
-    Err(Damage { what, found, expected })
+    Err(Damage {
+        what,
+        found,
+        expected,
+    })
 }
 
 fn bytes<const N: usize>(block: &[u8; SIZE], at: usize) -> [u8; N] {
@@ -126,8 +132,8 @@ fn first8(uuid: &[u8; 16]) -> u64 {
     u64::from_be_bytes(out)
 }
 
-/// The checksum that the block should carry: Fletcher-64 over its little-endian 32-bit words, with the
-/// checksum field taken as zero (`nd_sb_checksum()`).
+/// The checksum that the block should carry: Fletcher-64 over its little-endian 32-bit words, with
+/// the checksum field taken as zero (`nd_sb_checksum()`).
 pub fn checksum(block: &[u8; SIZE]) -> u64 {
     let (mut lo, mut hi) = (0u32, 0u64);
     for (i, word) in block.chunks_exact(4).enumerate() {
@@ -173,8 +179,16 @@ pub fn parse(
     }
 
     // Fields are valid from the minor version on that brought them in.
-    let (start_pad, end_trunc) = if minor < 1 { (0, 0) } else { (le32(block, 76), le32(block, 80)) };
-    let align = if minor < 2 { 0 } else { u64::from(le32(block, 84)) };
+    let (start_pad, end_trunc) = if minor < 1 {
+        (0, 0)
+    } else {
+        (le32(block, 76), le32(block, 80))
+    };
+    let align = if minor < 2 {
+        0
+    } else {
+        u64::from(le32(block, 84))
+    };
     let (page_size, page_struct_size) = if minor < 4 {
         (platform.page_size, 64)
     } else {
@@ -193,13 +207,21 @@ pub fn parse(
             return damage("page size of the page map", page_size, platform.page_size);
         }
         if page_struct_size < platform.page_struct_size {
-            return damage("struct page size of the page map", page_struct_size, platform.page_struct_size);
+            return damage(
+                "struct page size of the page map",
+                page_struct_size,
+                platform.page_struct_size,
+            );
         }
     }
     if data_offset < RESERVE {
         return damage("data offset inside the info block", data_offset, RESERVE);
     }
-    let align = if align == 0 { 1 << data_offset.ilog2() } else { align };
+    let align = if align == 0 {
+        1 << data_offset.ilog2()
+    } else {
+        align
+    };
     if !align.is_power_of_two() {
         return damage("alignment, not a power of two", align, platform.page_size);
     }
@@ -210,18 +232,29 @@ pub fn parse(
         return damage("alignment beyond the namespace", align, namespace.size);
     }
     if data_offset >= namespace.size {
-        return damage("data offset beyond the namespace", data_offset, namespace.size);
+        return damage(
+            "data offset beyond the namespace",
+            data_offset,
+            namespace.size,
+        );
     }
 
     let (pad, trunc) = (u64::from(start_pad), u64::from(end_trunc));
-    let Some(mapped) = namespace.size.checked_sub(pad).and_then(|rest| rest.checked_sub(trunc)) else {
+    let Some(mapped) = namespace
+        .size
+        .checked_sub(pad)
+        .and_then(|rest| rest.checked_sub(trunc))
+    else {
         return damage("padding beyond the namespace", pad + trunc, namespace.size);
     };
     if data_offset >= mapped {
         return damage("data offset beyond the mapped range", data_offset, mapped);
     }
     let (Some(data), Some(end)) = (
-        namespace.start.checked_add(pad).and_then(|start| start.checked_add(data_offset)),
+        namespace
+            .start
+            .checked_add(pad)
+            .and_then(|start| start.checked_add(data_offset)),
         namespace.start.checked_add(namespace.size),
     ) else {
         return damage("namespace beyond the address space", namespace.start, 0);
@@ -230,10 +263,18 @@ pub fn parse(
         return damage("data offset, misaligned", data_offset, align);
     }
     if !aligned(namespace.start + pad, platform.compat_align) {
-        return damage("start of the mapped range, misaligned", namespace.start + pad, platform.compat_align);
+        return damage(
+            "start of the mapped range, misaligned",
+            namespace.start + pad,
+            platform.compat_align,
+        );
     }
     if !aligned(end - trunc, platform.compat_align) {
-        return damage("end of the mapped range, misaligned", end - trunc, platform.compat_align);
+        return damage(
+            "end of the mapped range, misaligned",
+            end - trunc,
+            platform.compat_align,
+        );
     }
 
     // The number of pages is in units of the page size of the kernel that made the block.

@@ -10,18 +10,36 @@ fn all_small_extents() {
     for page in 0..4u64 {
         let start = page * 8;
         for requested in 1..=4u64 {
-            assert_eq!(dax_extent(Sector(start), requested, None, false), DaxExtent::Pages(requested));
-            assert_eq!(dax_extent(Sector(start), requested, None, true), DaxExtent::Pages(requested));
+            assert_eq!(
+                dax_extent(Sector(start), requested, None, false),
+                DaxExtent::Pages(requested)
+            );
+            assert_eq!(
+                dax_extent(Sector(start), requested, None, true),
+                DaxExtent::Pages(requested)
+            );
             // The first bad sector may lie in front of the start: the list knows ranges.
             for bad in 0..start + requested * 8 {
                 let bad = Some(Sector(bad));
-                assert_eq!(dax_extent(Sector(start), requested, bad, false), DaxExtent::HwPoison);
-                let DaxExtent::Pages(pages) = dax_extent(Sector(start), requested, bad, true) else {
+                assert_eq!(
+                    dax_extent(Sector(start), requested, bad, false),
+                    DaxExtent::HwPoison
+                );
+                let DaxExtent::Pages(pages) = dax_extent(Sector(start), requested, bad, true)
+                else {
                     panic!("a recovery write is refused")
                 };
-                // As pmem.c: PHYS_PFN(PAGE_ALIGN((first_bad - sector) << SECTOR_SHIFT)), at least 1.
+                // As pmem.c: PHYS_PFN(PAGE_ALIGN((first_bad - sector) << SECTOR_SHIFT)), at least
+                // 1.
                 let distance = bad.unwrap().0.saturating_sub(start) * 512;
-                assert_eq!(pages, distance.next_multiple_of(4096).checked_div(4096).unwrap().max(1));
+                assert_eq!(
+                    pages,
+                    distance
+                        .next_multiple_of(4096)
+                        .checked_div(4096)
+                        .unwrap()
+                        .max(1)
+                );
                 assert!((1..=requested).contains(&pages));
             }
         }

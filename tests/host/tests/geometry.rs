@@ -23,7 +23,9 @@ fn device() -> impl Strategy<Value = (Geometry, u64, u64, u64)> {
         |(page, len, at)| {
             let phys = page << PAGE_SHIFT;
             let offset = at.index(len as usize) as u64 & !(PAGE_SIZE - 1);
-            Geometry::new(phys, len, offset).ok().map(|g| (g, phys, len, offset))
+            Geometry::new(phys, len, offset)
+                .ok()
+                .map(|g| (g, phys, len, offset))
         },
     )
 }
@@ -110,7 +112,10 @@ fn every_sector_of_small_devices() {
             };
             let data = len - offset;
             assert_eq!(g.sectors(), data / 512);
-            assert_eq!(g.data_range(), (7 * PAGE_SIZE + offset, 7 * PAGE_SIZE + len - 1));
+            assert_eq!(
+                g.data_range(),
+                (7 * PAGE_SIZE + offset, 7 * PAGE_SIZE + len - 1)
+            );
             for s in 0..g.sectors() + 10 {
                 for n in 0..12 {
                     let fits = s + n <= g.sectors();

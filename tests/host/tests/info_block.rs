@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The info block parser against hostile bytes, and against an oracle that follows `nd_pfn_validate()` check by
-//! check.
+//! The info block parser against hostile bytes, and against an oracle that follows
+//! `nd_pfn_validate()` check by check.
 
 use proptest::prelude::*;
 use rpmem_host_tests::logic::info_block::*;
 
 const UUID: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-const PLATFORM: Platform = Platform { page_size: 4096, page_struct_size: 64, compat_align: 2 << 20 };
-const NAMESPACE: Namespace = Namespace { start: 4 << 30, size: 256 << 20, uuid: UUID };
+const PLATFORM: Platform = Platform {
+    page_size: 4096,
+    page_struct_size: 64,
+    compat_align: 2 << 20,
+};
+const NAMESPACE: Namespace = Namespace {
+    start: 4 << 30,
+    size: 256 << 20,
+    uuid: UUID,
+};
 
 /// The fields of a block, in clear.
 #[derive(Clone, Debug)]
@@ -66,13 +74,20 @@ impl Fields {
     }
 }
 
-/// What `nd_pfn_validate()` and `__nvdimm_setup_pfn()` accept, in 128-bit arithmetic, without checksum and
-/// signature; and the two things in which the parser is stricter.
+/// What `nd_pfn_validate()` and `__nvdimm_setup_pfn()` accept, in 128-bit arithmetic, without
+/// checksum and signature; and the two things in which the parser is stricter.
 fn oracle(f: &Fields, ns: &Namespace, devdax: bool) -> bool {
-    let (pad, trunc) = if f.minor < 1 { (0, 0) } else { (f.start_pad as i128, f.end_trunc as i128) };
+    let (pad, trunc) = if f.minor < 1 {
+        (0, 0)
+    } else {
+        (f.start_pad as i128, f.end_trunc as i128)
+    };
     let align = if f.minor < 2 { 0 } else { f.align as i128 };
-    let (page_size, struct_size) =
-        if f.minor < 4 { (4096, 64) } else { (f.page_size as i128, f.page_struct_size as i128) };
+    let (page_size, struct_size) = if f.minor < 4 {
+        (4096, 64)
+    } else {
+        (f.page_size as i128, f.page_struct_size as i128)
+    };
     let (start, size, offset) = (ns.start as i128, ns.size as i128, f.data_offset as i128);
     if f.parent != ns.uuid || !(1..=2).contains(&f.mode) {
         return false;
@@ -85,7 +100,11 @@ fn oracle(f: &Fields, ns: &Namespace, devdax: bool) -> bool {
     if offset < 8192 {
         return false;
     }
-    let align = if align == 0 { 1i128 << (127 - offset.leading_zeros()) } else { align };
+    let align = if align == 0 {
+        1i128 << (127 - offset.leading_zeros())
+    } else {
+        align
+    };
     // IS_ALIGNED() means nothing for other numbers.
     if align & (align - 1) != 0 {
         return false;
@@ -244,16 +263,31 @@ fn reasons_are_given() {
     let d = why(&|f| f.major = 2);
     assert_eq!((d.what, d.found, d.expected), ("major version", 2, 1));
     let d = why(&|f| f.parent[0] = 9);
-    assert_eq!((d.found, d.expected), (0x0902_0304_0506_0708, 0x0102_0304_0506_0708));
+    assert_eq!(
+        (d.found, d.expected),
+        (0x0902_0304_0506_0708, 0x0102_0304_0506_0708)
+    );
     assert_eq!(why(&|f| f.mode = 0).what, "mode (1 map=mem, 2 map=dev)");
-    assert_eq!(why(&|f| f.data_offset = 300 << 20).what, "data offset beyond the namespace");
-    assert_eq!(why(&|f| f.npfns += 1).what, "size, more pages than the namespace holds");
-    assert_eq!(why(&|f| f.end_trunc = 256 << 20).what, "data offset beyond the mapped range");
-    assert_eq!(why(&|f| f.end_trunc = u32::MAX).what, "padding beyond the namespace");
+    assert_eq!(
+        why(&|f| f.data_offset = 300 << 20).what,
+        "data offset beyond the namespace"
+    );
+    assert_eq!(
+        why(&|f| f.npfns += 1).what,
+        "size, more pages than the namespace holds"
+    );
+    assert_eq!(
+        why(&|f| f.end_trunc = 256 << 20).what,
+        "data offset beyond the mapped range"
+    );
+    assert_eq!(
+        why(&|f| f.end_trunc = u32::MAX).what,
+        "padding beyond the namespace"
+    );
 }
 
-/// Against a second implementation, word by word as `nd_fletcher64()` does it; that the kernel agrees is shown in
-/// the guest, where it writes the blocks that the module reads.
+/// Against a second implementation, word by word as `nd_fletcher64()` does it; that the kernel
+/// agrees is shown in the guest, where it writes the blocks that the module reads.
 #[test]
 fn checksum_is_fletcher64() {
     let b = good().bytes();
