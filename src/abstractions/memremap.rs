@@ -152,7 +152,7 @@ impl PageMap {
     /// page tables and file mappings, and waits for the pins that are left. `memunmap_pages()` does
     /// not: user page tables and inodes would go on referring to struct pages that are gone.
     ///
-    /// No new references can come up: the DAX device is dead, so that faults in files fail.
+    /// No new references come up: the DAX device is dead, so that faults in files fail.
     fn revoke(&self) {
         // SAFETY: The union holds a range: plain integers.
         let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
@@ -179,11 +179,10 @@ impl PageMap {
                     unsafe { bindings::rpmem_helper_cond_resched() };
                 }
                 User::Inode(inode) => {
-                    // SAFETY: `inode` is a reference from `igrab()`, which is given up afterwards.
-                    unsafe {
-                        bindings::dax_break_layout_final(inode);
-                        bindings::iput(inode);
-                    }
+                    // SAFETY: `inode` is a reference from `igrab()`.
+                    unsafe { Self::revoke_inode(inode) };
+                    // SAFETY: As above; it is given up here.
+                    unsafe { bindings::iput(inode) };
                 }
                 User::Unknown => {
                     if waits == 1000 {
@@ -197,6 +196,40 @@ impl PageMap {
                     unsafe { bindings::msleep(10) };
                 }
             }
+        }
+    }
+
+    /// Takes all DAX pages out of a file: unmaps them, waits for pins, and deletes the entries.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds a reference to `inode`, whose file system uses DAX.
+    unsafe fn revoke_inode(inode: *mut bindings::inode) {
+        // SAFETY: The caller guarantees that the inode is valid.
+        let lock = unsafe { &raw mut (*(*inode).i_mapping).invalidate_lock };
+        // Faults hold this lock shared from before they translate until their entry is in the
+        // page tables (`filemap_invalidate_lock_shared()`), so that none is under way.
+        // SAFETY: The lock is part of the inode.
+        unsafe { bindings::down_write(lock) };
+        // The result does not matter: who is still there is found again and waited for.
+        // SAFETY: The inode is valid, and locked as the callback expects.
+        unsafe {
+            let _ =
+                bindings::dax_break_layout(inode, 0, i64::MAX, Some(Self::wait_unlocked_callback));
+        };
+        // SAFETY: Locked above, and again by the callback.
+        unsafe { bindings::up_write(lock) };
+    }
+
+    /// Sleeps without the lock, which who holds a page may need to let go of it.
+    unsafe extern "C" fn wait_unlocked_callback(inode: *mut bindings::inode) {
+        // SAFETY: `dax_break_layout()` passes the inode that it was called for, with the lock held by
+        // `revoke_inode`, and has set the task's state.
+        unsafe {
+            let lock = &raw mut (*(*inode).i_mapping).invalidate_lock;
+            bindings::up_write(lock);
+            bindings::schedule();
+            bindings::down_write(lock);
         }
     }
 
