@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+//! One boot: initramfs, QEMU, its logs, and the verdict.
+
+use crate::cpio::Archive;
+use crate::qemu::{self, Accel, Machine, Serial};
+use crate::spec::{Boot, Fixture, TCG_FACTOR};
+use crate::ui::Ui;
+use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Set by SIGINT and SIGTERM.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// What to run, and where.
+#[derive(Clone, Debug)]
+pub struct Env {
+    pub top: PathBuf,
+    pub out: PathBuf,
+    /// vmlinuz, or the vmlinux that is packed in it.
+    pub kernel: PathBuf,
+    pub base: PathBuf,
+    pub guest: PathBuf,
+    pub ko: PathBuf,
+    pub krel: String,
+    pub accel: Accel,
+}
+
+impl Env {
+    pub fn factor(&self) -> u64 {
+        match self.accel {
+            Accel::Tcg => TCG_FACTOR,
+            Accel::Kvm => 1,
+        }
+    }
+}
+
+pub struct Booted {
+    pub verdict: Verdict,
+    /// Seconds of each test that has a result.
+    pub times: BTreeMap<String, f64>,
+    pub seconds: f64,
+}
+
+fn ctx<T>(r: std::io::Result<T>, what: &Path) -> Result<T, String> {
+    r.map_err(|e| format!("{}: {e}", what.display()))
+}
+
+/// The instructions for the guest's init, one per line.
+pub fn plan(boot: &Boot, factor: u64, mode: &str) -> String {
+    let mut p = format!("mode {mode}\ndriver {}\n", boot.driver);
+    if !boot.params.is_empty() {
+        p += &format!("params {}\n", boot.params.join(" "));
+    }
+    p += match boot.end {
+        End::Exit => "end exit\n",
+        End::PowerCut => "end power-cut\n",
+    };
+    if let Some(f) = &boot.fault {
+        p += &format!("fault {f}\n");
+    }
+    for t in &boot.tests {
+        p += &format!("test {} {}\n", t.name, t.timeout * factor);
+    }
+    p
+}
+
+/// The base image with the files of this boot on top.
+pub fn initrd(env: &Env, plan: &str, to: &Path) -> Result<(), String> {
+    let mut a = Archive::new();
+    a.dir("dev");
+    a.chardev("dev/console", 5, 1);
+    a.file("init", 0o755, &ctx(fs::read(&env.guest), &env.guest)?);
+    a.file("plan", 0o644, plan.as_bytes());
+    if env.ko.exists() {
+        a.file("rpmem.ko", 0o644, &ctx(fs::read(&env.ko), &env.ko)?);
+    }
+    // ndctl loads drivers by alias; which driver gets a namespace is for the plan to say.
+    a.dir("etc");
+    a.dir("etc/modprobe.d");
+    a.file(
+        "etc/modprobe.d/rpmem-guest.conf",
+        0o644,
+        b"blacklist nd_pmem\n",
+    );
+    let bind = env.top.join("scripts/rpmem-bind");
+    if bind.exists() {
+        a.file("usr/sbin/rpmem-bind", 0o755, &ctx(fs::read(&bind), &bind)?);
+    }
+    ctx(fs::copy(&env.base, to), &env.base)?;
+    let mut f = ctx(fs::OpenOptions::new().append(true).open(to), to)?;
+    ctx(f.write_all(&a.finish()), to)
+}
+
+pub fn cmdline(fixture: &Fixture, boot: &Boot) -> String {
+    // Early boot is quiet because every character on an emulated UART is slow; init turns
+    // the console up before it loads the driver.
+    let mut c = String::from("console=ttyS0 loglevel=5 panic=-1 oops=panic");
+    if boot.allow_splat.is_empty() {
+        c += " panic_on_warn=1";
+    }
+    for more in [&fixture.cmdline, &boot.cmdline] {
+        if !more.is_empty() {
+            c += " ";
+            c += more;
+        }
+    }
+    c
+}
+
+/// Sparse backing files, fresh.
+pub fn create_backing(fixture: &Fixture, dir: &Path) -> Result<(), String> {
+    for (name, size) in qemu::backing(fixture) {
+        let path = dir.join(name);
+        let f = ctx(File::create(&path), &path)?;
+        ctx(f.set_len(size), &path)?;
+    }
+    Ok(())
+}
+
+pub fn remove_backing(fixture: &Fixture, dir: &Path) {
+    for (name, _) in qemu::backing(fixture) {
+        let _ = fs::remove_file(dir.join(name));
+    }
+}
+
+/// Start QEMU so that it cannot outlive this thread, not even after SIGKILL of the harness.
+pub fn spawn(
+    args: &[String],
+    own_group: bool,
+    setup: impl Fn(&mut Command),
+) -> std::io::Result<Child> {
+    let mut cmd = Command::new(qemu::BINARY);
+    cmd.args(args);
+    setup(&mut cmd);
+    // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+    unsafe {
+        cmd.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    if own_group {
+        // Ctrl-C is for the harness, which then kills QEMU and cleans up.
+        cmd.process_group(0);
+    }
+    cmd.spawn()
+}
+
+pub struct Job<'a> {
+    pub env: &'a Env,
+    pub fixture: &'a Fixture,
+    pub boot: &'a Boot,
+    /// Has the backing files.
+    pub dir: &'a Path,
+    /// Gets everything else.
+    pub logs: &'a Path,
+    /// For the progress display.
+    pub label: &'a str,
+}
+
+/// `on_line` sees each line of the KTAP channel as it comes.
+pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, String> {
+    let Job {
+        env,
+        fixture,
+        boot,
+        dir,
+        logs,
+        label,
+    } = *job;
+    let began = Instant::now();
+    ctx(fs::create_dir_all(logs), logs)?;
+    let plan = plan(boot, env.factor(), "test");
+    ctx(fs::write(logs.join("plan"), &plan), logs)?;
+    let image = logs.join("initrd");
+    initrd(env, &plan, &image)?;
+    let cmdline = cmdline(fixture, boot);
+    let args = qemu::args(&Machine {
+        fixture,
+        accel: env.accel,
+        kernel: &env.kernel,
+        initrd: &image,
+        cmdline: &cmdline,
+        dir,
+        logs,
+        serial: Serial::Logged,
+    });
+    let about = format!(
+        "# kernel {}\n# fixture {}\n# driver {} {}\n# accelerator {}\n{} {}\n",
+        env.krel,
+        fixture.name,
+        boot.driver,
+        boot.params.join(" "),
+        env.accel.name(),
+        qemu::BINARY,
+        qemu::quoted(&args)
+    );
+    ctx(fs::write(logs.join("cmd"), about), logs)?;
+    ctx(fs::write(logs.join("console.log"), ""), logs)?;
+    let stderr = ctx(File::create(logs.join("qemu.log")), logs)?;
+    let mut ktap = ctx(File::create(logs.join("ktap.log")), logs)?;
+
+    let mut ktap_text = String::new();
+    let mut times = BTreeMap::new();
+    let limit = Duration::from_secs(boot.limit(env.factor()));
+    let child = spawn(&args, true, |c| {
+        let err = stderr.try_clone().expect("dup of a log file");
+        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
+    });
+    let ended = match child {
+        Err(e) => Ended::NotStarted(format!("{}: {e}", qemu::BINARY)),
+        Ok(mut child) => {
+            let stdout = child.stdout.take().expect("piped");
+            let (tx, rx) = mpsc::channel();
+            let reader = std::thread::spawn(move || {
+                let mut r = BufReader::new(stdout);
+                let mut buf = Vec::new();
+                while matches!(r.read_until(b'\n', &mut buf), Ok(n) if n > 0) {
+                    let line = String::from_utf8_lossy(&buf)
+                        .trim_end_matches(['\r', '\n'])
+                        .to_string();
+                    buf.clear();
+                    if tx.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+            let mut kill_for = None;
+            let mut started: Option<(String, Instant)> = None;
+            let mut done = 0;
+            let status = loop {
+                match rx.recv_timeout(Duration::from_millis(50)) {
+                    Ok(line) => {
+                        if line == CUT_MARKER && kill_for.is_none() {
+                            kill_for = Some(Ended::PowerCut);
+                            let _ = child.kill();
+                        }
+                        let _ = writeln!(ktap, "{line}");
+                        ktap_text += &line;
+                        ktap_text.push('\n');
+                        if let Some(name) = line.strip_prefix("# rpmem: start ") {
+                            started = Some((name.to_string(), Instant::now()));
+                        } else if line.starts_with("ok ") || line.starts_with("not ok ") {
+                            done += 1;
+                            if let Some((name, at)) = started.take() {
+                                times.insert(name, at.elapsed().as_secs_f64());
+                            }
+                        }
+                        on_line(&line);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {
+                        let now = started.as_ref().map_or("booting", |s| s.0.as_str());
+                        ui.progress(&format!("{label}: {done}/{} {now}", boot.tests.len()));
+                    }
+                    Err(RecvTimeoutError::Disconnected) => {
+                        // Standard output is closed: QEMU is ending, or stuck and killed below.
+                        std::thread::sleep(Duration::from_millis(5));
+                        if let Some(s) = ctx(child.try_wait(), logs)? {
+                            break s;
+                        }
+                    }
+                }
+                if kill_for.is_none() {
+                    if interrupted() {
+                        kill_for = Some(Ended::Interrupted);
+                    } else if began.elapsed() > limit {
+                        kill_for = Some(Ended::Timeout);
+                    }
+                    if kill_for.is_some() {
+                        let _ = child.kill();
+                    }
+                }
+            };
+            let _ = reader.join();
+            match (kill_for, status.code()) {
+                (Some(why), None) => why,
+                (_, Some(code)) => Ended::Exited(code),
+                (None, None) => Ended::Signalled(status.signal().unwrap_or(0)),
+            }
+        }
+    };
+    let _ = fs::remove_file(&image);
+    let console = ctx(fs::read(logs.join("console.log")), logs)?;
+    let console = String::from_utf8_lossy(&console);
+    let verdict = verdict::judge(&verdict::Input {
+        expected: &boot.expected(),
+        end: boot.end,
+        ended,
+        ktap: &ktap_text,
+        console: &console,
+        expect_console: &boot.expect_console,
+        allow_splat: &boot.allow_splat,
+    });
+    Ok(Booted {
+        verdict,
+        times,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}

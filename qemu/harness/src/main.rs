@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Boots guests on machines described as data, runs tests in them, and gives a verdict that
+//! fails closed. See `spec.rs` for fixtures and scenarios, `verdict.rs` for what green means.
+
+mod boot;
+mod cpio;
+mod demo;
+mod host;
+mod image;
+mod qemu;
+mod run;
+mod selftest;
+mod spec;
+mod ui;
+mod verdict;
+
+use boot::{interrupted, Env, Job, INTERRUPTED};
+use qemu::Accel;
+use run::Counts;
+use spec::{Boot, Fixture, Scenario};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use ui::Ui;
+
+const USAGE: &str = "\
+usage: rpmem-qemu [options] COMMAND
+
+  test [--scenario S]... [--test T]   run scenarios, all by default; with --test only the
+                                      boots that T needs
+  selftest                            check the verdict on live guests that misbehave
+  demo                                show the main job
+  shell --fixture F                   an interactive shell in a guest
+  list                                fixtures, scenarios and their tests
+  check                               every registered test is in a scenario, and the reverse
+
+options:
+  --accel tcg|kvm|auto   default tcg; kvm only after a probe boot has proved it
+  --driver rpmem|nd_pmem|none         for shell and demo; default rpmem
+  --jobs N                            guests at a time
+
+environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL,
+and RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko)";
+
+#[derive(Default)]
+struct Options {
+    command: String,
+    scenarios: Vec<String>,
+    test: Option<String>,
+    fixture: Option<String>,
+    accel: String,
+    driver: Option<String>,
+    jobs: Option<usize>,
+}
+
+fn options() -> Result<Options, String> {
+    let mut o = Options {
+        accel: "tcg".into(),
+        ..Default::default()
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(a) = args.next() {
+        let mut value = || args.next().ok_or(format!("{a} needs a value"));
+        match a.as_str() {
+            "--scenario" => o.scenarios.push(value()?),
+            "--test" => o.test = Some(value()?),
+            "--fixture" => o.fixture = Some(value()?),
+            "--accel" => o.accel = value()?,
+            "--driver" => o.driver = Some(value()?),
+            "--jobs" => {
+                let n = value()?.parse().ok().filter(|n| *n > 0);
+                o.jobs = Some(n.ok_or("--jobs needs a number above 0")?);
+            }
+            "-h" | "--help" | "help" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            c if !c.starts_with('-') && o.command.is_empty() => o.command = c.into(),
+            other => return Err(format!("unknown argument {other}\n{USAGE}")),
+        }
+    }
+    if o.command.is_empty() {
+        return Err(USAGE.into());
+    }
+    Ok(o)
+}
+
+fn need(name: &str) -> Result<PathBuf, String> {
+    match std::env::var_os(name) {
+        Some(v) if !v.is_empty() => Ok(v.into()),
+        _ => Err(format!("{name} is not set")),
+    }
+}
+
+fn environment() -> Result<Env, String> {
+    let out = need("RPMEM_OUT")?;
+    let env = Env {
+        top: need("RPMEM_TOP")?,
+        kernel: need("RPMEM_VMLINUZ")?,
+        base: need("RPMEM_GUEST_BASE")?,
+        guest: need("RPMEM_GUEST_BIN")?,
+        ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
+        krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
+        out,
+        accel: Accel::Tcg,
+    };
+    for f in [&env.kernel, &env.base, &env.guest] {
+        if !f.is_file() {
+            return Err(format!("{}: no such file", f.display()));
+        }
+    }
+    Ok(env)
+}
+
+/// Guests at a time: they wait little, so more than there are CPUs would only run into timeouts.
+fn cpus() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4)
+}
+
+extern "C" fn on_signal(_: i32) {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+fn catch_signals() {
+    for s in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic.
+        unsafe { libc::signal(s, on_signal as extern "C" fn(i32) as libc::sighandler_t) };
+    }
+}
+
+struct Tree {
+    fixtures: BTreeMap<String, Fixture>,
+    scenarios: Vec<Scenario>,
+}
+
+fn load(env: &Env) -> Result<Tree, String> {
+    let mut fixtures = BTreeMap::new();
+    for (name, text) in spec::load_dir(&env.top.join("qemu/fixtures"))? {
+        fixtures.insert(name.clone(), spec::fixture(&name, &text)?);
+    }
+    let mut scenarios = Vec::new();
+    for (name, text) in spec::load_dir(&env.top.join("tests/scenarios"))? {
+        let s = spec::scenario(&name, &text)?;
+        if !fixtures.contains_key(&s.fixture) {
+            return Err(format!("scenario {name}: no fixture {}", s.fixture));
+        }
+        scenarios.push(s);
+    }
+    Ok(Tree {
+        fixtures,
+        scenarios,
+    })
+}
+
+/// Tests that the guest program knows.
+fn registry(env: &Env) -> Result<BTreeSet<String>, String> {
+    let out = std::process::Command::new(&env.guest)
+        .arg("--list")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("{}: {e}", env.guest.display()))?;
+    if !out.status.success() {
+        return Err(format!("{} --list: {}", env.guest.display(), out.status));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .map(str::to_string)
+        .collect())
+}
+
+/// Scenarios and registry must name the same tests.
+fn check(env: &Env, tree: &Tree) -> Result<(), String> {
+    let known = registry(env)?;
+    let used: BTreeSet<String> = tree
+        .scenarios
+        .iter()
+        .flat_map(|s| &s.boots)
+        .flat_map(|b| b.tests.iter().map(|t| t.name.clone()))
+        .collect();
+    // One of the harness's own cases names a test that does not exist, on purpose.
+    let own: BTreeSet<String> = selftest::tests_used()
+        .into_iter()
+        .chain(demo::tests_used())
+        .collect();
+    let mut wrong: Vec<String> = Vec::new();
+    wrong.extend(
+        used.difference(&known)
+            .map(|t| format!("in a scenario, but no such test: {t}")),
+    );
+    wrong.extend(
+        known
+            .iter()
+            .filter(|t| !used.contains(*t) && !own.contains(*t))
+            .map(|t| format!("in no scenario: {t}")),
+    );
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(wrong.join("\n"))
+}
+
+/// The part of a scenario that `test` needs.
+fn narrow(s: &Scenario, test: &str) -> Option<Scenario> {
+    let at = s
+        .boots
+        .iter()
+        .position(|b| b.tests.iter().any(|t| t.name == test))?;
+    let mut s = s.clone();
+    s.boots.truncate(at + 1);
+    let b = s.boots.last_mut()?;
+    let n = b.tests.iter().position(|t| t.name == test)?;
+    if b.end == verdict::End::PowerCut {
+        // The last test is the one that asks for the cut.
+        let last = b.tests.len() - 1;
+        if n != last && !b.chained {
+            b.tests = vec![b.tests[n].clone(), b.tests[last].clone()];
+        }
+    } else {
+        b.tests.truncate(n + 1);
+        if !b.chained {
+            b.tests.drain(..n);
+        }
+    }
+    // A part of the tests need not write every line that the whole boot does.
+    if !b.chained {
+        b.expect_console.clear();
+    }
+    Some(s)
+}
+
+/// A guest that boots and passes under KVM is the only proof that KVM works.
+fn probe_kvm(env: &Env, fixture: &Fixture, ui: &Ui) -> bool {
+    if !std::path::Path::new("/dev/kvm").exists() {
+        return false;
+    }
+    let env = Env {
+        accel: Accel::Kvm,
+        ..env.clone()
+    };
+    let mut b = Boot::named(&["self_pass"], "none");
+    b.total_timeout = Some(20);
+    let Ok(dir) = run::run_dir(&env, "probe-kvm") else {
+        return false;
+    };
+    let job = Job {
+        env: &env,
+        fixture,
+        boot: &b,
+        dir: &dir,
+        logs: &dir,
+        label: "probing KVM",
+    };
+    boot::run(&job, ui, |_| {}).is_ok_and(|r| r.verdict.green())
+}
+
+fn choose_accel(env: &mut Env, wish: &str, tree: &Tree, ui: &Ui) -> Result<(), String> {
+    let none = tree.fixtures.get("none").ok_or("no fixture \"none\"")?;
+    env.accel = match wish {
+        "tcg" => Accel::Tcg,
+        "auto" if probe_kvm(env, none, ui) => Accel::Kvm,
+        "auto" => Accel::Tcg,
+        "kvm" if probe_kvm(env, none, ui) => Accel::Kvm,
+        "kvm" => return Err("KVM does not boot a guest here".into()),
+        other => return Err(format!("unknown accelerator {other}")),
+    };
+    Ok(())
+}
+
+fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
+    let whole = o.scenarios.is_empty() && o.test.is_none();
+    if let Err(e) = check(env, tree) {
+        if whole {
+            return Err(e);
+        }
+        ui.line(&format!("note: {e}"));
+    }
+    for s in &o.scenarios {
+        if !tree.scenarios.iter().any(|t| t.name == *s) {
+            return Err(format!("no scenario {s}"));
+        }
+    }
+    let chosen: Vec<Scenario> = tree
+        .scenarios
+        .iter()
+        .filter(|s| o.scenarios.is_empty() || o.scenarios.contains(&s.name))
+        .filter(|s| o.fixture.as_ref().is_none_or(|f| s.fixture == *f))
+        .filter_map(|s| match &o.test {
+            None => Some(s.clone()),
+            Some(t) => narrow(s, t),
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Err("no scenario has that test and fixture".into());
+    }
+    let file = env.out.join("results/guest.counts");
+    let _ = std::fs::remove_file(&file);
+    if !env.ko.is_file()
+        && chosen
+            .iter()
+            .any(|s| s.boots.iter().any(|b| b.driver == "rpmem"))
+    {
+        return Err(format!("{}: no such file", env.ko.display()));
+    }
+    ui.stage(&format!(
+        "{} scenarios on kernel {}, {}",
+        chosen.len(),
+        env.krel,
+        env.accel.name()
+    ));
+
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let total = std::sync::Mutex::new((Counts::default(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..o.jobs.unwrap_or_else(cpus) {
+            scope.spawn(|| loop {
+                let Some(s) = chosen.get(next.fetch_add(1, Ordering::SeqCst)) else {
+                    break;
+                };
+                if interrupted() {
+                    break;
+                }
+                let r = run::scenario(env, s, &tree.fixtures, ui);
+                let mut t = total.lock().unwrap();
+                match r {
+                    Ok(out) => {
+                        t.0.add(out.counts);
+                        if !out.green {
+                            t.1.push(s.name.clone());
+                        }
+                    }
+                    Err(e) => {
+                        ui.line(&format!("  FAILED  {}: {e}", s.name));
+                        t.0.failed += s.boots.iter().map(|b| b.tests.len()).sum::<usize>();
+                        t.1.push(s.name.clone());
+                    }
+                }
+            });
+        }
+    });
+    let (counts, red) = total.into_inner().unwrap();
+    if interrupted() {
+        return Ok(false);
+    }
+    counts.write(&file)?;
+    let which = if red.is_empty() {
+        String::new()
+    } else {
+        format!("; red: {}", red.join(" "))
+    };
+    ui.stage(&format!(
+        "guest tests: {} passed, {} failed{which}",
+        counts.passed, counts.failed
+    ));
+    Ok(red.is_empty() && counts.failed == 0 && counts.passed > 0)
+}
+
+fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
+    let name = o.fixture.as_deref().ok_or("shell needs --fixture F")?;
+    let fixture = tree
+        .fixtures
+        .get(name)
+        .ok_or_else(|| format!("no fixture {name}"))?;
+    let driver = o.driver.as_deref().unwrap_or("rpmem");
+    if driver == "rpmem" && !env.ko.is_file() {
+        return Err(format!("{}: no such file", env.ko.display()));
+    }
+    let mut b = Boot::named(&[], driver);
+    // A user may provoke whatever he likes without losing the machine.
+    b.allow_splat = vec!["".into()];
+    let dir = run::run_dir(env, &format!("shell-{name}"))?;
+    boot::create_backing(fixture, &dir)?;
+    let image = dir.join("initrd");
+    boot::initrd(env, &boot::plan(&b, 1, "shell"), &image)?;
+    let args = qemu::args(&qemu::Machine {
+        fixture,
+        accel: env.accel,
+        kernel: &env.kernel,
+        initrd: &image,
+        cmdline: &boot::cmdline(fixture, &b),
+        dir: &dir,
+        logs: &dir,
+        serial: qemu::Serial::Interactive,
+    });
+    // In the foreground group of the terminal: the keys are for the guest.
+    let status = boot::spawn(&args, false, |_| {})
+        .and_then(|mut c| c.wait())
+        .map_err(|e| format!("{}: {e}", qemu::BINARY));
+    let _ = std::fs::remove_dir_all(&dir);
+    // Ctrl-A X ends QEMU with 0.
+    Ok(matches!(status?.code(), Some(0 | verdict::EXIT_FINISHED)))
+}
+
+fn list(tree: &Tree) {
+    println!("fixtures:");
+    for f in tree.fixtures.values() {
+        println!("  {:<14} {}", f.name, f.summary);
+    }
+    println!("scenarios:");
+    for s in &tree.scenarios {
+        println!("  {:<14} {} [{}]", s.name, s.summary, s.fixture);
+        for (n, b) in s.boots.iter().enumerate() {
+            let end = match b.end {
+                verdict::End::Exit => "",
+                verdict::End::PowerCut => ", ends with a power cut",
+            };
+            println!(
+                "    boot {} ({} {}{end})",
+                n + 1,
+                b.driver,
+                b.params.join(" ")
+            );
+            for t in &b.tests {
+                println!("      {}", t.name);
+            }
+        }
+    }
+}
+
+fn real_main(ui: &Ui) -> Result<bool, String> {
+    let o = options()?;
+    let mut env = environment()?;
+    let tree = load(&env)?;
+    if o.command != "shell" {
+        catch_signals();
+    }
+    if ["test", "selftest", "demo", "shell"].contains(&o.command.as_str()) {
+        env.kernel = image::unpacked(&env.kernel, &env.out.join("vmlinux"));
+        choose_accel(&mut env, &o.accel, &tree, ui)?;
+    }
+    match o.command.as_str() {
+        "test" => test(&env, &tree, &o, ui),
+        "selftest" => selftest::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
+        "demo" => demo::run(
+            &env,
+            &tree.fixtures,
+            o.driver.as_deref().unwrap_or("rpmem"),
+            ui,
+        ),
+        "shell" => shell(&env, &tree, &o),
+        "list" => {
+            list(&tree);
+            Ok(true)
+        }
+        "check" => check(&env, &tree).map(|()| true),
+        other => Err(format!("unknown command {other}\n{USAGE}")),
+    }
+}
+
+fn main() {
+    let ui = Ui::new();
+    let status = match real_main(&ui) {
+        _ if interrupted() => {
+            ui.line("interrupted");
+            130
+        }
+        Ok(true) => 0,
+        Ok(false) => 1,
+        Err(e) => {
+            eprintln!("rpmem-qemu: {e}");
+            2
+        }
+    };
+    std::process::exit(status);
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs scenarios: their boots one after the other on the same backing files.
+
+use crate::boot::{self, interrupted, Booted, Env, Job};
+use crate::host::{self, Snapshots};
+use crate::spec::{Fixture, HostAction, Scenario};
+use crate::ui::Ui;
+use crate::verdict::Status;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Runs whose logs are kept.
+const KEEP_RUNS: usize = 100;
+
+#[derive(Default, Debug, Clone, Copy)]
+pub struct Counts {
+    pub passed: usize,
+    pub failed: usize,
+}
+
+impl Counts {
+    pub fn add(&mut self, c: Counts) {
+        self.passed += c.passed;
+        self.failed += c.failed;
+    }
+
+    pub fn write(&self, path: &Path) -> Result<(), String> {
+        let dir = path.parent().expect("a file in a folder");
+        fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        fs::write(path, format!("{} {}\n", self.passed, self.failed))
+            .map_err(|e| format!("{}: {e}", path.display()))
+    }
+}
+
+pub struct Outcome {
+    pub counts: Counts,
+    /// Reasons per boot, empty where it was green; fewer boots than the scenario has if one was red.
+    pub boots: Vec<Vec<String>>,
+    pub green: bool,
+}
+
+/// "20260131T235959Z"
+pub fn utc() -> String {
+    let t = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let (days, secs) = ((t / 86400) as i64, t % 86400);
+    // Civil date from days since 1970, by eras of 400 years.
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
+        secs / 3600,
+        secs / 60 % 60,
+        secs % 60
+    )
+}
+
+pub fn run_dir(env: &Env, name: &str) -> Result<PathBuf, String> {
+    let runs = env.out.join("runs");
+    prune(&runs);
+    let stem = format!("{}-{name}", utc());
+    fs::create_dir_all(&runs).map_err(|e| format!("{}: {e}", runs.display()))?;
+    // Two runs of one name in one second get different folders.
+    for n in 0..1000 {
+        let dir = runs.join(if n == 0 {
+            stem.clone()
+        } else {
+            format!("{stem}.{n}")
+        });
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(format!("{}: {e}", dir.display())),
+        }
+    }
+    Err(format!("{}: no free name", runs.display()))
+}
+
+/// Remove the oldest runs; names begin with the time.
+fn prune(runs: &Path) {
+    let mut dirs: Vec<PathBuf> = fs::read_dir(runs)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    dirs.sort();
+    let surplus = dirs.len().saturating_sub(KEEP_RUNS);
+    for d in &dirs[..surplus] {
+        let _ = fs::remove_dir_all(d);
+    }
+}
+
+fn actions(list: &[HostAction], dir: &Path, snaps: &mut Snapshots) -> Vec<String> {
+    list.iter()
+        .filter_map(|a| host::act(a, dir, snaps).err())
+        .collect()
+}
+
+/// One line per test, and the counts of a boot.
+fn report(name: &str, b: &Booted, extra: &[String], ui: &Ui) -> Counts {
+    let mut c = Counts::default();
+    for (test, status) in &b.verdict.tests {
+        let time = b
+            .times
+            .get(test)
+            .map_or(String::new(), |t| format!(" ({t:.1} s)"));
+        match status {
+            Status::Pass => {
+                c.passed += 1;
+                ui.line(&format!("  ok      {name}/{test}{time}"));
+            }
+            Status::Skip(why) => ui.line(&format!("  skip    {name}/{test}: {why}")),
+            Status::Fail(why) => {
+                c.failed += 1;
+                ui.line(&format!("  FAILED  {name}/{test}{time}: {why}"));
+            }
+            Status::Missing => {
+                c.failed += 1;
+                ui.line(&format!("  MISSING {name}/{test}"));
+            }
+        }
+    }
+    if c.failed == 0 && (!b.verdict.green() || !extra.is_empty()) {
+        // Every test passed and the boot is red all the same.
+        c.failed = 1;
+    }
+    c
+}
+
+/// `fixtures` has every machine by name.
+pub fn scenario(
+    env: &Env,
+    s: &Scenario,
+    fixtures: &BTreeMap<String, Fixture>,
+    ui: &Ui,
+) -> Result<Outcome, String> {
+    let fixture = fixtures
+        .get(&s.fixture)
+        .ok_or_else(|| format!("{}: no fixture {}", s.name, s.fixture))?;
+    let dir = run_dir(env, &s.name)?;
+    boot::create_backing(fixture, &dir)?;
+    let mut out = Outcome {
+        counts: Counts::default(),
+        boots: Vec::new(),
+        green: true,
+    };
+    let mut snaps = Snapshots::default();
+    for (n, b) in s.boots.iter().enumerate() {
+        let label = if s.boots.len() > 1 {
+            format!("{} boot {}", s.name, n + 1)
+        } else {
+            s.name.clone()
+        };
+        let mut extra = actions(&b.before, &dir, &mut snaps);
+        let logs = dir.join(format!("boot{}", n + 1));
+        let booted = boot::run(
+            &Job {
+                env,
+                fixture,
+                boot: b,
+                dir: &dir,
+                logs: &logs,
+                label: &label,
+            },
+            ui,
+            |_| {},
+        )?;
+        if interrupted() {
+            out.green = false;
+            break;
+        }
+        extra.extend(actions(&b.after, &dir, &mut snaps));
+        out.counts.add(report(&s.name, &booted, &extra, ui));
+        let mut reasons = booted.verdict.reasons;
+        reasons.extend(extra);
+        let green = reasons.is_empty();
+        ui.stage(&format!(
+            "{label}: {} ({}, {} {}, {:.1} s)",
+            if green { "green" } else { "RED" },
+            s.fixture,
+            b.driver,
+            b.params.join(" "),
+            booted.seconds
+        ));
+        for r in &reasons {
+            ui.line(&format!("    {r}"));
+        }
+        out.boots.push(reasons);
+        if !green {
+            out.green = false;
+            // Later boots build on this one; their tests count as failed.
+            for later in &s.boots[n + 1..] {
+                out.counts.failed += later.tests.len();
+                for t in &later.tests {
+                    ui.line(&format!("  NOT RUN {}/{}", s.name, t.name));
+                }
+            }
+            ui.line(&format!("    logs and backing files: {}", dir.display()));
+            break;
+        }
+    }
+    if out.green || interrupted() {
+        boot::remove_backing(fixture, &dir);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn time() {
+        let t = super::utc();
+        assert_eq!(t.len(), 16);
+        assert!(t.starts_with("20") && t.ends_with('Z'), "{t}");
+    }
+}
