@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=sh
+# Sourced by every script: where things are. Changes nothing on disk.
+#
+# Every cached artefact is keyed by a hash of all that it is made from, so a
+# changed package list or recipe names a new artefact and a stale one is
+# never used.
+
+if [ -f "${0%/*}/env.sh" ]; then
+	RPMEM_TOP=${0%/*}/..
+fi
+RPMEM_TOP=$(cd -P "${RPMEM_TOP:-.}" && pwd -P)
+[ -f "$RPMEM_TOP/scripts/env.sh" ] || {
+	echo "error: $RPMEM_TOP is not a clone of rpmem; set RPMEM_TOP or run the scripts by path" >&2
+	exit 1
+}
+RPMEM_CACHE=${RPMEM_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rpmem}
+case $RPMEM_CACHE in
+/*) ;;
+*) RPMEM_CACHE=$PWD/$RPMEM_CACHE ;;
+esac
+
+# rpmem_hash: short hash of stdin.
+rpmem_hash() {
+	sha256sum | cut -c1-12
+}
+
+RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
+
+# The build root: package lists and recipe.
+rpmem_root_key=$(cd "$RPMEM_TOP" &&
+	cat scripts/packages qemu/guest/packages scripts/stages/root | rpmem_hash)
+RPMEM_ROOT=$RPMEM_CACHE/roots/$rpmem_root_key
+
+# rpmem_kernel_dir RELEASE VERSION: the directory of that kernel. The compilers
+# of the root are part of the key: metadata made by another rustc is useless.
+rpmem_kernel_dir() {
+	printf '%s/kernels/%s-%s\n' "$RPMEM_CACHE" "$1" \
+		"$({ echo "$1 $2"; cat "$RPMEM_TOP/scripts/stages/kernel" \
+			"$RPMEM_ROOT/etc/rpmem-toolchain" 2>/dev/null; } | rpmem_hash)"
+}
+
+# The kernel that `scripts/prepare` chose last.
+RPMEM_KREL=
+RPMEM_KVERSION=
+if [ -f "$RPMEM_CACHE/resolved" ]; then
+	RPMEM_KREL=$(sed -n 's/^release=//p' "$RPMEM_CACHE/resolved")
+	RPMEM_KVERSION=$(sed -n 's/^version=//p' "$RPMEM_CACHE/resolved")
+fi
+RPMEM_KERNEL=$(rpmem_kernel_dir "${RPMEM_KREL:-none}" "${RPMEM_KVERSION:-none}")
+RPMEM_KDIR=$RPMEM_KERNEL/build
+RPMEM_KSRC=$RPMEM_KERNEL/source
+RPMEM_VMLINUZ=$RPMEM_KERNEL/image/boot/vmlinuz-$RPMEM_KREL
+RPMEM_KMODULES=$RPMEM_KERNEL/image/usr/lib/modules/$RPMEM_KREL
+
+# The guest image: programs of the root, modules of the kernel.
+rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
+	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules; } | rpmem_hash)
+RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
+
+export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
+export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
