@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0
+# The human front. The kernel's build reads Kbuild, not this.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+FIXTURE ?= nfit-raw
+
+all: modules ## (default) build rpmem.ko for the kernel tree KDIR
+
+modules: ## the same
+	+@scripts/host-make $(KDIR) modules
+
+modules_install: modules ## install it for that kernel
+	+@scripts/host-make $(KDIR) modules_install
+
+module: ## build rpmem.ko for Debian's newest supported kernel, in the build root
+	@scripts/build-module
+	@. scripts/env.sh && echo $$RPMEM_OUT/module/rpmem.ko
+
+demo: ## the main job, shown in virtual machines
+	@scripts/run-harness demo
+
+test: ## all tests; SCENARIO=name and TEST=name choose
+	@exec scripts/test "$(SCENARIO)" "$(TEST)"
+
+check: ## lint: shell, Rust, C style, unsafe counts
+	@scripts/check
+
+shell: ## a shell in a guest with the machine FIXTURE (nfit-raw)
+	@scripts/run-harness shell --fixture $(FIXTURE)
+
+prepare: ## make build root, kernel tree and guest image in the cache
+	@scripts/prepare
+
+kernel-tree: ## make a kernel tree with Rust metadata; prints it as KDIR
+	@scripts/prepare kernel
+	@. scripts/env.sh && echo KDIR=$$RPMEM_KDIR
+
+clean: ## remove what builds of this clone made
+	@scripts/clean
+
+clean-cache: ## remove the build root, kernels and images, too
+	@scripts/clean all
+
+help: ## this list
+	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
+	@echo 'KDIR=$(KDIR)'
+
+.PHONY: all modules modules_install module demo test check shell prepare kernel-tree clean clean-cache help
