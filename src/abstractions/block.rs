@@ -394,6 +394,10 @@ impl<T: Operations> NewDisk<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// For `__submit_bio()` only: `bio` is valid, was submitted to a live disk of type
+    /// `GenDisk<T>` whose queue usage counter the caller holds, and is given up to this function.
     unsafe extern "C" fn submit_bio_callback(bio: *mut bindings::bio) {
         // SAFETY: `__submit_bio()` passes a valid bio for a live disk of this type, whose
         // `private_data` is from `into_foreign()`; the queue usage counter that it holds keeps the

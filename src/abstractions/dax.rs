@@ -233,6 +233,10 @@ impl<T: Operations> Device<T> {
         unsafe { bindings::dax_get_private(dax_dev).cast::<T>().as_ref() }
     }
 
+    /// # Safety
+    ///
+    /// For `dax_direct_access()` only, under `dax_read_lock()`: `dax_dev` is valid, the out-pointers
+    /// are null or valid.
     unsafe extern "C" fn direct_access_callback(
         dax_dev: *mut bindings::dax_device,
         pgoff: c_ulong,
@@ -267,6 +271,9 @@ impl<T: Operations> Device<T> {
         translate().unwrap_or_else(|err| err.to_errno() as c_long)
     }
 
+    /// # Safety
+    ///
+    /// For `dax_zero_page_range()` only, under `dax_read_lock()`: `dax_dev` is valid.
     unsafe extern "C" fn zero_page_range_callback(
         dax_dev: *mut bindings::dax_device,
         pgoff: c_ulong,
@@ -282,6 +289,9 @@ impl<T: Operations> Device<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// For `dax_recovery_write()` only, under `dax_read_lock()`: `dax_dev` and `iter` are valid.
     unsafe extern "C" fn recovery_write_callback(
         dax_dev: *mut bindings::dax_device,
         pgoff: c_ulong,

@@ -222,6 +222,10 @@ impl PageMap {
     }
 
     /// Sleeps without the lock, which who holds a page may need to let go of it.
+    ///
+    /// # Safety
+    ///
+    /// For `dax_break_layout()` only, called by `revoke_inode`: that holds the lock and a reference.
     unsafe extern "C" fn wait_unlocked_callback(inode: *mut bindings::inode) {
         // SAFETY: `dax_break_layout()` passes the inode that it was called for, with the lock held by
         // `revoke_inode`, and has set the task's state.
@@ -263,6 +267,10 @@ impl PageMap {
         }
     }
 
+    /// # Safety
+    ///
+    /// For `memory_failure_dev_pagemap()` only: `pgmap` is the one of a live `PageMap`, and the pages
+    /// are in it.
     unsafe extern "C" fn memory_failure_callback(
         pgmap: *mut bindings::dev_pagemap,
         pfn: c_ulong,

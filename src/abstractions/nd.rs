@@ -241,8 +241,8 @@ impl<'a> Namespace<'a> {
     /// of the namespace device.
     pub(crate) fn probe(dev: &'a Device<Core<'_>>) -> Result<Self> {
         // SAFETY: `dev` is a device on the libnvdimm bus that is being probed.
-        let ndns =
-            from_err_ptr(unsafe { bindings::nvdimm_namespace_common_probe(device_raw(dev)) })?;
+        let ndns = unsafe { bindings::nvdimm_namespace_common_probe(device_raw(dev)) };
+        let ndns = from_err_ptr(ndns)?;
         // INVARIANT: The probed device is the namespace or holds the claim on it; both keep it
         // alive and unchanged while the device is bound, which `Device<Bound>` stands for.
         Ok(Self { dev, ndns })

@@ -44,6 +44,7 @@ unsafe impl<T> Sync for Attribute<T> {}
 
 impl<T: Operations> Attribute<T> {
     /// The C structure for `A`.
+    #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
     pub(crate) const fn new<A: BoolAttribute<T>>() -> Self {
         let mut attr: bindings::device_attribute = pin_init::zeroed();
         attr.attr.name = A::NAME.as_ptr().cast();
@@ -68,6 +69,9 @@ impl<T: Operations> Attribute<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// For `dev_attr_show()` only: `dev` is the device of a live disk that serves `T`, `buf` a page.
     unsafe extern "C" fn show_callback<A: BoolAttribute<T>>(
         dev: *mut bindings::device,
         _attr: *mut bindings::device_attribute,
@@ -85,6 +89,10 @@ impl<T: Operations> Attribute<T> {
         2
     }
 
+    /// # Safety
+    ///
+    /// For `dev_attr_store()` only: `dev` is the device of a live disk that serves `T`, `buf` a
+    /// null-terminated string of `len` bytes.
     unsafe extern "C" fn store_callback<A: BoolAttribute<T>>(
         dev: *mut bindings::device,
         _attr: *mut bindings::device_attribute,
@@ -129,6 +137,7 @@ unsafe impl<T> Sync for AttributeGroup<T> {}
 
 impl<T: Operations> AttributeGroup<T> {
     /// The attributes `attrs` in a folder `name`.
+    #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
     pub(crate) const fn new<const N: usize>(
         name: &'static CStr,
         attrs: &'static Attributes<T, N>,

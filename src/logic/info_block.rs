@@ -142,7 +142,7 @@ pub fn checksum(block: &[u8; SIZE]) -> u64 {
         }
         hi = hi.wrapping_add(lo.into());
     }
-    hi << 32 | u64::from(lo)
+    (hi << 32) | u64::from(lo)
 }
 
 /// Parses and verifies the info block of a namespace. `Ok(None)`: there is none (no signature).

@@ -300,5 +300,5 @@ fn checksum_is_fletcher64() {
         lo = lo.wrapping_add(w);
         hi += u64::from(lo);
     }
-    assert_eq!(checksum(&b), hi << 32 | u64::from(lo));
+    assert_eq!(checksum(&b), (hi << 32) | u64::from(lo));
 }
