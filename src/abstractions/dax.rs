@@ -235,8 +235,8 @@ impl<T: Operations> Device<T> {
 
     /// # Safety
     ///
-    /// For `dax_direct_access()` only, under `dax_read_lock()`: `dax_dev` is valid, the out-pointers
-    /// are null or valid.
+    /// For `dax_direct_access()` only, under `dax_read_lock()`: `dax_dev` is valid, the
+    /// out-pointers are null or valid.
     unsafe extern "C" fn direct_access_callback(
         dax_dev: *mut bindings::dax_device,
         pgoff: c_ulong,

@@ -29,7 +29,10 @@ use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
     device::Device,
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::{
         c_int,
         c_ulong,
@@ -180,9 +183,14 @@ impl PageMap {
                 }
                 User::Inode(inode) => {
                     // SAFETY: `inode` is a reference from `igrab()`.
-                    unsafe { Self::revoke_inode(inode) };
+                    let done = unsafe { Self::revoke_inode(inode) };
                     // SAFETY: As above; it is given up here.
                     unsafe { bindings::iput(inode) };
+                    if done.is_err() {
+                        // A signal ends the wait for a pin, not the need to wait.
+                        // SAFETY: We are in process context and hold no lock.
+                        unsafe { bindings::msleep(10) };
+                    }
                 }
                 User::Unknown => {
                     if waits == 1000 {
@@ -201,34 +209,38 @@ impl PageMap {
 
     /// Takes all DAX pages out of a file: unmaps them, waits for pins, and deletes the entries.
     ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS` if a signal has ended the wait.
+    ///
     /// # Safety
     ///
     /// The caller holds a reference to `inode`, whose file system uses DAX.
-    unsafe fn revoke_inode(inode: *mut bindings::inode) {
+    unsafe fn revoke_inode(inode: *mut bindings::inode) -> Result {
         // SAFETY: The caller guarantees that the inode is valid.
         let lock = unsafe { &raw mut (*(*inode).i_mapping).invalidate_lock };
         // Faults hold this lock shared from before they translate until their entry is in the
         // page tables (`filemap_invalidate_lock_shared()`), so that none is under way.
         // SAFETY: The lock is part of the inode.
         unsafe { bindings::down_write(lock) };
-        // The result does not matter: who is still there is found again and waited for.
         // SAFETY: The inode is valid, and locked as the callback expects.
-        unsafe {
-            let _ =
-                bindings::dax_break_layout(inode, 0, i64::MAX, Some(Self::wait_unlocked_callback));
+        let ret = unsafe {
+            bindings::dax_break_layout(inode, 0, i64::MAX, Some(Self::wait_unlocked_callback))
         };
         // SAFETY: Locked above, and again by the callback.
         unsafe { bindings::up_write(lock) };
+        to_result(ret)
     }
 
     /// Sleeps without the lock, which who holds a page may need to let go of it.
     ///
     /// # Safety
     ///
-    /// For `dax_break_layout()` only, called by `revoke_inode`: that holds the lock and a reference.
+    /// For `dax_break_layout()` only, called by `revoke_inode`: that holds the lock and a
+    /// reference.
     unsafe extern "C" fn wait_unlocked_callback(inode: *mut bindings::inode) {
-        // SAFETY: `dax_break_layout()` passes the inode that it was called for, with the lock held by
-        // `revoke_inode`, and has set the task's state.
+        // SAFETY: `dax_break_layout()` passes the inode that it was called for, with the lock held
+        // by `revoke_inode`, and has set the task's state.
         unsafe {
             let lock = &raw mut (*(*inode).i_mapping).invalidate_lock;
             bindings::up_write(lock);
@@ -269,8 +281,8 @@ impl PageMap {
 
     /// # Safety
     ///
-    /// For `memory_failure_dev_pagemap()` only: `pgmap` is the one of a live `PageMap`, and the pages
-    /// are in it.
+    /// For `memory_failure_dev_pagemap()` only: `pgmap` is the one of a live `PageMap`, and the
+    /// pages are in it.
     unsafe extern "C" fn memory_failure_callback(
         pgmap: *mut bindings::dev_pagemap,
         pfn: c_ulong,

@@ -236,7 +236,7 @@ impl<'a> Namespace<'a> {
     /// # Errors
     ///
     /// `EBUSY` if the raw personality is bound; `ENXIO` if another device claims the namespace;
-    /// `EACCES` if a DIMM is locked; `ENODEV` if the namespace is too small (16 MiB) or has no
+    /// `EACCES` if a DIMM is locked; `ENODEV` if the namespace is smaller than a page or has no
     /// uuid; `EOPNOTSUPP` if it is misaligned for struct pages. Context: may sleep, takes the lock
     /// of the namespace device.
     pub(crate) fn probe(dev: &'a Device<Core<'_>>) -> Result<Self> {
@@ -272,6 +272,19 @@ impl<'a> Namespace<'a> {
         // SAFETY: By the type invariants `ndns` is valid; the function gives a pointer to 16 bytes
         // that stay valid as the uuid does not change.
         unsafe { (*bindings::nd_dev_to_uuid(&raw mut (*self.ndns).dev)).b }
+    }
+
+    /// The uuid that the pfn device under probe was given, by its info block or by userspace.
+    pub(crate) fn pfn_uuid(&self) -> Option<[u8; 16]> {
+        let dev = device_raw(self.dev);
+        // SAFETY: The device is valid; if it is a pfn device, its uuid does not change under its
+        // lock, which probe holds.
+        unsafe {
+            if !bindings::is_nd_pfn(dev) {
+                return None;
+            }
+            Some((*bindings::to_nd_pfn(dev)).uuid.as_ref()?.b)
+        }
     }
 
     /// Whether personalities are to be ignored (sysfs `force_raw`).
@@ -315,8 +328,18 @@ impl<'a> Namespace<'a> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the range is taken; `ENOMEM`. Context: may sleep.
+    /// `ENODEV` if the namespace is smaller; `EBUSY` if the range is taken; `ENOMEM`. Context: may
+    /// sleep.
     pub(crate) fn enable(&self, size: u64) -> Result<RawAccess<'_, 'a>> {
+        let (first, last) = self.resource();
+        if last - first < size - 1 {
+            dev_err!(
+                self.dev,
+                "namespace is smaller than {} bytes, no device\n",
+                size
+            );
+            return Err(ENODEV);
+        }
         // SAFETY: The device is being probed and the namespace is valid.
         to_result(unsafe {
             bindings::devm_namespace_enable(device_raw(self.dev), self.ndns, size)

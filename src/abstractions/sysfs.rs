@@ -71,7 +71,8 @@ impl<T: Operations> Attribute<T> {
 
     /// # Safety
     ///
-    /// For `dev_attr_show()` only: `dev` is the device of a live disk that serves `T`, `buf` a page.
+    /// For `dev_attr_show()` only: `dev` is the device of a live disk that serves `T`, `buf` a
+    /// page.
     unsafe extern "C" fn show_callback<A: BoolAttribute<T>>(
         dev: *mut bindings::device,
         _attr: *mut bindings::device_attribute,

@@ -15,7 +15,11 @@
 #include <linux/range.h>
 #include <linux/uuid.h>
 
-struct nd_pfn;
+/* The head of the structure in drivers/nvdimm/nd.h; more follows. */
+struct nd_pfn {
+	int id;
+	uuid_t *uuid;
+};
 
 struct nd_namespace_common *nvdimm_namespace_common_probe(struct device *dev);
 int devm_namespace_enable(struct device *dev, struct nd_namespace_common *ndns,

@@ -126,7 +126,9 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
 /// Probes a namespace device: hands it to the personality that its info block asks for, or attaches
 /// a disk to the raw namespace.
 fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<Bound> {
-    {
+    let (first, last) = namespace.resource();
+    // A smaller one has no room for an info block.
+    if last - first >= info_block::RESERVE {
         let raw = namespace.enable(info_block::RESERVE)?;
         if raw.probe_personality(Personality::Btt)? {
             return Err(ENXIO);
@@ -148,7 +150,6 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
         }
     }
 
-    let (first, last) = namespace.resource();
     let range = namespace
         .should_map_pages()
         .then(|| PageMapRange::new(first, last));
@@ -157,7 +158,7 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
 
 /// What a user can do about an info block that was refused.
 const REMEDY: &str =
-    "see 'ndctl check-namespace', or 'ndctl zero-info-block' to give its contents up";
+    "'ndctl read-infoblock' shows it, 'ndctl destroy-namespace -f' gives the contents up";
 
 /// Reads and verifies the info block of a namespace. A damaged one, or one that cannot be read, is
 /// an error: what is in such a namespace is not known, so it is neither offered as a raw device nor
@@ -228,7 +229,16 @@ fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> Option<Info
 /// medium.
 fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageMapRange, u64)> {
     let raw = namespace.enable(info_block::RESERVE)?;
-    read_info_block(dev, namespace, &raw)?;
+    let mut uuid = [0; 16];
+    // A block with another uuid is left over from what was here before: userspace has asked for a
+    // new one, which libnvdimm writes. One with this device's uuid has to be as it should be.
+    if raw
+        .read(info_block::OFFSET + info_block::UUID_AT, &mut uuid)
+        .is_err()
+        || namespace.pfn_uuid() == Some(uuid)
+    {
+        read_info_block(dev, namespace, &raw)?;
+    }
 
     let (raw, range) = raw.setup_pfn()?;
     let block = match read_info_block(dev, namespace, &raw)? {

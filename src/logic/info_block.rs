@@ -13,6 +13,9 @@
 /// Offset of the info block in the namespace, in bytes.
 pub const OFFSET: u64 = 4096;
 
+/// Offset of the uuid of the personality in the info block, in bytes.
+pub const UUID_AT: u64 = 16;
+
 /// Size of the info block in bytes.
 pub const SIZE: usize = 4096;
 
