@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What tests are made of: results, commands, sysfs, modules, namespaces, waiting.
+
+// A toolbox: not every tool is in use at every time.
+#![allow(dead_code)]
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub enum Outcome {
+    Fail(String),
+    Skip(String),
+}
+
+impl From<String> for Outcome {
+    fn from(s: String) -> Self {
+        Outcome::Fail(s)
+    }
+}
+
+impl From<&str> for Outcome {
+    fn from(s: &str) -> Self {
+        Outcome::Fail(s.to_string())
+    }
+}
+
+impl From<std::io::Error> for Outcome {
+    fn from(e: std::io::Error) -> Self {
+        Outcome::Fail(e.to_string())
+    }
+}
+
+pub type TestResult<T = ()> = Result<T, Outcome>;
+
+pub struct Test {
+    pub name: &'static str,
+    pub run: fn(&mut Ctx) -> TestResult,
+}
+
+/// Return a failure with the place it happened.
+#[macro_export]
+macro_rules! fail {
+    ($($arg:tt)*) => {
+        return Err($crate::ctx::Outcome::Fail(format!("{}:{}: {}", file!(), line!(), format!($($arg)*))))
+    };
+}
+
+#[macro_export]
+macro_rules! skip {
+    ($($arg:tt)*) => {
+        return Err($crate::ctx::Outcome::Skip(format!($($arg)*)))
+    };
+}
+
+/// Fail unless the condition holds; more arguments are a message.
+#[macro_export]
+macro_rules! check {
+    ($cond:expr) => {
+        if !$cond {
+            $crate::fail!("not true: {}", stringify!($cond));
+        }
+    };
+    ($cond:expr, $($arg:tt)*) => {
+        if !$cond {
+            $crate::fail!("{}", format!($($arg)*));
+        }
+    };
+}
+
+#[macro_export]
+macro_rules! check_eq {
+    ($left:expr, $right:expr) => {
+        $crate::check_eq!($left, $right, "not equal")
+    };
+    ($left:expr, $right:expr, $($arg:tt)*) => {
+        match (&$left, &$right) {
+            (l, r) => {
+                if *l != *r {
+                    $crate::fail!("{}: {} is {:?}, must be {:?}", format!($($arg)*), stringify!($left), l, r);
+                }
+            }
+        }
+    };
+}
+
+/// Status and output of a command.
+pub struct Ran {
+    pub line: String,
+    /// Exit status; 128 + signal if it was killed.
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // The first line goes into the summary, so the tool's own word is in it.
+        let said = self
+            .err
+            .lines()
+            .chain(self.out.lines())
+            .map(str::trim)
+            .find(|l| !l.is_empty());
+        write!(
+            f,
+            "$ {}: status {}: {}",
+            self.line,
+            self.status,
+            said.unwrap_or("(no output)")
+        )?;
+        for l in self.out.lines().chain(self.err.lines()).take(30) {
+            write!(f, "\n    {l}")?;
+        }
+        Ok(())
+    }
+}
+
+pub const EXIT_FAIL: i32 = 1;
+pub const EXIT_SKIP: i32 = 4;
+/// A line from a test to init, on the same pipe as its diagnostics.
+pub const ASK_POWER_CUT: &str = "\u{1}power-cut";
+pub const SKIP_PREFIX: &str = "\u{1}skip ";
+
+/// Run one test in this process; the result is the exit status.
+pub fn run(t: &Test) -> i32 {
+    let mut c = Ctx::new();
+    let r = (t.run)(&mut c);
+    let _ = std::io::stdout().flush();
+    match r {
+        Ok(()) => 0,
+        Err(Outcome::Fail(why)) => {
+            println!("fail: {why}");
+            EXIT_FAIL
+        }
+        Err(Outcome::Skip(why)) => {
+            println!("{SKIP_PREFIX}{why}");
+            EXIT_SKIP
+        }
+    }
+}
+
+pub struct Ctx {
+    /// Driver under test, module parameters: as the scenario has them.
+    pub driver: String,
+    pub params: String,
+    dmesg_mark: String,
+}
+
+impl Ctx {
+    fn new() -> Self {
+        let env = |n: &str| std::env::var(n).unwrap_or_default();
+        let mut c = Ctx {
+            driver: env("RPMEM_DRIVER"),
+            params: env("RPMEM_PARAMS"),
+            dmesg_mark: String::new(),
+        };
+        c.mark_dmesg();
+        c
+    }
+
+    // Commands.
+
+    /// Run a command to its end, with its output captured.
+    pub fn run(&self, argv: &[&str]) -> TestResult<Ran> {
+        let line = argv.join(" ");
+        let out = Command::new(argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| format!("$ {line}: {e}"))?;
+        use std::os::unix::process::ExitStatusExt;
+        let status = out
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + out.status.signal().unwrap_or(0));
+        Ok(Ran {
+            line,
+            status,
+            out: String::from_utf8_lossy(&out.stdout).into_owned(),
+            err: String::from_utf8_lossy(&out.stderr).into_owned(),
+        })
+    }
+
+    /// Run a command that must succeed; its standard output.
+    pub fn ok(&self, argv: &[&str]) -> TestResult<String> {
+        let r = self.run(argv)?;
+        if r.status != 0 {
+            return Err(Outcome::Fail(r.to_string()));
+        }
+        Ok(r.out)
+    }
+
+    /// Run a command that must fail; all of its output.
+    pub fn fails(&self, argv: &[&str]) -> TestResult<String> {
+        let r = self.run(argv)?;
+        if r.status == 0 {
+            return Err(Outcome::Fail(format!("must fail: {r}")));
+        }
+        Ok(r.out + &r.err)
+    }
+
+    /// A shell script (bash, -e, pipefail) that must succeed; its standard output.
+    pub fn sh(&self, script: &str) -> TestResult<String> {
+        self.ok(&["bash", "-eo", "pipefail", "-c", script])
+    }
+
+    // Files, sysfs.
+
+    pub fn read(&self, path: impl AsRef<Path>) -> TestResult<String> {
+        let p = path.as_ref();
+        let s = fs::read_to_string(p).map_err(|e| format!("read {}: {e}", p.display()))?;
+        Ok(s.trim_end().to_string())
+    }
+
+    pub fn read_u64(&self, path: impl AsRef<Path>) -> TestResult<u64> {
+        let p = path.as_ref();
+        let s = self.read(p)?;
+        let v = match s.strip_prefix("0x") {
+            Some(h) => u64::from_str_radix(h, 16),
+            None => s.parse(),
+        };
+        v.map_err(|_| Outcome::Fail(format!("{}: not a number: {s:?}", p.display())))
+    }
+
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) -> TestResult {
+        self.try_write(&path)(text).map_err(|e| {
+            Outcome::Fail(format!(
+                "write {text:?} to {}: {e}",
+                path.as_ref().display()
+            ))
+        })
+    }
+
+    /// A writer that gives the bare error, for tests that want a certain errno.
+    pub fn try_write(&self, path: impl AsRef<Path>) -> impl Fn(&str) -> std::io::Result<()> {
+        let p = path.as_ref().to_path_buf();
+        move |text| {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(&p)?
+                .write_all(text.as_bytes())
+        }
+    }
+
+    // Waiting: always for a condition, with a deadline.
+
+    /// Poll until the condition holds. `what` completes "timed out waiting for ...".
+    pub fn wait_for(&self, what: &str, seconds: u64, mut cond: impl FnMut() -> bool) -> TestResult {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if cond() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(Outcome::Fail(format!(
+                    "timed out waiting for {what} ({seconds} s)"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn wait_exists(&self, path: impl AsRef<Path>) -> TestResult {
+        let p = path.as_ref();
+        self.wait_for(&p.display().to_string(), 20, || p.exists())
+    }
+
+    pub fn wait_gone(&self, path: impl AsRef<Path>) -> TestResult {
+        let p = path.as_ref();
+        self.wait_for(&format!("{} to go away", p.display()), 20, || !p.exists())
+    }
+
+    /// Let libnvdimm finish every probe that it runs in the background.
+    pub fn settle(&self) {
+        settle();
+    }
+
+    // Modules.
+
+    pub fn module_loaded(&self, name: &str) -> bool {
+        Path::new("/sys/module").join(name).join("refcnt").exists()
+    }
+
+    /// insmod of the module under test, with parameters like `a=1 b=2`.
+    pub fn insmod_rpmem(&self, params: &str) -> TestResult {
+        insmod(Path::new(init_ko()), params).map_err(Outcome::Fail)?;
+        self.settle();
+        Ok(())
+    }
+
+    /// rmmod; the errno of a refusal is the inner error (EBUSY: in use).
+    pub fn try_rmmod(&self, name: &str) -> std::io::Result<()> {
+        let n = std::ffi::CString::new(name).expect("no NUL in a module name");
+        // SAFETY: a NUL-terminated string that lives through the call.
+        let r = unsafe { libc::syscall(libc::SYS_delete_module, n.as_ptr(), libc::O_NONBLOCK) };
+        if r == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+
+    pub fn rmmod(&self, name: &str) -> TestResult {
+        self.try_rmmod(name)
+            .map_err(|e| Outcome::Fail(format!("rmmod {name}: {e}")))
+    }
+
+    pub fn modprobe(&self, name: &str) -> TestResult {
+        self.ok(&["modprobe", name])?;
+        self.settle();
+        Ok(())
+    }
+
+    /// Load the driver that the scenario names, if it is not there yet.
+    pub fn load_driver(&self) -> TestResult {
+        match self.driver.as_str() {
+            "rpmem" if !self.module_loaded("rpmem") => self.insmod_rpmem(&self.params),
+            "nd_pmem" if !self.module_loaded("nd_pmem") => self.modprobe("nd_pmem"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Name of the driver in /sys/bus/nd/drivers.
+    pub fn driver_name(&self) -> &str {
+        &self.driver
+    }
+
+    // The nd bus.
+
+    /// Names of the devices on the nd bus that start with `prefix`, sorted.
+    pub fn nd_devices(&self, prefix: &str) -> Vec<String> {
+        let mut v: Vec<String> = fs::read_dir("/sys/bus/nd/devices")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .filter(|n| n.starts_with(prefix))
+            .collect();
+        v.sort();
+        v
+    }
+
+    pub fn nd(&self, device: &str) -> PathBuf {
+        Path::new("/sys/bus/nd/devices").join(device)
+    }
+
+    /// Namespaces that have a size (libnvdimm keeps empty seeds as well).
+    pub fn namespaces(&self) -> Vec<String> {
+        let sized =
+            |n: &String| fs::read_to_string(self.nd(n).join("size")).is_ok_and(|s| s.trim() != "0");
+        self.nd_devices("namespace")
+            .into_iter()
+            .filter(sized)
+            .collect()
+    }
+
+    /// The only namespace with a size.
+    pub fn namespace(&self) -> TestResult<String> {
+        match self.namespaces().as_slice() {
+            [one] => Ok(one.clone()),
+            other => Err(Outcome::Fail(format!(
+                "one namespace expected, there are {other:?}"
+            ))),
+        }
+    }
+
+    pub fn regions(&self) -> Vec<String> {
+        self.nd_devices("region")
+    }
+
+    /// Driver that an nd device is bound to.
+    pub fn bound_to(&self, device: &str) -> Option<String> {
+        let l = fs::read_link(self.nd(device).join("driver")).ok()?;
+        Some(l.file_name()?.to_string_lossy().into_owned())
+    }
+
+    pub fn bind(&self, driver: &str, device: &str) -> TestResult {
+        self.write(format!("/sys/bus/nd/drivers/{driver}/bind"), device)?;
+        self.settle();
+        Ok(())
+    }
+
+    pub fn unbind(&self, driver: &str, device: &str) -> TestResult {
+        self.write(format!("/sys/bus/nd/drivers/{driver}/unbind"), device)
+    }
+
+    /// Names like "pmem0" of the disks there are, sorted.
+    pub fn disks(&self) -> Vec<String> {
+        let mut v: Vec<String> = fs::read_dir("/sys/block")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .filter(|n| n.starts_with("pmem"))
+            .collect();
+        v.sort();
+        v
+    }
+
+    /// The disk of an nd device (namespace, btt, pfn), once it is there.
+    pub fn disk_of(&self, device: &str) -> TestResult<String> {
+        let dir = self.nd(device).join("block");
+        let first = || {
+            fs::read_dir(&dir)
+                .ok()?
+                .flatten()
+                .next()
+                .map(|e| e.file_name())
+        };
+        self.wait_for(&format!("a disk of {device}"), 20, || first().is_some())?;
+        let name = first()
+            .ok_or("the disk went away")?
+            .to_string_lossy()
+            .into_owned();
+        self.wait_exists(format!("/dev/{name}"))?;
+        Ok(name)
+    }
+
+    /// The only pmem disk, once it is there: "/dev/pmem0".
+    pub fn pmem(&self) -> TestResult<String> {
+        self.wait_for("a pmem disk", 20, || !self.disks().is_empty())?;
+        match self.disks().as_slice() {
+            [one] => {
+                let dev = format!("/dev/{one}");
+                self.wait_exists(&dev)?;
+                Ok(dev)
+            }
+            other => Err(Outcome::Fail(format!(
+                "one disk expected, there are {other:?}"
+            ))),
+        }
+    }
+
+    /// Queue attribute or other file below /sys/block/NAME; `disk` may be "/dev/pmem0".
+    pub fn disk_attr(&self, disk: &str, attr: &str) -> TestResult<String> {
+        let name = disk.trim_start_matches("/dev/");
+        self.read(format!("/sys/block/{name}/{attr}"))
+    }
+
+    /// Give a fresh label area its index blocks: until then libnvdimm takes the DIMM for one
+    /// without labels and the whole region for one raw namespace.
+    pub fn init_labels(&self) -> TestResult {
+        self.sh("ndctl disable-region all; ndctl init-labels -f all; ndctl enable-region all")?;
+        self.settle();
+        Ok(())
+    }
+
+    /// `ndctl create-namespace` with more options; the name of the namespace or of the device on
+    /// top of it that carries the disk.
+    pub fn create_namespace(&self, options: &[&str]) -> TestResult<String> {
+        let mut argv = vec!["ndctl", "create-namespace"];
+        argv.extend_from_slice(options);
+        let out = self.ok(&argv)?;
+        println!("{out}");
+        self.settle();
+        let name = out
+            .split("\"dev\":\"")
+            .nth(1)
+            .and_then(|s| s.split('"').next());
+        name.map(str::to_string)
+            .ok_or_else(|| Outcome::Fail(format!("ndctl names no device: {out}")))
+    }
+
+    // Kernel log.
+
+    /// Forget the kernel log up to now.
+    pub fn mark_dmesg(&mut self) {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.dmesg_mark = format!("rpmem-test: mark {}.{n}", std::process::id());
+        let _ = fs::write("/dev/kmsg", format!("<6>{}\n", self.dmesg_mark));
+    }
+
+    /// The kernel log since the last mark (the start of the test, if none was set).
+    pub fn dmesg(&self) -> TestResult<String> {
+        let all = self.ok(&["dmesg"])?;
+        Ok(match all.split_once(&self.dmesg_mark) {
+            Some((_, after)) => after.split_once('\n').map_or("", |x| x.1).to_string(),
+            None => all,
+        })
+    }
+
+    pub fn dmesg_has(&self, text: &str) -> TestResult {
+        let log = self.dmesg()?;
+        if log.contains(text) {
+            return Ok(());
+        }
+        Err(Outcome::Fail(format!(
+            "the kernel log lacks {text:?}; it says:\n{log}"
+        )))
+    }
+
+    // File systems.
+
+    /// mkfs with the tool's usual quiet options; `fs` is "ext4" or "xfs".
+    pub fn mkfs(&self, fs: &str, dev: &str) -> TestResult {
+        match fs {
+            "ext4" => self.ok(&["mkfs.ext4", "-q", "-F", "-b", "4096", dev])?,
+            // Reflink and DAX go together on newer kernels only for some uses; keep it plain.
+            "xfs" => self.ok(&["mkfs.xfs", "-q", "-f", "-m", "reflink=0", dev])?,
+            other => return Err(Outcome::Fail(format!("unknown file system {other}"))),
+        };
+        Ok(())
+    }
+
+    pub fn mount(&self, dev: &str, at: &str, opts: &str) -> TestResult {
+        fs::create_dir_all(at)?;
+        self.ok(&["mount", "-o", opts, dev, at])?;
+        Ok(())
+    }
+
+    pub fn umount(&self, at: &str) -> TestResult {
+        self.ok(&["umount", at])?;
+        Ok(())
+    }
+
+    /// Cut the power here and now: the test is over, and so is the guest.
+    pub fn power_cut(&self) -> TestResult {
+        println!("{ASK_POWER_CUT}");
+        let _ = std::io::stdout().flush();
+        std::thread::sleep(Duration::from_secs(3600));
+        Err("the power was not cut".into())
+    }
+}
+
+pub fn init_ko() -> &'static str {
+    "/rpmem.ko"
+}
+
+/// Reading `wait_probe` returns once the probes that libnvdimm runs in the background are done.
+pub fn settle() {
+    for class in fs::read_dir("/sys/class/nd")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let _ = fs::read_to_string(class.path().join("device/wait_probe"));
+    }
+}
+
+/// finit_module with the errno in words; the kernel log has the details.
+pub fn insmod(ko: &Path, params: &str) -> Result<(), String> {
+    use std::os::fd::AsRawFd;
+    let f = fs::File::open(ko).map_err(|e| format!("{}: {e}", ko.display()))?;
+    let p = std::ffi::CString::new(params).map_err(|e| e.to_string())?;
+    // SAFETY: an open descriptor and a NUL-terminated string that live through the call.
+    let r = unsafe { libc::syscall(libc::SYS_finit_module, f.as_raw_fd(), p.as_ptr(), 0) };
+    if r == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "insmod {} {params}: {}",
+        ko.display(),
+        std::io::Error::last_os_error()
+    ))
+}

@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Process 1 of the guest: sets the machine up, runs the plan, reports, ends QEMU.
+//!
+//! Channels: /dev/ttyS1 carries KTAP and nothing else, the kernel log goes to ttyS0, and the
+//! end is a byte written to isa-debug-exit. Anything that goes wrong here ends the machine in
+//! a way that the harness takes for a failure.
+
+use crate::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
+use crate::sys;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const EXIT_PORT: u16 = 0xf4;
+const FINISHED: u8 = 0x10;
+const FAILED: u8 = 0x11;
+/// Diagnostic lines of one test that are kept.
+const MAX_LINES: usize = 1000;
+
+#[derive(Default)]
+struct Plan {
+    mode: String,
+    driver: String,
+    params: String,
+    power_cut: bool,
+    fault: String,
+    tests: Vec<(String, u64)>,
+}
+
+fn parse(text: &str) -> Result<Plan, String> {
+    let mut p = Plan::default();
+    for line in text.lines() {
+        let (key, val) = line.split_once(' ').unwrap_or((line, ""));
+        match key {
+            "mode" => p.mode = val.into(),
+            "driver" => p.driver = val.into(),
+            "params" => p.params = val.into(),
+            "end" => p.power_cut = val == "power-cut",
+            "fault" => p.fault = val.into(),
+            "test" => {
+                let (name, secs) = val.split_once(' ').ok_or(format!("bad line: {line}"))?;
+                let secs = secs.parse().map_err(|_| format!("bad line: {line}"))?;
+                p.tests.push((name.into(), secs));
+            }
+            _ => return Err(format!("bad line: {line}")),
+        }
+    }
+    Ok(p)
+}
+
+/// The KTAP channel. Writes are complete on the wire when they return.
+struct Tap(File);
+
+impl Tap {
+    fn open() -> std::io::Result<Tap> {
+        let f = File::options().read(true).write(true).open("/dev/ttyS1")?;
+        // SAFETY: termios calls on an open terminal with a struct of our own.
+        unsafe {
+            let mut t: libc::termios = std::mem::zeroed();
+            libc::tcgetattr(f.as_raw_fd(), &mut t);
+            libc::cfmakeraw(&mut t);
+            libc::cfsetspeed(&mut t, libc::B115200);
+            libc::tcsetattr(f.as_raw_fd(), libc::TCSANOW, &t);
+        }
+        Ok(Tap(f))
+    }
+
+    fn line(&mut self, text: &str) {
+        let _ = self.0.write_all(format!("{text}\n").as_bytes());
+    }
+
+    fn drain(&self) {
+        // SAFETY: an open terminal.
+        unsafe { libc::tcdrain(self.0.as_raw_fd()) };
+    }
+}
+
+fn kmsg(text: &str) {
+    let _ = fs::write("/dev/kmsg", format!("<6>{text}\n"));
+}
+
+fn quit(code: u8) -> ! {
+    // SAFETY: no arguments.
+    unsafe { libc::sync() };
+    sys::outb(EXIT_PORT, code);
+    hang()
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn mount(src: &str, at: &str, kind: &str) {
+    let c = |s: &str| std::ffi::CString::new(s).expect("no NUL");
+    let _ = fs::create_dir_all(at);
+    let (s, a, k) = (c(src), c(at), c(kind));
+    // SAFETY: NUL-terminated strings that live through the call.
+    unsafe { libc::mount(s.as_ptr(), a.as_ptr(), k.as_ptr(), 0, std::ptr::null()) };
+}
+
+/// Load modules with what they depend on, without a process for each: those are slow to start
+/// in an emulated machine. Whatever this does not understand is left to modprobe.
+fn load_modules(names: &[&str]) -> Result<(), String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let dir = format!("/usr/lib/modules/{}", release.trim());
+    let index = fs::read_to_string(format!("{dir}/modules.dep")).unwrap_or_default();
+    let stem = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.split('.').next().unwrap_or(file).replace('-', "_")
+    };
+    let mut rest = Vec::new();
+    for name in names {
+        let line = index.lines().find(|l| {
+            l.split(':')
+                .next()
+                .is_some_and(|p| stem(p) == name.replace('-', "_"))
+        });
+        let Some((path, deps)) = line.and_then(|l| l.split_once(':')) else {
+            rest.push(*name);
+            continue;
+        };
+        // What is needed first stands last.
+        let files = deps.split_whitespace().rev().chain([path]);
+        for f in files {
+            if Path::new("/sys/module")
+                .join(stem(f))
+                .join("refcnt")
+                .exists()
+            {
+                continue;
+            }
+            if ctx::insmod(&Path::new(&dir).join(f), "").is_err() {
+                rest.push(*name);
+                break;
+            }
+        }
+    }
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let out = Command::new("modprobe")
+        .arg("-a")
+        .args(&rest)
+        .output()
+        .map_err(|e| format!("modprobe: {e}"))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "modprobe {}: {}",
+        rest.join(" "),
+        String::from_utf8_lossy(&out.stderr).trim()
+    ))
+}
+
+/// Modules that a .ko file says it depends on.
+fn depends(ko: &[u8]) -> Vec<String> {
+    let tag = b"\0depends=";
+    let Some(at) = ko.windows(tag.len()).position(|w| w == tag) else {
+        return Vec::new();
+    };
+    let list = ko[at + tag.len()..]
+        .split(|b| *b == 0)
+        .next()
+        .unwrap_or_default();
+    String::from_utf8_lossy(list)
+        .split(',')
+        .filter(|d| !d.is_empty())
+        .map(str::to_string)
+        .collect()
+}
+
+fn load_driver(p: &Plan) -> Result<(), String> {
+    match p.driver.as_str() {
+        "none" | "" => Ok(()),
+        "nd_pmem" => load_modules(&["nd_pmem"]),
+        "rpmem" => {
+            let ko = ctx::init_ko();
+            let image = fs::read(ko).map_err(|e| format!("{ko}: {e}"))?;
+            let deps = depends(&image);
+            load_modules(&deps.iter().map(String::as_str).collect::<Vec<_>>())?;
+            ctx::insmod(Path::new(ko), &p.params)
+        }
+        other => Err(format!("unknown driver {other}")),
+    }
+}
+
+/// Everything before the plan; an error here is a bail-out.
+fn set_up() -> Result<Plan, String> {
+    mount("proc", "/proc", "proc");
+    mount("sysfs", "/sys", "sysfs");
+    mount("devtmpfs", "/dev", "devtmpfs");
+    mount("tmpfs", "/tmp", "tmpfs");
+    mount("tmpfs", "/run", "tmpfs");
+    mount("devpts", "/dev/pts", "devpts");
+    mount("debugfs", "/sys/kernel/debug", "debugfs");
+    mount("tracefs", "/sys/kernel/tracing", "tracefs");
+    // By this name tests and users find the program.
+    let _ = std::os::unix::fs::symlink("/init", "/usr/bin/rpmem-guest");
+    std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    std::env::set_var("HOME", "/root");
+    std::env::set_var("LC_ALL", "C");
+    // From here on the whole kernel log goes to the console.
+    let _ = fs::write("/proc/sys/kernel/printk", "8");
+    let _ = fs::write("/proc/sys/kernel/sysrq", "1");
+    kmsg("rpmem-test: init");
+    let text = fs::read_to_string("/plan").map_err(|e| format!("/plan: {e}"))?;
+    parse(&text)
+}
+
+fn set_up_driver(p: &Plan) -> Result<(), String> {
+    // The providers of namespaces; what drives a namespace is the plan's decision.
+    load_modules(&["nfit", "nd_e820", "nd_btt", "dax_pmem"])?;
+    ctx::settle();
+    load_driver(p)?;
+    ctx::settle();
+    Ok(())
+}
+
+fn describe(tap: &mut Tap, p: &Plan) {
+    let version = fs::read_to_string("/proc/version").unwrap_or_default();
+    tap.line(&format!("# rpmem: kernel {}", version.trim()));
+    tap.line(&format!("# rpmem: driver {} {}", p.driver, p.params));
+    tap.line(&format!(
+        "# rpmem: ready at {} s of uptime",
+        fs::read_to_string("/proc/uptime")
+            .unwrap_or_default()
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+    ));
+    let module = format!("/sys/module/{}", p.driver);
+    let mut set: Vec<String> = fs::read_dir(format!("{module}/parameters"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| {
+            let v = fs::read_to_string(e.path()).unwrap_or_default();
+            format!("{}={}", e.file_name().to_string_lossy(), v.trim())
+        })
+        .collect();
+    set.sort();
+    if !set.is_empty() {
+        tap.line(&format!("# rpmem: module parameters {}", set.join(" ")));
+    }
+    if let Ok(v) = fs::read_to_string(format!("{module}/srcversion")) {
+        tap.line(&format!("# rpmem: module srcversion {}", v.trim()));
+    }
+}
+
+pub fn main() -> i32 {
+    let plan = set_up();
+    let mut tap = match Tap::open() {
+        Ok(t) => t,
+        Err(e) => {
+            kmsg(&format!("rpmem-test: /dev/ttyS1: {e}"));
+            quit(FAILED)
+        }
+    };
+    let bail = |tap: &mut Tap, why: String| -> ! {
+        tap.line(&format!("Bail out! {why}"));
+        tap.drain();
+        quit(FAILED)
+    };
+    let plan = match plan {
+        Ok(p) => p,
+        Err(e) => bail(&mut tap, e),
+    };
+    if plan.mode == "shell" {
+        shell(&plan);
+    }
+    tap.line("KTAP version 1");
+    tap.line(&format!("1..{}", plan.tests.len()));
+    if let Err(e) = set_up_driver(&plan) {
+        bail(&mut tap, e);
+    }
+    describe(&mut tap, &plan);
+    std::env::set_var("RPMEM_DRIVER", &plan.driver);
+    std::env::set_var("RPMEM_PARAMS", &plan.params);
+
+    for (n, (name, secs)) in plan.tests.iter().enumerate() {
+        if plan.fault == "drop-last" && n + 1 == plan.tests.len() {
+            break;
+        }
+        run_test(&mut tap, n + 1, name, *secs);
+        if plan.fault == "hang" {
+            hang();
+        }
+    }
+    if plan.power_cut {
+        // No sync: the medium must be what the tests made it.
+        tap.line("# rpmem: cut the power now");
+        tap.drain();
+        hang();
+    }
+    tap.line("# rpmem: end of run");
+    tap.drain();
+    quit(if plan.fault == "wrong-code" {
+        FAILED
+    } else {
+        FINISHED
+    })
+}
+
+/// Kill what a test left behind, in its group or outside of it, and collect every dead child.
+fn kill_group(pid: i32) {
+    // SAFETY: signals to a process group that this process made.
+    unsafe { libc::kill(-pid, libc::SIGKILL) };
+    // Everything that is not a kernel thread, nor process 1, belongs to the test.
+    for e in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(p) = e.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        if p > 2 && fs::read_link(e.path().join("exe")).is_ok() {
+            // SAFETY: as above.
+            unsafe { libc::kill(p, libc::SIGKILL) };
+        }
+    }
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        // SAFETY: reaps any child of process 1.
+        let r = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+        if r < 0 || Instant::now() > end {
+            break;
+        }
+        if r == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
+    tap.line(&format!("# rpmem: start {name}"));
+    kmsg(&format!("rpmem-test: start {name}"));
+    let child = Command::new("/proc/self/exe")
+        .args(["run-test", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn();
+    let mut child = match child {
+        Ok(c) => c,
+        Err(e) => {
+            tap.line(&format!("# fail: cannot run a test: {e}"));
+            tap.line(&format!("not ok {number} {name}"));
+            return;
+        }
+    };
+    let pid = child.id() as i32;
+    let fds = [
+        child.stdout.take().map(std::os::fd::OwnedFd::from),
+        child.stderr.take().map(std::os::fd::OwnedFd::from),
+    ];
+    let mut partial: HashMap<usize, Vec<u8>> = HashMap::new();
+    let mut open = [true, true];
+    let mut lines = 0;
+    let mut skip = String::new();
+    let deadline = Instant::now() + Duration::from_secs(secs);
+    let mut timed_out = false;
+    let mut status = None;
+    loop {
+        let mut polls = Vec::new();
+        for (i, f) in fds.iter().enumerate() {
+            if let (true, Some(f)) = (open[i], f) {
+                polls.push((
+                    i,
+                    libc::pollfd {
+                        fd: f.as_raw_fd(),
+                        events: libc::POLLIN,
+                        revents: 0,
+                    },
+                ));
+            }
+        }
+        let mut raw: Vec<libc::pollfd> = polls.iter().map(|p| p.1).collect();
+        // SAFETY: an array of pollfd with its length; zero entries are a plain sleep.
+        let ready = unsafe { libc::poll(raw.as_mut_ptr(), raw.len() as libc::nfds_t, 10) };
+        for (p, r) in polls.iter().zip(&raw) {
+            if r.revents == 0 {
+                continue;
+            }
+            let mut buf = [0u8; 4096];
+            // SAFETY: reads into a buffer of that size.
+            let n = unsafe { libc::read(r.fd, buf.as_mut_ptr().cast(), buf.len()) };
+            if n <= 0 {
+                open[p.0] = false;
+                continue;
+            }
+            let part = partial.entry(p.0).or_default();
+            part.extend_from_slice(&buf[..n as usize]);
+            while let Some(nl) = part.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = part.drain(..=nl).collect();
+                diagnostic(tap, number, name, &line, &mut lines, &mut skip);
+            }
+        }
+        if status.is_none() {
+            status = child.try_wait().ok().flatten();
+        }
+        // A process that the test left behind may hold the pipe: the test's own end counts, and
+        // what it wrote before is in the pipe by then.
+        if status.is_some() && ready <= 0 {
+            break;
+        }
+        if status.is_some() && !open[0] && !open[1] {
+            break;
+        }
+        if Instant::now() > deadline {
+            timed_out = status.is_none();
+            break;
+        }
+    }
+    kill_group(pid);
+    for (_, rest) in partial {
+        if !rest.is_empty() {
+            diagnostic(tap, number, name, &rest, &mut lines, &mut skip);
+        }
+    }
+    if timed_out {
+        tap.line(&format!("# rpmem: timeout after {secs} s"));
+        tap.line(&format!("not ok {number} {name}"));
+    } else {
+        use std::os::unix::process::ExitStatusExt;
+        match status.map(|s| (s.code(), s.signal())) {
+            Some((Some(0), _)) => tap.line(&format!("ok {number} {name}")),
+            Some((Some(EXIT_SKIP), _)) => tap.line(&format!("ok {number} {name} # SKIP {skip}")),
+            Some((_, Some(sig))) => {
+                tap.line(&format!("# fail: the test was killed by signal {sig}"));
+                tap.line(&format!("not ok {number} {name}"));
+            }
+            _ => tap.line(&format!("not ok {number} {name}")),
+        }
+    }
+    kmsg(&format!("rpmem-test: end {name}"));
+}
+
+fn diagnostic(
+    tap: &mut Tap,
+    number: usize,
+    name: &str,
+    line: &[u8],
+    lines: &mut usize,
+    skip: &mut String,
+) {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end();
+    if text == ASK_POWER_CUT {
+        tap.line(&format!("ok {number} {name}"));
+        tap.line("# rpmem: cut the power now");
+        tap.drain();
+        return;
+    }
+    if let Some(why) = text.strip_prefix(SKIP_PREFIX) {
+        *skip = why.to_string();
+        return;
+    }
+    *lines += 1;
+    // The reason of a failure is kept however much came before.
+    if *lines < MAX_LINES || text.starts_with("fail: ") {
+        tap.line(&format!("# {text}"));
+    } else if *lines == MAX_LINES {
+        tap.line("# rpmem: more output is left out");
+    }
+}
+
+/// An interactive shell on the console; its end is the end of the machine.
+fn shell(p: &Plan) -> ! {
+    if let Err(e) = set_up_driver(p) {
+        eprintln!("rpmem: {e}");
+    }
+    let _ = fs::write("/proc/sys/kernel/printk", "5");
+    println!(
+        "rpmem: driver {}; `exit` ends the machine, so does Ctrl-A X",
+        p.driver
+    );
+    let open = || File::options().read(true).write(true).open("/dev/ttyS0");
+    if let (Ok(i), Ok(o), Ok(e)) = (open(), open(), open()) {
+        let mut c = Command::new("bash");
+        c.args(["--norc", "-i"])
+            .env("PS1", "rpmem-guest# ")
+            .env("TERM", "vt100");
+        c.stdin(i).stdout(o).stderr(e).current_dir("/");
+        // SAFETY: setsid and ioctl are async-signal-safe; descriptor 0 is the terminal.
+        unsafe {
+            c.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 1);
+                Ok(())
+            });
+        }
+        match c.spawn() {
+            Ok(mut child) => {
+                let _ = child.wait();
+            }
+            Err(e) => eprintln!("rpmem: bash: {e}"),
+        }
+    }
+    quit(FINISHED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans() {
+        let p =
+            parse("mode test\ndriver rpmem\nparams a=1 b=2\nend power-cut\ntest x 5\ntest y 60\n")
+                .unwrap();
+        assert_eq!(p.driver, "rpmem");
+        assert_eq!(p.params, "a=1 b=2");
+        assert!(p.power_cut);
+        assert_eq!(p.tests, [("x".to_string(), 5), ("y".to_string(), 60)]);
+        assert_eq!(depends(b"x\0depends=a,b_c\0y=1\0"), ["a", "b_c"]);
+        assert!(depends(b"x\0depends=\0").is_empty());
+        assert!(parse("tset x 5\n").is_err());
+        assert!(parse("test x\n").is_err());
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The program inside the test guests: init, test runner and the tests themselves.
+//!
+//! How to add a test:
+//!
+//! 1. Write `fn name(c: &mut Ctx) -> TestResult` in a file `t_<area>.rs`, with the helpers of
+//!    `ctx.rs` (commands, sysfs, modules, namespaces, waiting) and `sys.rs` (mappings, flushing,
+//!    signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use `check!`, `check_eq!`
+//!    and `?`. What it prints becomes a diagnostic line of the log. It runs as root in a child
+//!    process of its own; whatever it leaves running is killed.
+//! 2. Name it in the `pub const TESTS: &[Test]` of that file; a new file is added to `mod` and
+//!    to `registry()` below.
+//! 3. Name it in a scenario, `tests/scenarios/*.json`: a test that no scenario runs is an error.
+//!    The scenario says which fixture, driver, module parameters and timeout it gets.
+//!
+//! A test that wants the power to fail calls `c.power_cut()` in the last place of a boot with
+//! `"end": "power-cut"`; the tests of the next boot find the medium as it was.
+
+mod app;
+mod ctx;
+mod disk;
+mod init;
+mod sys;
+mod t_bind;
+mod t_block;
+mod t_demo;
+mod t_diff;
+mod t_fsdax;
+mod t_infoblock;
+mod t_layout;
+mod t_life;
+mod t_namespace;
+mod t_selftest;
+mod t_smoke;
+mod tools;
+
+use ctx::Test;
+
+/// Every test, by area.
+fn registry() -> Vec<&'static Test> {
+    let areas: &[&'static [Test]] = &[
+        t_bind::TESTS,
+        t_block::TESTS,
+        t_demo::TESTS,
+        t_diff::TESTS,
+        t_fsdax::TESTS,
+        t_infoblock::TESTS,
+        t_layout::TESTS,
+        t_life::TESTS,
+        t_namespace::TESTS,
+        t_selftest::TESTS,
+        t_smoke::TESTS,
+    ];
+    areas.iter().flat_map(|a| a.iter()).collect()
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let status = match rest.as_slice() {
+        ["--list"] => {
+            for t in registry() {
+                println!("{}", t.name);
+            }
+            0
+        }
+        ["run-test", name] => match registry().into_iter().find(|t| t.name == *name) {
+            Some(t) => ctx::run(t),
+            None => {
+                println!("fail: no such test in the registry");
+                1
+            }
+        },
+        ["app", rest @ ..] => app::main(rest),
+        _ if std::process::id() == 1 => init::main(),
+        _ => {
+            eprintln!("usage: rpmem-guest --list | run-test NAME | app COMMAND FILE BYTES");
+            2
+        }
+    };
+    std::process::exit(status);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut names: Vec<_> = super::registry().iter().map(|t| t.name).collect();
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        for n in &names {
+            assert!(!n.is_empty() && n.chars().all(plain), "{n}");
+        }
+        names.sort();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

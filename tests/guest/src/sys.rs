@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Thin wrappers of system calls and instructions that tests need: mappings, flushing, signals
+//! of a fault, I/O ports. All `unsafe` of the guest programs that is not a plain call is here.
+
+// A toolbox: not every tool is in use at every time.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+pub const MAP_SHARED_VALIDATE: i32 = 0x3;
+pub const MAP_SYNC: i32 = 0x80000;
+
+/// A mapping that is undone when dropped.
+pub struct Map {
+    ptr: *mut u8,
+    len: usize,
+}
+
+impl Map {
+    /// `prot` and `flags` are passed on as they are.
+    pub fn new(f: &File, offset: u64, len: usize, prot: i32, flags: i32) -> io::Result<Map> {
+        // SAFETY: the kernel chooses the address, so no mapping of this process is replaced.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                prot,
+                flags,
+                f.as_raw_fd(),
+                offset as libc::off_t,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Map { ptr: p.cast(), len })
+    }
+
+    /// Readable and writable, MAP_SHARED_VALIDATE | MAP_SYNC.
+    pub fn sync(f: &File, offset: u64, len: usize) -> io::Result<Map> {
+        Map::new(
+            f,
+            offset,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            MAP_SHARED_VALIDATE | MAP_SYNC,
+        )
+    }
+
+    /// Readable and writable, MAP_SHARED.
+    pub fn shared(f: &File, offset: u64, len: usize) -> io::Result<Map> {
+        Map::new(
+            f,
+            offset,
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+        )
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// Touching a byte that has no medium behind it is a SIGBUS: see `caught`.
+    pub fn slice(&self) -> &[u8] {
+        // SAFETY: the mapping lives as long as self and is `len` bytes long.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
+
+    pub fn slice_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; &mut self makes it the only reference of this process.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
+    }
+
+    /// Volatile, so that the access really happens.
+    pub fn read8(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: inside the mapping.
+        unsafe { self.ptr.add(at).read_volatile() }
+    }
+
+    pub fn write8(&self, at: usize, v: u8) {
+        assert!(at < self.len);
+        // SAFETY: inside the mapping.
+        unsafe { self.ptr.add(at).write_volatile(v) }
+    }
+
+    pub fn msync(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping.
+        match unsafe { libc::msync(self.ptr.cast(), self.len, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    pub fn madvise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: the range is this mapping; its contents are shared, so none is lost.
+        match unsafe { libc::madvise(self.ptr.cast(), self.len, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Write the range back from the CPU caches and wait for it, without any system call.
+    pub fn persist(&self, at: usize, len: usize) -> Flush {
+        assert!(at + len <= self.len);
+        persist(self.ptr.wrapping_add(at), len)
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: unmaps what new() mapped, once.
+        unsafe { libc::munmap(self.ptr.cast(), self.len) };
+    }
+}
+
+/// The instruction used to write a cache line back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    Clwb,
+    ClflushOpt,
+    Clflush,
+}
+
+impl Flush {
+    pub fn best() -> Flush {
+        use std::arch::x86_64::__cpuid_count;
+        // SAFETY: every x86-64 CPU has CPUID; leaf 7 is there if leaf 0 says so.
+        let ebx = unsafe {
+            if __cpuid_count(0, 0).eax < 7 {
+                return Flush::Clflush;
+            }
+            __cpuid_count(7, 0).ebx
+        };
+        if ebx & (1 << 24) != 0 {
+            Flush::Clwb
+        } else if ebx & (1 << 23) != 0 {
+            Flush::ClflushOpt
+        } else {
+            Flush::Clflush
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Flush::Clwb => "clwb",
+            Flush::ClflushOpt => "clflushopt",
+            Flush::Clflush => "clflush",
+        }
+    }
+}
+
+const LINE: usize = 64;
+
+pub fn persist(p: *mut u8, len: usize) -> Flush {
+    use std::arch::asm;
+    let how = Flush::best();
+    let end = p as usize + len;
+    let mut line = p as usize & !(LINE - 1);
+    while line < end {
+        // SAFETY: CPUID said that the instruction exists; it changes no data.
+        unsafe {
+            match how {
+                Flush::Clwb => asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags)),
+                Flush::ClflushOpt => {
+                    asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags))
+                }
+                Flush::Clflush => {
+                    asm!("clflush [{}]", in(reg) line, options(nostack, preserves_flags))
+                }
+            }
+        }
+        line += LINE;
+    }
+    // SAFETY: a fence.
+    unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+    how
+}
+
+/// What a signal handler was told about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fault {
+    pub signal: i32,
+    pub code: i32,
+    pub addr: usize,
+    /// Least significant bit of the damaged range (BUS_MCEERR_*), else 0.
+    pub addr_lsb: i32,
+}
+
+pub const BUS_ADRERR: i32 = 2;
+pub const BUS_MCEERR_AR: i32 = 4;
+
+/// End of a function that ran in a child process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caught {
+    /// It returned this.
+    Returned(u8),
+    Fault(Fault),
+    Killed(i32),
+}
+
+static mut FAULT_PIPE: i32 = -1;
+
+extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo; write and _exit are async-signal-safe. On
+    // x86-64 si_addr_lsb is the 16 bits that follow si_addr.
+    unsafe {
+        let addr = (*info).si_addr() as usize;
+        let lsb = if signal == libc::SIGBUS && (*info).si_code >= BUS_MCEERR_AR {
+            i32::from(*info.cast::<u8>().add(24).cast::<i16>())
+        } else {
+            0
+        };
+        let f = Fault {
+            signal,
+            code: (*info).si_code,
+            addr,
+            addr_lsb: lsb,
+        };
+        libc::write(
+            FAULT_PIPE,
+            (&raw const f).cast(),
+            std::mem::size_of::<Fault>(),
+        );
+        libc::_exit(99);
+    }
+}
+
+/// Run `f` in a forked child and say how it ended: a SIGBUS or SIGSEGV comes back in detail.
+pub fn caught(f: impl FnOnce() -> u8) -> io::Result<Caught> {
+    let mut fds = [0i32; 2];
+    // SAFETY: pipe and fork of a process with one thread; the child only runs `f` and exits.
+    unsafe {
+        if libc::pipe(fds.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::fork() {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                FAULT_PIPE = fds[1];
+                let mut sa: libc::sigaction = std::mem::zeroed();
+                sa.sa_sigaction = on_fault as usize;
+                sa.sa_flags = libc::SA_SIGINFO;
+                libc::sigaction(libc::SIGBUS, &sa, std::ptr::null_mut());
+                libc::sigaction(libc::SIGSEGV, &sa, std::ptr::null_mut());
+                let v = f();
+                libc::write(fds[1], (&raw const v).cast(), 1);
+                libc::_exit(0);
+            }
+            pid => {
+                libc::close(fds[1]);
+                let mut fault = Fault {
+                    signal: 0,
+                    code: 0,
+                    addr: 0,
+                    addr_lsb: 0,
+                };
+                let size = std::mem::size_of::<Fault>();
+                let n = libc::read(fds[0], (&raw mut fault).cast(), size);
+                libc::close(fds[0]);
+                let mut status = 0;
+                while libc::waitpid(pid, &mut status, 0) < 0 {
+                    let e = io::Error::last_os_error();
+                    if e.kind() != io::ErrorKind::Interrupted {
+                        return Err(e);
+                    }
+                }
+                if libc::WIFSIGNALED(status) {
+                    return Ok(Caught::Killed(libc::WTERMSIG(status)));
+                }
+                if n == 1 {
+                    return Ok(Caught::Returned(*(&raw const fault).cast::<u8>()));
+                }
+                if n as usize == size {
+                    return Ok(Caught::Fault(fault));
+                }
+                Err(io::Error::other("the child ended without a word"))
+            }
+        }
+    }
+}
+
+/// Write a byte to an I/O port: through /dev/port, or directly where there is none.
+pub fn outb(port: u16, value: u8) {
+    use std::os::unix::fs::FileExt;
+    if let Ok(f) = File::options().write(true).open("/dev/port") {
+        if f.write_all_at(&[value], u64::from(port)).is_ok() {
+            return;
+        }
+    }
+    // SAFETY: iopl(3) allows the instruction; the port is QEMU's exit device.
+    unsafe {
+        if libc::iopl(3) == 0 {
+            std::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nostack, nomem));
+        }
+    }
+}
+
+/// Repeatable bytes, different for each seed and offset.
+pub fn pattern(seed: u64, buf: &mut [u8]) {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for chunk in buf.chunks_mut(8) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        chunk.copy_from_slice(&x.to_le_bytes()[..chunk.len()]);
+    }
+}
+
+/// Offset of the first byte that is not the pattern's.
+pub fn pattern_differs(seed: u64, buf: &[u8]) -> Option<usize> {
+    let mut want = vec![0; buf.len()];
+    pattern(seed, &mut want);
+    if want == buf {
+        return None;
+    }
+    want.iter().zip(buf).position(|(a, b)| a != b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        let mut a = vec![0; 1003];
+        pattern(7, &mut a);
+        assert_eq!(pattern_differs(7, &a), None);
+        assert!(pattern_differs(8, &a).is_some());
+        a[1001] ^= 1;
+        assert_eq!(pattern_differs(7, &a), Some(1001));
+    }
+
+    #[test]
+    fn faults_are_told() {
+        assert_eq!(caught(|| 5).unwrap(), Caught::Returned(5));
+        // SAFETY: an address that nothing is mapped at, in a child that expects the fault.
+        let r =
+            caught(|| unsafe { std::ptr::with_exposed_provenance::<u8>(0x1000).read_volatile() });
+        match r.unwrap() {
+            Caught::Fault(f) => assert_eq!((f.signal, f.addr), (libc::SIGSEGV, 0x1000)),
+            other => panic!("{other:?}"),
+        }
+    }
+}

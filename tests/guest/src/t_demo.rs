@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The demonstration of the main job, in two boots with a power cut between them. What these
+//! print is shown to the user as it comes: headings begin with "== ".
+//!
+//! The driver shown is the one in the parameters of the plan, "rpmem" or "nd_pmem".
+
+use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::{check, check_eq};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "demo_store",
+        run: store,
+    },
+    Test {
+        name: "demo_verify",
+        run: verify,
+    },
+];
+
+/// Bytes that the application stores on each file system.
+const BYTES: &str = "16777216";
+const FILE_SYSTEMS: [&str; 2] = ["ext4", "xfs"];
+/// DAX needs file system blocks of a page; mkfs.ext4 makes smaller ones on small disks.
+const MKFS: [&str; 2] = ["mkfs.ext4 -q -b 4096", "mkfs.xfs -q"];
+
+/// Run a shell command the way a user would, for him to see; it must succeed.
+fn show(c: &Ctx, script: &str) -> TestResult<String> {
+    println!("$ {script}");
+    let r = c.run(&["bash", "-o", "pipefail", "-c", script])?;
+    for l in r.out.lines().chain(r.err.lines()) {
+        println!("{l}");
+    }
+    if r.status != 0 {
+        return Err(Outcome::Fail(format!("{script}: status {}", r.status)));
+    }
+    Ok(r.out)
+}
+
+/// The kernel log is not a terminal: keep ndctl's JSON short.
+fn list(c: &Ctx, options: &str) -> TestResult<String> {
+    show(c, &format!("ndctl list {options}"))
+}
+
+/// Devices that carry the disks: pfn devices where the mode is fsdax.
+fn carriers(c: &Ctx, driver: &str) -> TestResult<Vec<String>> {
+    let all: Vec<String> = c
+        .nd_devices("pfn")
+        .into_iter()
+        .filter(|d| c.bound_to(d).is_some())
+        .collect();
+    check_eq!(all.len(), FILE_SYSTEMS.len(), "namespaces in fsdax mode");
+    for d in &all {
+        check_eq!(c.bound_to(d).as_deref(), Some(driver), "driver of {d}");
+        c.disk_of(d)?;
+    }
+    show(
+        c,
+        &format!(
+            "ls -d /sys/bus/nd/drivers/{driver}/*[0-9]*.* /sys/bus/nd/drivers/{driver}/*/block/*"
+        ),
+    )?;
+    Ok(all)
+}
+
+fn disks(c: &Ctx) -> TestResult<Vec<String>> {
+    let disks = c.disks();
+    check_eq!(disks.len(), FILE_SYSTEMS.len(), "disks {disks:?}");
+    for d in &disks {
+        check_eq!(c.disk_attr(d, "queue/dax")?, "1", "DAX of {d}");
+    }
+    Ok(disks)
+}
+
+/// Start the application and wait until it has stored and flushed. It stays, with its mapping.
+fn application(file: &str) -> TestResult<u32> {
+    println!("$ rpmem-guest app write-and-wait {file} {BYTES} &");
+    let mut child = Command::new("rpmem-guest")
+        .args(["app", "write-and-wait", file, BYTES])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let out = child.stdout.take().ok_or("no pipe")?;
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        if line == "ready" {
+            return Ok(child.id());
+        }
+        println!("{line}");
+    }
+    Err(format!("the application failed: {:?}", child.wait()).into())
+}
+
+fn store(c: &mut Ctx) -> TestResult {
+    let driver = c.params.clone();
+    println!("== the kernel: Debian's, unpatched");
+    show(c, "uname -a")?;
+    check_eq!(
+        show(c, "cat /proc/sys/kernel/tainted")?.trim(),
+        "0",
+        "taint before any foreign module"
+    );
+
+    println!("== the NVDIMM, and two namespaces on it for file systems with DAX");
+    show(c, "modprobe nd_pmem")?;
+    c.settle();
+    show(
+        c,
+        "dmesg | grep -iE 'nfit|nvdimm|nd_pmem' | tail -3 || true",
+    )?;
+    show(
+        c,
+        "ndctl disable-region all; ndctl init-labels -f all; ndctl enable-region all",
+    )?;
+    for fs in FILE_SYSTEMS {
+        show(
+            c,
+            &format!("ndctl create-namespace -m fsdax -s 480M -n for-{fs} | tr -d ' \\n'; echo"),
+        )?;
+    }
+    c.settle();
+    list(c, "-DR")?;
+    carriers(c, "nd_pmem")?;
+
+    if driver == "rpmem" {
+        println!("== nd_pmem gives the namespaces to rpmem");
+        show(c, "insmod /rpmem.ko")?;
+        for ns in c.namespaces() {
+            show(c, &format!("rpmem-bind {ns} rpmem"))?;
+        }
+        c.settle();
+        carriers(c, "rpmem")?;
+        // Out of tree and unsigned, and nothing else.
+        check_eq!(
+            show(c, "cat /proc/sys/kernel/tainted")?.trim(),
+            "12288",
+            "taint: O and E"
+        );
+    }
+    list(c, "-N")?;
+
+    println!("== file systems, mounted with -o dax");
+    let disks = disks(c)?;
+    for ((disk, fs), mkfs) in disks.iter().zip(FILE_SYSTEMS).zip(MKFS) {
+        std::fs::create_dir_all(format!("/mnt/{fs}"))?;
+        show(c, &format!("{mkfs} /dev/{disk}"))?;
+        show(c, &format!("mount -o dax /dev/{disk} /mnt/{fs}"))?;
+    }
+    show(c, "grep /mnt/ /proc/mounts")?;
+
+    println!("== an application on each: MAP_SYNC, stores, cache-line flushes; no msync, no fsync");
+    for fs in FILE_SYSTEMS {
+        let pid = application(&format!("/mnt/{fs}/data"))?;
+        let flags = show(
+            c,
+            &format!("grep -A30 /mnt/{fs}/data /proc/{pid}/smaps | grep -m1 VmFlags"),
+        )?;
+        check!(
+            flags.split_whitespace().any(|f| f == "sf"),
+            "the mapping is not synchronous: {flags}"
+        );
+    }
+    println!("== both applications still run, both files are open and mapped: the power fails now");
+    c.power_cut()
+}
+
+fn verify(c: &mut Ctx) -> TestResult {
+    let driver = c.params.clone();
+    println!("== the machine is back; {driver} takes the namespaces");
+    show(
+        c,
+        if driver == "rpmem" {
+            "insmod /rpmem.ko"
+        } else {
+            "modprobe nd_pmem"
+        },
+    )?;
+    c.settle();
+    c.wait_for("the disks", 20, || c.disks().len() == FILE_SYSTEMS.len())?;
+    carriers(c, &driver)?;
+    let disks = disks(c)?;
+    println!("== the same file systems, mounted again, and every byte compared");
+    for (disk, fs) in disks.iter().zip(FILE_SYSTEMS) {
+        std::fs::create_dir_all(format!("/mnt/{fs}"))?;
+        let kind = c.ok(&[
+            "blkid",
+            "-o",
+            "value",
+            "-s",
+            "TYPE",
+            &format!("/dev/{disk}"),
+        ])?;
+        check_eq!(kind.trim(), fs, "file system on {disk}");
+        show(c, &format!("mount -o dax /dev/{disk} /mnt/{fs}"))?;
+        let out = show(c, &format!("rpmem-guest app verify /mnt/{fs}/data {BYTES}"))?;
+        check!(out.contains(&format!("all {BYTES} bytes")), "{out}");
+        show(c, &format!("umount /mnt/{fs}"))?;
+    }
+    Ok(())
+}

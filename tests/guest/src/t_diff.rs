@@ -1,0 +1,711 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The same namespaces under rpmem and under nd_pmem, in one boot: everything that a user can ask
+//! has the same answer. What differs is listed in `DIFFERENCES`, with the reason.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::tools::{self, Space, PAGE};
+use crate::{check, check_eq, fail};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "diff_create",
+        run: create,
+    },
+    Test {
+        name: "diff_drivers",
+        run: |c| drivers(c, false),
+    },
+    Test {
+        name: "diff_read_only",
+        run: |c| drivers(c, true),
+    },
+];
+
+/// A question, the two answers, and why they differ.
+struct Difference {
+    /// End of the question's name, and of each answer.
+    question: &'static str,
+    nd_pmem: &'static str,
+    rpmem: &'static str,
+    /// For the reader of this list and of a report.
+    why: &'static str,
+}
+
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        question: "nd/driver",
+        nd_pmem: "/bus/nd/drivers/nd_pmem",
+        rpmem: "/bus/nd/drivers/rpmem",
+        why: "the link names the driver",
+    },
+    Difference {
+        question: "nd/uevent DRIVER",
+        nd_pmem: "nd_pmem",
+        rpmem: "rpmem",
+        why: "the event names the driver",
+    },
+];
+
+/// Questions and answers.
+type Facts = BTreeMap<String, String>;
+
+/// Labelled namespaces of each kind: pages or none, in memory or on the medium, both sector sizes.
+fn create(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    for options in [
+        &["-m", "raw"][..],
+        &["-m", "raw", "-l", "4096"],
+        &["-m", "fsdax", "-M", "mem"],
+        &["-m", "fsdax", "-M", "dev"],
+        &["-m", "fsdax", "-M", "dev", "-l", "4096"],
+    ] {
+        let mut argv = vec!["-s", "64M"];
+        argv.extend_from_slice(options);
+        c.create_namespace(&argv)?;
+    }
+    check_eq!(tools::spaces(c)?.len(), 5, "disks");
+    Ok(())
+}
+
+fn drivers(c: &mut Ctx, read_only: bool) -> TestResult {
+    // Both are loaded; the script that users have moves the namespaces.
+    if !c.module_loaded("nd_pmem") {
+        c.modprobe("nd_pmem")?;
+    }
+    let regions = c.regions();
+    if read_only {
+        for r in &regions {
+            c.write(c.nd(r).join("read_only"), "1")?;
+        }
+    }
+    let ours = collect(c, "rpmem")?;
+    hand_over(c, "nd_pmem")?;
+    let theirs = collect(c, "nd_pmem")?;
+    hand_over(c, "rpmem")?;
+    let again = collect(c, "rpmem")?;
+    if read_only {
+        for r in &regions {
+            c.write(c.nd(r).join("read_only"), "0")?;
+        }
+    }
+    println!("{} questions", ours.len());
+    check!(ours.len() > 200, "there are only {} questions", ours.len());
+
+    let mut bad = Vec::new();
+    let mut used = BTreeSet::new();
+    for key in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
+        let (us, them) = (ours.get(key), theirs.get(key));
+        if us == them {
+            continue;
+        }
+        let listed = DIFFERENCES.iter().position(|d| {
+            key.ends_with(&format!(" {}", d.question))
+                && us.is_some_and(|v| v.ends_with(d.rpmem))
+                && them.is_some_and(|v| v.ends_with(d.nd_pmem))
+        });
+        match listed {
+            Some(n) => {
+                used.insert(n);
+            }
+            None => bad.push(format!("{key}: nd_pmem {them:?}, rpmem {us:?}")),
+        }
+    }
+    for (n, d) in DIFFERENCES.iter().enumerate() {
+        println!(
+            "differs: {}: {} and {}: {}",
+            d.question, d.nd_pmem, d.rpmem, d.why
+        );
+        if !used.contains(&n) {
+            bad.push(format!("{} is listed as different and is not", d.question));
+        }
+    }
+    // Having been with the other driver leaves no trace.
+    for key in ours.keys().chain(again.keys()).collect::<BTreeSet<_>>() {
+        if ours.get(key) != again.get(key) {
+            bad.push(format!(
+                "{key}: rpmem at first {:?}, then {:?}",
+                ours.get(key),
+                again.get(key)
+            ));
+        }
+    }
+    if !bad.is_empty() {
+        fail!("{} answers differ:\n{}", bad.len(), bad.join("\n"));
+    }
+    Ok(())
+}
+
+fn hand_over(c: &Ctx, to: &str) -> TestResult {
+    for ns in c.namespaces() {
+        println!("{}", c.ok(&["rpmem-bind", &ns, to])?.trim());
+    }
+    c.settle();
+    Ok(())
+}
+
+/// Every answer about every namespace.
+fn collect(c: &Ctx, driver: &str) -> TestResult<Facts> {
+    let mut facts = Facts::new();
+    let spaces = tools::spaces(c)?;
+    check_eq!(spaces.len(), c.namespaces().len(), "disks");
+    for s in &spaces {
+        check_eq!(
+            c.bound_to(&s.nd).as_deref(),
+            Some(driver),
+            "driver of {}",
+            s.nd
+        );
+        let mut f = Facts::new();
+        sysfs(&format!("/sys/block/{}", s.disk), "disk", &mut f);
+        sysfs(&format!("/sys/block/{}/bdi/", s.disk), "bdi", &mut f);
+        sysfs(&format!("/sys/bus/nd/devices/{}/", s.nd), "nd", &mut f);
+        node(s, &mut f)?;
+        limits(s, &mut f)?;
+        access(c, s, &mut f)?;
+        accounting(c, s, &mut f)?;
+        tools_say(c, s, &mut f)?;
+        for (k, v) in f {
+            facts.insert(format!("{} {k}", s.disk), v);
+        }
+    }
+    for ns in c.namespaces() {
+        sysfs(
+            &format!("/sys/bus/nd/devices/{ns}/"),
+            &format!("{ns} namespace"),
+            &mut facts,
+        );
+        // The driver is told for the device that it binds.
+        facts.retain(|k, _| !(k.starts_with(&ns) && k.contains("namespace/driver")));
+        facts.retain(|k, _| !(k.starts_with(&ns) && k.ends_with("namespace/uevent DRIVER")));
+    }
+    facts.insert(
+        "bus ndctl list".into(),
+        c.ok(&["ndctl", "list", "-BDNRiu"])?,
+    );
+    facts.insert(
+        "bus ndctl list -v".into(),
+        c.ok(&["ndctl", "list", "-Nivv"])?,
+    );
+    facts.insert(
+        "bus daxctl list".into(),
+        c.ok(&["daxctl", "list", "-RDiu"])?,
+    );
+    for l in c.read("/proc/iomem")?.lines() {
+        let name = l.rsplit(" : ").next().unwrap_or_default();
+        if ["namespace", "pfn", "btt", "Persistent", "dax"]
+            .iter()
+            .any(|p| name.starts_with(p))
+        {
+            let range = l.split(" : ").next().unwrap_or_default();
+            facts.insert(format!("iomem {range}"), name.into());
+        }
+    }
+    Ok(facts)
+}
+
+/// Files that count, that depend on free memory, or that name a device number given out anew at
+/// each bind: that they are there is compared, what they say is not.
+const VARIES: &[&str] = &[
+    "stat",
+    "inflight",
+    "dev",
+    "diskseq",
+    "max_bytes",
+    "runtime_active_time",
+    "runtime_suspended_time",
+];
+
+/// Every file and link below a folder, with its mode. Folders of other devices are left out: they
+/// are asked for by their own name.
+fn sysfs(dir: &str, as_name: &str, facts: &mut Facts) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        facts.insert(format!("{as_name}/"), "no folder".into());
+        return;
+    };
+    for e in entries.flatten() {
+        let name = e.file_name().to_string_lossy().into_owned();
+        let path = e.path();
+        let key = format!("{as_name}/{name}");
+        if VARIES.contains(&name.as_str()) {
+            facts.insert(key, "there".into());
+            continue;
+        }
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            facts.insert(key, "no attributes".into());
+            continue;
+        };
+        if meta.is_symlink() {
+            let to = fs::read_link(&path).unwrap_or_default();
+            facts.insert(key, numberless(&to.to_string_lossy()));
+        } else if meta.is_dir() {
+            if as_name != "nd" || name != "block" {
+                sysfs(&path.to_string_lossy(), &key, facts);
+            }
+        } else {
+            facts.insert(format!("{key} mode"), format!("{:o}", meta.mode()));
+            match fs::read(&path) {
+                Ok(b) if name == "uevent" => {
+                    for l in String::from_utf8_lossy(&b).lines() {
+                        let (k, v) = l.split_once('=').unwrap_or((l, ""));
+                        if !["MAJOR", "MINOR", "DISKSEQ"].contains(&k) {
+                            facts.insert(format!("{key} {k}"), v.into());
+                        }
+                    }
+                }
+                Ok(b) => {
+                    facts.insert(key, String::from_utf8_lossy(&b).trim_end().into());
+                }
+                Err(e) => {
+                    facts.insert(key, format!("{e}"));
+                }
+            }
+        }
+    }
+}
+
+/// A path without the device number at its end.
+fn numberless(path: &str) -> String {
+    let (head, tail) = path.rsplit_once('/').unwrap_or(("", path));
+    match tail.split_once(':') {
+        Some((major, minor)) if minor.parse::<u32>().is_ok() => format!("{head}/{major}:N"),
+        _ => path.to_string(),
+    }
+}
+
+fn node(s: &Space, f: &mut Facts) -> TestResult {
+    let m = fs::metadata(s.dev())?;
+    // SAFETY: arithmetic on a number.
+    let major = unsafe { libc::major(m.rdev()) };
+    f.insert(
+        "node".into(),
+        format!(
+            "mode {:o} owner {}:{} major {major}",
+            m.mode(),
+            m.uid(),
+            m.gid()
+        ),
+    );
+    Ok(())
+}
+
+fn ask(f: &mut Facts, name: &str, r: io::Result<String>) {
+    let v = match r {
+        Ok(v) => v,
+        Err(e) => format!("errno {}", e.raw_os_error().unwrap_or(-1)),
+    };
+    f.insert(name.to_string(), v);
+}
+
+/// An ioctl with an argument of up to 64 bytes; its answer as a number of that size.
+fn ioctl(file: &File, request: u64, argument: &[u64], bytes: usize) -> io::Result<String> {
+    let mut a = [0u64; 8];
+    a[..argument.len()].copy_from_slice(argument);
+    // SAFETY: no request used here writes more than the 64 bytes that `a` has.
+    let r = unsafe { libc::ioctl(file.as_raw_fd(), request as libc::Ioctl, a.as_mut_ptr()) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raw: Vec<u8> = a.iter().flat_map(|w| w.to_le_bytes()).take(bytes).collect();
+    Ok(format!("{r} {raw:02x?}"))
+}
+
+const BLKROGET: u64 = 0x125e;
+const BLKROSET: u64 = 0x125d;
+const BLKDISCARD: u64 = 0x1277;
+const BLKSECDISCARD: u64 = 0x127d;
+const BLKZEROOUT: u64 = 0x127f;
+
+/// Ioctls that only ask, with the size of the answer.
+const QUESTIONS: &[(&str, u64, usize)] = &[
+    ("BLKGETSIZE64", 0x8008_1272, 8),
+    ("BLKGETSIZE", 0x1260, 8),
+    ("BLKSSZGET", 0x1268, 4),
+    ("BLKPBSZGET", 0x127b, 4),
+    ("BLKBSZGET", 0x8008_1270, 4),
+    ("BLKIOMIN", 0x1278, 4),
+    ("BLKIOOPT", 0x1279, 4),
+    ("BLKALIGNOFF", 0x127a, 4),
+    ("BLKROGET", BLKROGET, 4),
+    ("BLKRAGET", 0x1263, 8),
+    ("BLKFRAGET", 0x1265, 8),
+    ("BLKSECTGET", 0x1267, 2),
+    ("BLKROTATIONAL", 0x127e, 2),
+    ("BLKDISCARDZEROES", 0x127c, 4),
+    ("BLKGETZONESZ", 0x8004_1284, 4),
+    ("BLKGETNRZONES", 0x8004_1285, 4),
+    ("BLKFLSBUF", 0x1261, 0),
+    ("BLKRRPART", 0x125f, 0),
+    ("HDIO_GETGEO", 0x0301, 16),
+    ("HDIO_GET_IDENTITY", 0x030d, 0),
+    ("CDROM_GET_CAPABILITY", 0x5331, 0),
+    ("SG_GET_VERSION_NUM", 0x2282, 4),
+    ("FIFREEZE", 0xc004_5877, 0),
+    ("nonsense", 0x12ee, 0),
+];
+
+fn limits(s: &Space, f: &mut Facts) -> TestResult {
+    let file = File::open(s.dev())?;
+    for (name, request, bytes) in QUESTIONS {
+        ask(
+            f,
+            &format!("ioctl {name}"),
+            ioctl(&file, *request, &[], *bytes),
+        );
+    }
+    // SAFETY: statx fills a structure of ours.
+    unsafe {
+        let mut x: libc::statx = std::mem::zeroed();
+        let mask = libc::STATX_BASIC_STATS | 0x2000 | 0x1_0000 | 0x2_0000;
+        let r = libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            mask,
+            &mut x,
+        );
+        check!(r == 0, "statx: {}", io::Error::last_os_error());
+        // The alignments of direct I/O and of atomic writes follow stx_mnt_id.
+        let raw = (&raw const x).cast::<u32>();
+        let tail: Vec<u32> = (38..46).map(|n| raw.add(n).read()).collect();
+        f.insert(
+            "statx".into(),
+            format!(
+                "mask {:x} attributes {:x} of {:x} block {} more {tail:?}",
+                x.stx_mask, x.stx_attributes, x.stx_attributes_mask, x.stx_blksize
+            ),
+        );
+    }
+    Ok(())
+}
+
+const MIB: u64 = 1 << 20;
+
+/// What reading, writing, discarding and mapping say: at the end, beyond it, misaligned.
+fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
+    let size: u64 = c.disk_attr(&s.disk, "size")?.parse().map_err(|_| "size")?;
+    let end = size * 512;
+    check!(end > 32 * MIB, "{} has {end} bytes", s.disk);
+    let buf = tools::anonymous(4 * PAGE)?;
+    let p = buf.as_ptr();
+    let open = |flags: i32, write: bool| {
+        File::options()
+            .read(true)
+            .write(write)
+            .custom_flags(flags)
+            .open(s.dev())
+    };
+    let n = |r: io::Result<usize>| r.map(|n| n.to_string());
+    for write in [false, true] {
+        let mode = if write { "rw" } else { "r" };
+        for (how, flags) in [
+            ("cached", 0),
+            ("direct", libc::O_DIRECT),
+            ("sync", libc::O_DSYNC),
+        ] {
+            let file = match open(flags, write) {
+                Ok(file) => file,
+                Err(e) => {
+                    ask(f, &format!("open {mode} {how}"), Err(e));
+                    continue;
+                }
+            };
+            for (what, at, len, skew) in [
+                ("start", 0, PAGE, 0),
+                ("last sector", end - 4096, 4096, 0),
+                ("last 512 bytes", end - 512, 512, 0),
+                ("the end", end, 4096, 0),
+                ("across the end", end - 4096, 8192, 0),
+                ("beyond the end", end + 4096, 4096, 0),
+                ("far beyond", 1 << 62, 4096, 0),
+                ("odd offset", 16 * MIB + 100, 4096, 0),
+                ("512 offset", 16 * MIB + 512, 512, 0),
+                ("odd length", 16 * MIB, 1000, 0),
+                ("odd buffer", 16 * MIB, 4096, 4),
+                ("nothing", 16 * MIB, 0, 0),
+            ] {
+                let name = format!("{how} {mode} {what}");
+                if write {
+                    ask(
+                        f,
+                        &format!("write {name}"),
+                        n(tools::pwrite_raw(&file, p.wrapping_add(skew), len, at)),
+                    );
+                } else {
+                    ask(
+                        f,
+                        &format!("read {name}"),
+                        n(tools::pread_raw(&file, p.wrapping_add(skew), len, at)),
+                    );
+                }
+            }
+            ask(
+                f,
+                &format!("fsync {how} {mode}"),
+                file.sync_all().map(|()| "0".into()),
+            );
+            for (what, flag) in [
+                ("HIPRI", 1),
+                ("NOWAIT", 8),
+                ("ATOMIC", 0x40),
+                ("DONTCACHE", 0x80),
+            ] {
+                let v = libc::iovec {
+                    iov_base: p.cast(),
+                    iov_len: PAGE,
+                };
+                // SAFETY: one buffer of that length.
+                let r = unsafe {
+                    if write {
+                        libc::pwritev2(file.as_raw_fd(), &v, 1, 16 * MIB as i64, flag)
+                    } else {
+                        libc::preadv2(file.as_raw_fd(), &v, 1, 16 * MIB as i64, flag)
+                    }
+                };
+                let r = usize::try_from(r).map_err(|_| io::Error::last_os_error());
+                // Whether the cache has the page is chance.
+                if how == "direct" || flag != 8 {
+                    ask(f, &format!("{how} {mode} RWF_{what}"), n(r));
+                }
+            }
+        }
+        let file = open(0, write)?;
+        for (what, request) in [
+            ("BLKDISCARD", BLKDISCARD),
+            ("BLKSECDISCARD", BLKSECDISCARD),
+            ("BLKZEROOUT", BLKZEROOUT),
+        ] {
+            for (place, at, len) in [
+                ("inside", 20 * MIB, MIB),
+                ("odd", 20 * MIB + 100, 4096),
+                ("across the end", end - 4096, 8192),
+                ("empty", 20 * MIB, 0),
+            ] {
+                ask(
+                    f,
+                    &format!("ioctl {what} {mode} {place}"),
+                    ioctl(&file, request, &[at, len], 0),
+                );
+            }
+        }
+        for (what, flags) in [
+            ("allocate", 0),
+            ("zero", libc::FALLOC_FL_ZERO_RANGE),
+            (
+                "zero and keep size",
+                libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+            ),
+            (
+                "punch",
+                libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+            ),
+            (
+                "punch, no fallback",
+                libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE | 4,
+            ),
+            ("write zeroes", 0x80),
+        ] {
+            // SAFETY: an open file.
+            let r = unsafe { libc::fallocate(file.as_raw_fd(), flags, 24 << 20, 1 << 20) };
+            let r = if r == 0 {
+                Ok("0".into())
+            } else {
+                Err(io::Error::last_os_error())
+            };
+            ask(f, &format!("fallocate {mode} {what}"), r);
+        }
+        for (what, flags) in [
+            ("shared", libc::MAP_SHARED),
+            ("private", libc::MAP_PRIVATE),
+            (
+                "sync",
+                crate::sys::MAP_SHARED_VALIDATE | crate::sys::MAP_SYNC,
+            ),
+        ] {
+            let r = crate::sys::Map::new(&file, 0, PAGE, libc::PROT_READ, flags);
+            ask(
+                f,
+                &format!("mmap {mode} {what}"),
+                r.map(|m| format!("byte {}", m.read8(0))),
+            );
+        }
+    }
+    let one = open(libc::O_EXCL, false)?;
+    ask(
+        f,
+        "second exclusive open",
+        open(libc::O_EXCL, false).map(|_| "0".into()),
+    );
+    ask(
+        f,
+        "exclusive open again",
+        open(0, false).map(|_| "0".into()),
+    );
+    drop(one);
+    // Set read-only by hand, there and back (a read-only region stays so).
+    let file = open(0, true).or_else(|_| open(0, false))?;
+    for value in [1u64, 0] {
+        ask(
+            f,
+            &format!("ioctl BLKROSET {value}"),
+            ioctl(&file, BLKROSET, &[value], 0),
+        );
+        ask(
+            f,
+            &format!("ioctl BLKROGET after {value}"),
+            ioctl(&file, BLKROGET, &[], 4),
+        );
+        ask(
+            f,
+            &format!("ro after {value}"),
+            Ok(c.disk_attr(&s.disk, "ro")?),
+        );
+        ask(
+            f,
+            &format!("write after BLKROSET {value}"),
+            n(tools::pwrite_raw(&file, p, PAGE, 0)),
+        );
+    }
+    drop(file);
+    // As libnvdimm has it, for the next driver to find.
+    let region = c.nd(&c.regions()[0]).join("read_only");
+    let value = c.read(&region)?;
+    if value == "1" {
+        ask(
+            f,
+            "region read_only again",
+            c.write(&region, "1")
+                .map(|()| "0".into())
+                .map_err(|_| io::Error::from_raw_os_error(libc::EIO)),
+        );
+    }
+    let zeroes = tools::anonymous(MIB as usize)?;
+    let file = open(0, false)?;
+    check_eq!(
+        tools::pread_raw(&file, zeroes.as_ptr(), MIB as usize, 24 * MIB)?,
+        MIB as usize
+    );
+    let sum = zeroes.slice().iter().map(|b| u64::from(*b)).sum::<u64>();
+    f.insert("sum of the bytes zeroed".into(), sum.to_string());
+    Ok(())
+}
+
+/// What /sys/block/NAME/stat counts for a known amount of work: all but times.
+fn accounting(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
+    let counts = || -> TestResult<Vec<u64>> {
+        let v: Vec<u64> = c
+            .disk_attr(&s.disk, "stat")?
+            .split_whitespace()
+            .filter_map(|w| w.parse().ok())
+            .collect();
+        check!(v.len() >= 17, "stat has {} fields", v.len());
+        Ok(v)
+    };
+    let ro = c.disk_attr(&s.disk, "ro")? == "1";
+    // Off by default, for both.
+    let iostats = format!("/sys/block/{}/queue/iostats", s.disk);
+    let usual = c.read(&iostats)?;
+    c.write(&iostats, "1")?;
+    let file = File::options()
+        .read(true)
+        .write(!ro)
+        .custom_flags(libc::O_DIRECT)
+        .open(s.dev())?;
+    let buf = tools::anonymous(MIB as usize)?;
+    let before = counts()?;
+    for n in 0..5 {
+        tools::pread_raw(&file, buf.as_ptr(), 64 << 10, n << 20)?;
+        if !ro {
+            tools::pwrite_raw(&file, buf.as_ptr(), 32 << 10, 16 * MIB + (n << 18))?;
+        }
+    }
+    file.sync_all()?;
+    let after = counts()?;
+    c.write(&iostats, &usual)?;
+    let names = [
+        "reads",
+        "reads merged",
+        "sectors read",
+        "",
+        "writes",
+        "writes merged",
+        "sectors written",
+        "",
+        "in flight",
+        "",
+        "",
+        "discards",
+        "discards merged",
+        "sectors discarded",
+        "",
+        "flushes",
+        "",
+    ];
+    for (n, name) in names.iter().enumerate() {
+        if !name.is_empty() {
+            f.insert(format!("stat {name}"), (after[n] - before[n]).to_string());
+        }
+    }
+    check!(
+        after[2] - before[2] == 640,
+        "sectors read: {}",
+        after[2] - before[2]
+    );
+    Ok(())
+}
+
+/// What the tools that users run make of the disk.
+fn tools_say(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
+    let all = c.ok(&["lsblk", "-dbPO", &s.dev()])?;
+    for part in all.trim().split("\" ") {
+        let (k, v) = part.split_once('=').unwrap_or((part, ""));
+        if !["MAJ:MIN", "MIN", "DISK-SEQ"].contains(&k) {
+            f.insert(format!("lsblk {k}"), v.trim_matches('"').into());
+        }
+    }
+    f.insert(
+        "blockdev".into(),
+        strip_node(&c.run(&["blockdev", "--report", &s.dev()])?.out),
+    );
+    f.insert(
+        "blkid".into(),
+        c.run(&["blkid", "-p", "-o", "export", &s.dev()])?.out,
+    );
+    f.insert("sfdisk".into(), c.run(&["sfdisk", "-l", &s.dev()])?.out);
+    let parts = c.read("/proc/partitions")?;
+    let line = parts
+        .lines()
+        .find(|l| l.ends_with(&format!(" {}", s.disk)))
+        .unwrap_or_default();
+    f.insert(
+        "/proc/partitions".into(),
+        line.split_whitespace().nth(2).unwrap_or("none").into(),
+    );
+    f.insert("slaves and holders".into(), {
+        let mut v = Vec::new();
+        for d in ["holders", "slaves"] {
+            for e in fs::read_dir(Path::new("/sys/block").join(&s.disk).join(d))?.flatten() {
+                v.push(format!("{d}/{}", e.file_name().to_string_lossy()));
+            }
+        }
+        v.sort();
+        format!("{v:?}")
+    });
+    Ok(())
+}
+
+/// The last line of `blockdev --report`.
+fn strip_node(report: &str) -> String {
+    report
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}

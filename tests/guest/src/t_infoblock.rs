@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Info blocks that are not as they should be: no device, a message that says why, the medium
+//! untouched, and a way back. rpmem only: nd_pmem offers the raw namespace in many of these cases.
+
+use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::disk::{self, errno, Buf, Marks, MIB};
+use crate::t_namespace::{active, bind_raw, fresh, unbind_raw};
+use crate::{check, check_eq};
+use std::os::unix::fs::FileExt;
+
+// The module's own parser and checksum.
+#[allow(dead_code)]
+#[rustfmt::skip]
+#[path = "../../../src/logic/mod.rs"]
+mod logic;
+
+use logic::info_block::{checksum, OFFSET, SIZE};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "namespace_info_block_bit_flips",
+        run: bit_flips,
+    },
+    Test {
+        name: "namespace_info_block_truncated",
+        run: truncated,
+    },
+    Test {
+        name: "namespace_info_block_version",
+        run: version,
+    },
+    Test {
+        name: "namespace_info_block_uuid",
+        run: uuid,
+    },
+    Test {
+        name: "namespace_info_block_sizes",
+        run: sizes,
+    },
+    Test {
+        name: "namespace_info_block_fields",
+        run: fields,
+    },
+    Test {
+        name: "namespace_info_block_unlabelled",
+        run: unlabelled,
+    },
+    Test {
+        name: "namespace_info_block_recreate",
+        run: recreate,
+    },
+    Test {
+        name: "namespace_info_block_stale",
+        run: stale,
+    },
+];
+
+pub type Block = [u8; SIZE];
+
+const UUID: usize = 16;
+const PARENT_UUID: usize = 32;
+const FLAGS: usize = 48;
+const MAJOR: usize = 52;
+const MINOR: usize = 54;
+pub const DATA_OFFSET: usize = 56;
+pub const NPFNS: usize = 64;
+const MODE: usize = 72;
+pub const START_PAD: usize = 76;
+pub const END_TRUNC: usize = 80;
+const ALIGN: usize = 84;
+const PAGE_SIZE: usize = 88;
+const PAGE_STRUCT_SIZE: usize = 92;
+const CHECKSUM: usize = SIZE - 8;
+
+pub fn u64_at(b: &Block, at: usize) -> u64 {
+    u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"))
+}
+
+pub fn put(b: &mut Block, at: usize, value: u64, len: usize) {
+    b[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+}
+
+pub fn seal(b: &mut Block) {
+    let sum = checksum(b);
+    put(b, CHECKSUM, sum, 8);
+}
+
+/// A namespace in fsdax mode, its intact info block, and marks in its data. While it is treated it
+/// is bound as a raw namespace; `heal` ends that.
+struct Patient {
+    ns: String,
+    dev: String,
+    good: Block,
+    marks: Marks,
+}
+
+impl Patient {
+    fn new(c: &Ctx, ns: String) -> TestResult<Patient> {
+        let dev = format!("/dev/{}", c.disk_of(&active(c, &ns)?)?);
+        let marks = Marks::new(4000);
+        marks.write(&dev)?;
+        bind_raw(c, &ns)?;
+        let good = read_block(&dev)?;
+        check_eq!(&good[..16], b"NVDIMM_PFN_INFO\0");
+        check_eq!(u64_at(&good, CHECKSUM), checksum(&good));
+        Ok(Patient {
+            ns,
+            dev,
+            good,
+            marks,
+        })
+    }
+
+    fn labelled(c: &Ctx) -> TestResult<Patient> {
+        fresh(c)?;
+        let ns = c.create_namespace(&["-m", "fsdax", "-M", "dev", "-s", "64M"])?;
+        Patient::new(c, ns)
+    }
+
+    /// The namespace binds, as fsdax, and the data is there.
+    fn works(&self, c: &Ctx) -> TestResult {
+        unbind_raw(c, &self.ns)?;
+        let r = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver))(&self.ns);
+        check_eq!(
+            errno(&r),
+            libc::ENXIO,
+            "the personality takes the namespace"
+        );
+        c.settle();
+        let holder = active(c, &self.ns)?;
+        check!(holder.starts_with("pfn"), "holder of {}: {holder}", self.ns);
+        let disk = c.disk_of(&holder)?;
+        check_eq!(format!("/dev/{disk}"), self.dev);
+        check_eq!(c.disk_attr(&disk, "queue/dax")?, "1");
+        self.marks.check(&self.dev)
+    }
+
+    fn plant(&self, block: &Block) -> TestResult {
+        let mut b = Buf::page(SIZE);
+        b.bytes_mut().copy_from_slice(block);
+        let f = disk::direct(&self.dev)?;
+        f.write_all_at(b.bytes(), OFFSET)?;
+        f.sync_all()?;
+        Ok(())
+    }
+
+    /// What a damaged block must leave alone.
+    fn start_of_medium(&self) -> TestResult<Buf> {
+        let mut b = Buf::page(16 * MIB as usize);
+        disk::direct(&self.dev)?.read_exact_at(b.bytes_mut(), 0)?;
+        Ok(b)
+    }
+
+    /// Bind with `block` planted: it must be refused for `reason`, and nothing be written.
+    fn refused(&self, c: &mut Ctx, what: &str, block: &Block, reason: &str) -> TestResult {
+        println!("{what}");
+        check!(*block != self.good, "{what}: not damaged at all");
+        self.plant(block)?;
+        let before = self.start_of_medium()?;
+        unbind_raw(c, &self.ns)?;
+        c.mark_dmesg();
+        let r = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver))(&self.ns);
+        c.settle();
+        check_eq!(errno(&r), libc::EOPNOTSUPP, "{what}: bind");
+        check_eq!(c.disks(), Vec::<String>::new(), "{what}: disks");
+        check_eq!(c.bound_to(&self.ns), None, "{what}: driver");
+        check_eq!(active(c, &self.ns)?, self.ns, "{what}: holder");
+        let log = c.dmesg()?;
+        let said = log.lines().any(|l| {
+            l.contains(&format!("{}: info block damaged", self.ns))
+                && l.contains(&format!("nothing written: {reason}"))
+        });
+        check!(said, "{what}: no message {reason:?} in the log:\n{log}");
+
+        // Look at the medium once more, by way of the raw namespace.
+        bind_raw(c, &self.ns)?;
+        let after = self.start_of_medium()?;
+        let pairs = || before.bytes().iter().zip(after.bytes());
+        check!(
+            before.bytes() == after.bytes(),
+            "{what}: the medium was written to, at {:?}",
+            pairs().position(|(a, b)| a != b)
+        );
+        Ok(())
+    }
+
+    /// Put the intact block back: everything works again.
+    fn heal(&self, c: &Ctx) -> TestResult {
+        self.plant(&self.good)?;
+        self.works(c)
+    }
+
+    /// `change` is made to the intact block, with a valid checksum.
+    fn sealed(
+        &self,
+        c: &mut Ctx,
+        what: &str,
+        reason: &str,
+        change: impl FnOnce(&mut Block),
+    ) -> TestResult {
+        let mut b = self.good;
+        change(&mut b);
+        seal(&mut b);
+        self.refused(c, what, &b, reason)
+    }
+}
+
+pub fn read_block(dev: &str) -> TestResult<Block> {
+    let mut b = Buf::page(SIZE);
+    disk::direct(dev)?.read_exact_at(b.bytes_mut(), OFFSET)?;
+    let mut block = [0; SIZE];
+    block.copy_from_slice(b.bytes());
+    Ok(block)
+}
+
+fn bit_flips(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    for at in [
+        UUID,
+        PARENT_UUID + 9,
+        FLAGS,
+        MINOR,
+        DATA_OFFSET + 2,
+        NPFNS,
+        START_PAD + 3,
+        PAGE_STRUCT_SIZE,
+        2048,
+        CHECKSUM - 1,
+        SIZE - 1,
+    ] {
+        let mut b = p.good;
+        b[at] ^= 1 << (at % 8);
+        p.refused(c, &format!("bit {} of byte {at}", at % 8), &b, "checksum")?;
+    }
+    p.heal(c)
+}
+
+fn truncated(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    for keep in [SIZE / 2, 16, SIZE - 8] {
+        let mut b = p.good;
+        b[keep..].fill(0);
+        p.refused(c, &format!("zeroes from byte {keep} on"), &b, "checksum")?;
+    }
+    // The tail of some other write.
+    let mut b = p.good;
+    b[SIZE / 2..].fill(0x5a);
+    p.refused(c, "second half overwritten", &b, "checksum")?;
+    p.heal(c)
+}
+
+fn version(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    for major in [0, 2, 0xffff] {
+        p.sealed(c, &format!("major version {major}"), "major version", |b| {
+            put(b, MAJOR, major, 2)
+        })?;
+    }
+    p.heal(c)?;
+    // A later minor version only adds fields.
+    let mut b = p.good;
+    put(&mut b, MINOR, 5, 2);
+    seal(&mut b);
+    bind_raw(c, &p.ns)?;
+    p.plant(&b)?;
+    p.works(c)
+}
+
+fn uuid(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    p.sealed(
+        c,
+        "parent uuid, one bit",
+        "uuid of another namespace",
+        |b| b[PARENT_UUID + 15] ^= 0x80,
+    )?;
+    p.sealed(c, "no parent uuid", "uuid of another namespace", |b| {
+        b[PARENT_UUID..PARENT_UUID + 16].fill(0)
+    })?;
+    p.heal(c)?;
+
+    // A block that is perfect, in the namespace next to this one.
+    let other = c.create_namespace(&["-m", "fsdax", "-M", "dev", "-s", "64M"])?;
+    bind_raw(c, &other)?;
+    let dev = format!("/dev/{}", c.disk_of(&other)?);
+    let theirs = read_block(&dev)?;
+    unbind_raw(c, &other)?;
+    check_eq!(u64_at(&theirs, CHECKSUM), checksum(&theirs));
+    bind_raw(c, &p.ns)?;
+    p.refused(
+        c,
+        "the neighbour's block",
+        &theirs,
+        "uuid of another namespace",
+    )?;
+    p.heal(c)
+}
+
+fn sizes(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    let size = c.read_u64(c.nd(&p.ns).join("size"))?;
+    let good = p.good;
+    let npfns = u64_at(&good, NPFNS);
+    let too_many = "size, more pages than the namespace holds";
+    for n in [npfns + 1, 1 << 52, u64::MAX] {
+        p.sealed(c, &format!("{n:#x} pages"), too_many, |b| {
+            put(b, NPFNS, n, 8)
+        })?;
+    }
+    for at in [size, u64::MAX - 4095] {
+        p.sealed(
+            c,
+            &format!("data at {at:#x}"),
+            "data offset beyond the namespace",
+            |b| put(b, DATA_OFFSET, at, 8),
+        )?;
+    }
+    p.sealed(
+        c,
+        "end_trunc of the whole",
+        "data offset beyond the mapped range",
+        |b| put(b, END_TRUNC, size, 4),
+    )?;
+    p.sealed(
+        c,
+        "end_trunc of more",
+        "padding beyond the namespace",
+        |b| put(b, END_TRUNC, size + 4096, 4),
+    )?;
+    p.sealed(
+        c,
+        "start_pad and end_trunc",
+        "padding beyond the namespace",
+        |b| {
+            put(b, START_PAD, size / 2, 4);
+            put(b, END_TRUNC, size / 2 + 4096, 4);
+        },
+    )?;
+    p.sealed(
+        c,
+        "end_trunc of a page",
+        "end of the mapped range, misaligned",
+        |b| {
+            put(b, END_TRUNC, 4096, 4);
+            put(b, NPFNS, npfns - 1, 8);
+        },
+    )?;
+    p.sealed(c, "start_pad of 2 MiB", too_many, |b| {
+        put(b, START_PAD, 2 * MIB, 4)
+    })?;
+    p.heal(c)
+}
+
+fn fields(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    for mode in [0u64, 3] {
+        p.sealed(c, &format!("mode {mode:#x}"), "mode", |b| {
+            put(b, MODE, mode, 4)
+        })?;
+    }
+    let offset = u64_at(&p.good, DATA_OFFSET);
+    p.sealed(c, "data a sector later", "data offset, misaligned", |b| {
+        put(b, DATA_OFFSET, offset + 512, 8);
+        put(b, NPFNS, u64_at(b, NPFNS) - 1, 8);
+    })?;
+    p.sealed(
+        c,
+        "data over the info block",
+        "data offset inside the info block",
+        |b| put(b, DATA_OFFSET, 4096, 8),
+    )?;
+    p.sealed(c, "alignment 3 MiB", "alignment, not a power of two", |b| {
+        put(b, ALIGN, 3 * MIB, 4)
+    })?;
+    p.sealed(
+        c,
+        "alignment 1 GiB",
+        "alignment beyond the namespace",
+        |b| put(b, ALIGN, 1 << 30, 4),
+    )?;
+    p.sealed(
+        c,
+        "struct pages of 32 bytes",
+        "struct page size of the page map",
+        |b| put(b, PAGE_STRUCT_SIZE, 32, 2),
+    )?;
+    p.sealed(c, "pages of 8 KiB", "page size of the page map", |b| {
+        put(b, PAGE_SIZE, 8192, 4)
+    })?;
+    p.heal(c)
+}
+
+/// Without labels the namespace has no uuid: parent_uuid must be zero.
+fn unlabelled(c: &mut Ctx) -> TestResult {
+    let ns = c.namespace()?;
+    c.create_namespace(&["-f", "-e", &ns, "-m", "fsdax", "-M", "mem"])?;
+    let p = Patient::new(c, ns)?;
+    check!(p.good[PARENT_UUID..PARENT_UUID + 16]
+        .iter()
+        .all(|b| *b == 0));
+    p.sealed(c, "a parent uuid", "uuid of another namespace", |b| {
+        b[PARENT_UUID] = 1
+    })?;
+    let mut b = p.good;
+    b[NPFNS] ^= 1;
+    p.refused(c, "npfns", &b, "checksum")?;
+    p.sealed(c, "major version 2", "major version", |b| {
+        put(b, MAJOR, 2, 2)
+    })?;
+    p.heal(c)
+}
+
+/// A damaged block, and the user gives its contents up: ndctl makes a new one in its place.
+fn recreate(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    let mut b = p.good;
+    b[NPFNS] ^= 1;
+    p.refused(c, "npfns", &b, "checksum")?;
+    unbind_raw(c, &p.ns)?;
+    // What it is, as the user sees it.
+    let told = c.ok(&["ndctl", "read-infoblock", &p.ns, "-j"])?;
+    check!(
+        told.contains("NVDIMM_PFN_INFO"),
+        "ndctl read-infoblock: {told}"
+    );
+    check_eq!(active(c, &p.ns)?, p.ns, "holder after read-infoblock");
+
+    let ns = c.create_namespace(&["-f", "-e", &p.ns, "-m", "fsdax", "-M", "dev"])?;
+    check_eq!(ns, p.ns);
+    let disk = c.disk_of(&active(c, &ns)?)?;
+    check_eq!(c.disk_attr(&disk, "queue/dax")?, "1");
+    Marks::new(4100).write(&p.dev)?;
+    Marks::new(4100).check(&p.dev)?;
+    // Or destroys it.
+    bind_raw(c, &p.ns)?;
+    p.refused(c, "npfns", &b, "checksum")?;
+    unbind_raw(c, &p.ns)?;
+    c.ok(&["ndctl", "destroy-namespace", "-f", &ns])?;
+    c.settle();
+    check!(c.namespaces().is_empty(), "{:?}", c.namespaces());
+    Ok(())
+}
+
+/// New labels over old contents: the block of the namespace that was is in the way of nobody who
+/// asks for a new one.
+fn stale(c: &mut Ctx) -> TestResult {
+    let p = Patient::labelled(c)?;
+    p.heal(c)?;
+    c.ok(&["ndctl", "disable-namespace", "all"])?;
+    c.init_labels()?;
+    check!(c.namespaces().is_empty(), "{:?}", c.namespaces());
+    let ns = c.create_namespace(&["-m", "fsdax", "-M", "dev", "-s", "64M"])?;
+    let disk = c.disk_of(&active(c, &ns)?)?;
+    check_eq!(format!("/dev/{disk}"), p.dev);
+    Marks::new(4200).write(&p.dev)?;
+    bind_raw(c, &ns)?;
+    let b = read_block(&p.dev)?;
+    unbind_raw(c, &ns)?;
+    check!(
+        b[UUID..FLAGS] != p.good[UUID..FLAGS],
+        "the block is the old one"
+    );
+    let uuid = c.read(c.nd(&ns).join("uuid"))?;
+    let digits: Vec<u32> = uuid.chars().filter_map(|d| d.to_digit(16)).collect();
+    let bytes: Vec<u8> = digits.chunks(2).map(|d| (d[0] * 16 + d[1]) as u8).collect();
+    check_eq!(b[PARENT_UUID..FLAGS], bytes, "parent uuid of the new block");
+    let r = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver))(&ns);
+    if errno(&r) != libc::ENXIO {
+        return Err(Outcome::Fail(format!("bind {ns}: {r:?}")));
+    }
+    c.settle();
+    c.disk_of(&active(c, &ns)?)?;
+    Marks::new(4200).check(&p.dev)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests of the harness: each misbehaves in one way, and the harness must notice.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::{check_eq, fail, skip, sys};
+use std::time::Duration;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "self_pass",
+        run: pass,
+    },
+    Test {
+        name: "self_pass2",
+        run: pass,
+    },
+    Test {
+        name: "self_fail",
+        run: fails,
+    },
+    Test {
+        name: "self_skip",
+        run: skips,
+    },
+    Test {
+        name: "self_crash",
+        run: crash,
+    },
+    Test {
+        name: "self_rust_panic",
+        run: rust_panic,
+    },
+    Test {
+        name: "self_hang",
+        run: hang,
+    },
+    Test {
+        name: "self_kernel_panic",
+        run: kernel_panic,
+    },
+    Test {
+        name: "self_splat",
+        run: splat,
+    },
+    Test {
+        name: "self_exit_vm",
+        run: exit_vm,
+    },
+    Test {
+        name: "self_cut",
+        run: cut,
+    },
+];
+
+fn pass(c: &mut Ctx) -> TestResult {
+    check_eq!(c.sh("echo a | tr a b")?, "b\n");
+    println!("this is a diagnostic line");
+    Ok(())
+}
+
+fn fails(c: &mut Ctx) -> TestResult {
+    // What looks like a result in the output of a test must not be taken for one.
+    println!("ok 2 self_fail");
+    c.fails(&["false"])?;
+    fail!("as intended")
+}
+
+fn skips(_: &mut Ctx) -> TestResult {
+    skip!("as intended")
+}
+
+fn crash(_: &mut Ctx) -> TestResult {
+    std::process::abort()
+}
+
+fn rust_panic(_: &mut Ctx) -> TestResult {
+    panic!("as intended")
+}
+
+/// Hangs together with a descendant in another session that holds the output pipe.
+fn hang(_: &mut Ctx) -> TestResult {
+    std::process::Command::new("setsid")
+        .args(["sleep", "3600"])
+        .spawn()?;
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn kernel_panic(c: &mut Ctx) -> TestResult {
+    c.write("/proc/sysrq-trigger", "c")?;
+    fail!("survived a panic")
+}
+
+fn splat(c: &mut Ctx) -> TestResult {
+    c.write("/dev/kmsg", "<4>WARNING: CPU: 0 PID: 1 at self_splat\n")?;
+    Ok(())
+}
+
+/// Ends the machine with the right exit code, but too early.
+fn exit_vm(_: &mut Ctx) -> TestResult {
+    sys::outb(0xf4, 0x10);
+    fail!("survived the end of the machine")
+}
+
+fn cut(c: &mut Ctx) -> TestResult {
+    c.power_cut()
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tools of the fs-dax, life-cycle and differential tests: namespaces of a kind, file systems on
+//! them, page-aligned buffers, and processes that work in step with the test.
+
+use crate::ctx::{Ctx, TestResult};
+use crate::sys::Map;
+use crate::{check, fail};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+pub const PAGE: usize = 4096;
+pub const HUGE: usize = 2 << 20;
+
+/// Exit status of a process whose access ended in SIGBUS, and one that nothing else gives.
+pub const GOT_SIGBUS: i32 = 77;
+
+/// A namespace that a driver has.
+#[derive(Clone, Debug)]
+pub struct Space {
+    /// The device that the driver binds: namespace0.0, pfn0.1.
+    pub nd: String,
+    /// pmem0, pmem0.1
+    pub disk: String,
+}
+
+impl Space {
+    pub fn dev(&self) -> String {
+        format!("/dev/{}", self.disk)
+    }
+
+    pub fn bind(&self, c: &Ctx) -> TestResult {
+        c.write(
+            format!("/sys/bus/nd/drivers/{}/bind", c.driver_name()),
+            &self.nd,
+        )?;
+        c.wait_exists(self.dev())
+    }
+
+    pub fn unbind(&self, c: &Ctx) -> TestResult {
+        c.unbind(c.driver_name(), &self.nd)
+    }
+}
+
+/// Every disk, with the nd device that carries it.
+pub fn spaces(c: &Ctx) -> TestResult<Vec<Space>> {
+    c.settle();
+    let mut v = Vec::new();
+    for disk in c.disks() {
+        let parent = std::fs::read_link(format!("/sys/block/{disk}/device"))?;
+        let nd = parent.file_name().unwrap_or_default().to_string_lossy();
+        c.wait_exists(format!("/dev/{disk}"))?;
+        v.push(Space {
+            nd: nd.into_owned(),
+            disk,
+        });
+    }
+    Ok(v)
+}
+
+pub fn has_pages(c: &Ctx, s: &Space) -> TestResult<bool> {
+    Ok(c.disk_attr(&s.disk, "queue/dax")? == "1")
+}
+
+/// A namespace with struct pages, and its disk: the one there is, or a new one.
+pub fn dax_space(c: &Ctx, create: &[&str]) -> TestResult<Space> {
+    if let Some(s) = first_dax(c)? {
+        return Ok(s);
+    }
+    if c.nd_devices("nmem").is_empty() {
+        fail!("no namespace has struct pages, and there is no NVDIMM to make one on");
+    }
+    c.init_labels()?;
+    let mut argv = vec!["-m", "fsdax", "-s", "768M"];
+    argv.extend_from_slice(create);
+    c.create_namespace(&argv)?;
+    // A neighbour without pages, for I/O between the two.
+    c.create_namespace(&["-m", "raw", "-s", "64M"])?;
+    match first_dax(c)? {
+        Some(s) => Ok(s),
+        None => fail!("the new fsdax namespace has no DAX disk"),
+    }
+}
+
+fn first_dax(c: &Ctx) -> TestResult<Option<Space>> {
+    for s in spaces(c)? {
+        if has_pages(c, &s)? {
+            return Ok(Some(s));
+        }
+    }
+    Ok(None)
+}
+
+/// mkfs with the geometry that huge pages need. xfs keeps its default, reflink.
+pub fn mkfs_dax(c: &Ctx, fs: &str, dev: &str) -> TestResult {
+    match fs {
+        "ext4" => c.sh(&format!(
+            "mkfs.ext4 -q -F -b 4096 -E stride=512,stripe_width=512 {dev}"
+        ))?,
+        "xfs" => c.sh(&format!("mkfs.xfs -q -f -d su=2m,sw=1,agcount=2 {dev}"))?,
+        other => fail!("unknown file system {other}"),
+    };
+    Ok(())
+}
+
+pub fn open_rw(path: impl AsRef<Path>) -> TestResult<File> {
+    open_flags(path, 0)
+}
+
+/// Created if it is not there; the contents stay.
+pub fn open_flags(path: impl AsRef<Path>, flags: i32) -> TestResult<File> {
+    let p = path.as_ref();
+    let f = File::options()
+        .read(true)
+        .write(true)
+        .create(!p.starts_with("/dev"))
+        .truncate(false)
+        .custom_flags(flags)
+        .open(p);
+    f.map_err(|e| format!("open {}: {e}", p.display()).into())
+}
+
+/// A file of `len` bytes whose blocks are allocated, aligned for huge pages where that is possible.
+pub fn file_of(path: &str, len: usize) -> TestResult<File> {
+    let f = open_rw(path)?;
+    f.set_len(0)?;
+    // SAFETY: an open file.
+    let r = unsafe { libc::fallocate(f.as_raw_fd(), 0, 0, len as libc::off_t) };
+    check!(r == 0, "fallocate {path}: {}", io::Error::last_os_error());
+    Ok(f)
+}
+
+/// Memory of this process alone, zeroed, page-aligned.
+pub fn anonymous(len: usize) -> TestResult<Map> {
+    // SAFETY: memfd_create with a literal; the descriptor is owned by the File at once.
+    let f = unsafe {
+        use std::os::fd::FromRawFd;
+        let fd = libc::memfd_create(c"rpmem-test".as_ptr(), 0);
+        check!(fd >= 0, "memfd_create: {}", io::Error::last_os_error());
+        File::from_raw_fd(fd)
+    };
+    f.set_len(len as u64)?;
+    Ok(Map::shared(&f, 0, len)?)
+}
+
+/// The errno of a failed call, 0 of a success.
+pub fn errno<T>(r: &io::Result<T>) -> i32 {
+    match r {
+        Ok(_) => 0,
+        Err(e) => e.raw_os_error().unwrap_or(-1),
+    }
+}
+
+/// pread into raw memory (a mapping): the kernel, not the program, touches it.
+pub fn pread_raw(f: &File, at: *mut u8, len: usize, offset: u64) -> io::Result<usize> {
+    // SAFETY: the kernel checks the range, EFAULT tells.
+    let n = unsafe { libc::pread(f.as_raw_fd(), at.cast(), len, offset as libc::off_t) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+pub fn pwrite_raw(f: &File, at: *const u8, len: usize, offset: u64) -> io::Result<usize> {
+    // SAFETY: as above.
+    let n = unsafe { libc::pwrite(f.as_raw_fd(), at.cast(), len, offset as libc::off_t) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// A child process that works in step with the test: each side can wait for a word of the other.
+/// Killed when dropped.
+pub struct Peer {
+    pid: i32,
+    to: i32,
+    from: i32,
+}
+
+/// The child's end.
+pub struct Link {
+    rx: i32,
+    tx: i32,
+}
+
+impl Link {
+    /// Tell the test that this point is reached.
+    pub fn say(&self) {
+        // SAFETY: one byte to a pipe of ours.
+        unsafe { libc::write(self.tx, [b'.'].as_ptr().cast(), 1) };
+    }
+
+    /// Wait for the test's word; its end is the end of this process.
+    pub fn hear(&self) {
+        let mut b = 0u8;
+        // SAFETY: one byte from a pipe of ours.
+        unsafe {
+            if libc::read(self.rx, (&raw mut b).cast(), 1) != 1 {
+                libc::_exit(0);
+            }
+        }
+    }
+}
+
+extern "C" fn on_bus(_: i32) {
+    // SAFETY: async-signal-safe.
+    unsafe { libc::_exit(GOT_SIGBUS) };
+}
+
+impl Peer {
+    /// Run `f` in a forked child; what it returns is the exit status. SIGBUS ends it with
+    /// GOT_SIGBUS.
+    pub fn start(f: impl FnOnce(&Link) -> i32) -> TestResult<Peer> {
+        let (mut down, mut up) = ([0i32; 2], [0i32; 2]);
+        // SAFETY: pipes and fork of a process with one thread; the child only runs `f` and exits.
+        unsafe {
+            if libc::pipe2(down.as_mut_ptr(), libc::O_CLOEXEC) != 0
+                || libc::pipe2(up.as_mut_ptr(), libc::O_CLOEXEC) != 0
+            {
+                return Err(io::Error::last_os_error().into());
+            }
+            match libc::fork() {
+                -1 => Err(io::Error::last_os_error().into()),
+                0 => {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    libc::close(down[1]);
+                    libc::close(up[0]);
+                    libc::signal(
+                        libc::SIGBUS,
+                        on_bus as extern "C" fn(i32) as libc::sighandler_t,
+                    );
+                    let link = Link {
+                        rx: down[0],
+                        tx: up[1],
+                    };
+                    libc::_exit(f(&link))
+                }
+                pid => {
+                    libc::close(down[0]);
+                    libc::close(up[1]);
+                    Ok(Peer {
+                        pid,
+                        to: down[1],
+                        from: up[0],
+                    })
+                }
+            }
+        }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub fn say(&self) {
+        // SAFETY: one byte to a pipe of ours; a dead reader is noticed by `hear` and `wait`.
+        unsafe { libc::write(self.to, [b'.'].as_ptr().cast(), 1) };
+    }
+
+    /// Wait for the child's word.
+    pub fn hear(&self) -> TestResult {
+        let mut b = 0u8;
+        // SAFETY: one byte from a pipe of ours.
+        if unsafe { libc::read(self.from, (&raw mut b).cast(), 1) } != 1 {
+            fail!("the child ended early");
+        }
+        Ok(())
+    }
+
+    /// Take the words that are there, without waiting for one.
+    pub fn drain(&self) -> TestResult {
+        let mut b = [0u8; 256];
+        loop {
+            let mut p = libc::pollfd {
+                fd: self.from,
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one pollfd; reads into a buffer of that size.
+            unsafe {
+                if libc::poll(&mut p, 1, 0) != 1 || p.revents & libc::POLLIN == 0 {
+                    return Ok(());
+                }
+                if libc::read(self.from, b.as_mut_ptr().cast(), b.len()) <= 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The exit status, 128 + signal if it was killed.
+    pub fn wait(mut self) -> TestResult<i32> {
+        let s = self.reap(0)?;
+        self.pid = 0;
+        Ok(s.unwrap_or(-1))
+    }
+
+    /// The exit status if it has ended.
+    pub fn ended(&mut self) -> TestResult<Option<i32>> {
+        let s = self.reap(libc::WNOHANG)?;
+        if s.is_some() {
+            self.pid = 0;
+        }
+        Ok(s)
+    }
+
+    fn reap(&self, flags: i32) -> TestResult<Option<i32>> {
+        let mut status = 0;
+        // SAFETY: a child of this process.
+        let r = unsafe { libc::waitpid(self.pid, &mut status, flags) };
+        match r {
+            0 => Ok(None),
+            r if r < 0 => Err(io::Error::last_os_error().into()),
+            _ if libc::WIFSIGNALED(status) => Ok(Some(128 + libc::WTERMSIG(status))),
+            _ => Ok(Some(libc::WEXITSTATUS(status))),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // SAFETY: closes what start() opened; the child is ours until it is reaped.
+        unsafe {
+            libc::close(self.to);
+            libc::close(self.from);
+            if self.pid > 0 {
+                libc::kill(self.pid, libc::SIGKILL);
+                libc::waitpid(self.pid, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+}
+
+/// A number from /proc/self/smaps for the mapping that starts at `addr`, in KiB.
+pub fn smaps(c: &Ctx, addr: usize, field: &str) -> TestResult<u64> {
+    let v = smaps_text(c, addr, field)?;
+    let n = v.trim_end_matches("kB").trim().parse();
+    n.map_err(|_| format!("smaps {field}: {v:?}").into())
+}
+
+pub fn smaps_text(c: &Ctx, addr: usize, field: &str) -> TestResult<String> {
+    let all = c.read("/proc/self/smaps")?;
+    let mut here = false;
+    for l in all.lines() {
+        let word = l.split(' ').next().unwrap_or_default();
+        if let Some((start, _)) = word.split_once('-') {
+            here = usize::from_str_radix(start, 16) == Ok(addr);
+        } else if here && word.trim_end_matches(':') == field {
+            return Ok(l.split_once(':').map_or("", |x| x.1).trim().to_string());
+        }
+    }
+    fail!("no {field} of {addr:#x} in smaps:\n{all}")
+}
+
+/// Whether the kernel has the file for a DAX one (STATX_ATTR_DAX).
+pub fn is_dax(f: &File) -> TestResult<bool> {
+    // SAFETY: statx fills a structure of ours for an open file.
+    unsafe {
+        let mut s: libc::statx = std::mem::zeroed();
+        let r = libc::statx(
+            f.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_BASIC_STATS,
+            &mut s,
+        );
+        if r != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok(s.stx_attributes & 0x0020_0000 != 0)
+    }
+}
+
+/// Events of a tracepoint below fs_dax, while it lives.
+pub struct Trace {
+    dir: &'static str,
+    event: String,
+}
+
+impl Trace {
+    pub fn on(c: &Ctx, event: &str) -> TestResult<Trace> {
+        let t = Trace {
+            dir: "/sys/kernel/tracing",
+            event: event.to_string(),
+        };
+        // Truncation empties the buffer.
+        std::fs::write(format!("{}/trace", t.dir), "")?;
+        c.write(format!("{}/events/{event}/enable", t.dir), "1")?;
+        Ok(t)
+    }
+
+    pub fn lines(&self, c: &Ctx) -> TestResult<Vec<String>> {
+        let name = self
+            .event
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_string();
+        let all = c.read(format!("{}/trace", self.dir))?;
+        let tag = format!(" {name}:");
+        Ok(all
+            .lines()
+            .filter(|l| l.contains(&tag))
+            .map(str::to_string)
+            .collect())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = std::fs::write(format!("{}/events/{}/enable", self.dir, self.event), "0");
+    }
+}
