@@ -164,7 +164,7 @@ impl PageMap {
             self.data_phys >> bindings::PAGE_SHIFT,
             end >> bindings::PAGE_SHIFT,
         );
-        let mut waits = 0;
+        let mut waits = 0u32;
 
         while pfn <= last {
             // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
@@ -199,7 +199,7 @@ impl PageMap {
                             pfn
                         );
                     }
-                    waits += 1;
+                    waits = waits.saturating_add(1);
                     // SAFETY: We are in process context and hold no lock.
                     unsafe { bindings::msleep(10) };
                 }
@@ -267,7 +267,9 @@ impl PageMap {
         }
         drop(guard);
         // A page that several files share (reflink) does not say which; they let go of it when they
-        // are evicted, as idle ones were when the disk went. SAFETY: As above.
+        // are evicted, as idle ones were when the disk went.
+        //
+        // SAFETY: The folio is of pages in the pagemap.
         let in_use = unsafe {
             bindings::rpmem_helper_folio_share(folio) != 0
                 || bindings::rpmem_helper_folio_ref_count(folio) != 0
