@@ -615,10 +615,6 @@ fn zeroes(c: &Ctx) -> TestResult {
     m.write8(LEN + 7, 1);
     let count = |m: &Map| m.slice().iter().filter(|b| **b != 0).count();
     check_eq!(count(&m), 2, "bytes that are not zero in a fresh file");
-    sys::pattern(51, &mut vec![0; 8]);
-    for at in (0..4 * LEN).step_by(PAGE / 2) {
-        m.write8(at, 0xdd);
-    }
     let (start, len) = (LEN as u64 + 100, LEN as u64);
     for mode in [
         libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,

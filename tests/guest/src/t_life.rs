@@ -25,6 +25,10 @@ pub const TESTS: &[Test] = &[
         run: create_mounted,
     },
     Test {
+        name: "life_flush",
+        run: flush,
+    },
+    Test {
         name: "life_bind_raw",
         run: |c| bind_cycles(c, Kind::Raw),
     },
