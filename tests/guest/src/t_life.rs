@@ -604,7 +604,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
         })?);
     }
     let mut refused = 0;
-    for _ in 0..CYCLES / 2 {
+    for _ in 0..CYCLES {
         for w in &workers {
             w.say();
         }
@@ -920,7 +920,7 @@ fn mounted_cycles(c: &mut Ctx, fs: &str) -> TestResult {
     fresh(c, fs, &s)?;
     keep(c)?;
     c.umount(MNT)?;
-    cycle(c, CYCLES / 2, |n| {
+    cycle(c, CYCLES, |n| {
         c.mount(&s.dev(), MNT, "dax")?;
         if n % 10 == 0 {
             kept()?;
