@@ -225,8 +225,8 @@ fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> Option<Info
 /// it, in bytes, of the data.
 ///
 /// libnvdimm makes range and altmap (and the info block itself, on a device that userspace has just
-/// configured and whose namespace has none); they are checked against the block as it is on the
-/// medium.
+/// configured and whose namespace has none, or one left over); they are checked against the block
+/// as it is on the medium.
 fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageMapRange, u64)> {
     let raw = namespace.enable(info_block::RESERVE)?;
     let mut uuid = [0; 16];
