@@ -50,13 +50,42 @@ fi
 RPMEM_KERNEL=$(rpmem_kernel_dir "${RPMEM_KREL:-none}" "${RPMEM_KVERSION:-none}")
 RPMEM_KDIR=$RPMEM_KERNEL/build
 RPMEM_KSRC=$RPMEM_KERNEL/source
-RPMEM_VMLINUZ=$RPMEM_KERNEL/image/boot/vmlinuz-$RPMEM_KREL
-RPMEM_KMODULES=$RPMEM_KERNEL/image/usr/lib/modules/$RPMEM_KREL
+RPMEM_KIMAGE=$RPMEM_KERNEL/image
+
+# Which kernel the module is built for and the guests boot: Debian's own
+# ("stock"), or one built here from the same source (qemu/kernels).
+RPMEM_FLAVOUR=${RPMEM_FLAVOUR:-stock}
+rpmem_fragments=
+case $RPMEM_FLAVOUR in
+stock) RPMEM_MODULE=$RPMEM_OUT/module ;;
+debug) rpmem_fragments="qemu/kernels/debug.config" ;;
+kcsan) rpmem_fragments="qemu/kernels/debug.config qemu/kernels/kcsan.config" ;;
+*)
+	echo "error: RPMEM_FLAVOUR is '$RPMEM_FLAVOUR'; use stock, debug or kcsan" >&2
+	exit 1
+	;;
+esac
+# Arguments that every make on the kernel tree gets.
+RPMEM_KMAKE=
+if [ -n "$rpmem_fragments" ]; then
+	# shellcheck disable=SC2086 # a list of names without spaces
+	rpmem_flavour_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
+		cat scripts/stages/flavour $rpmem_fragments; } | rpmem_hash)
+	RPMEM_FLAVOUR_DIR=$RPMEM_CACHE/flavours/$RPMEM_FLAVOUR-$rpmem_flavour_key
+	RPMEM_KDIR=$RPMEM_FLAVOUR_DIR/build
+	RPMEM_KIMAGE=$RPMEM_FLAVOUR_DIR/image
+	RPMEM_KREL=$(cat "$RPMEM_FLAVOUR_DIR/release" 2>/dev/null || :)
+	RPMEM_MODULE=$RPMEM_OUT/module-$RPMEM_FLAVOUR
+	RPMEM_KMAKE=LLVM=-19
+fi
+RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
+RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL
 
 # The guest image: programs of the root, modules of the kernel.
-rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
+rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules; } | rpmem_hash)
 RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
+export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE

@@ -34,14 +34,21 @@ pub struct Env {
     pub guest: PathBuf,
     pub ko: PathBuf,
     pub krel: String,
+    /// stock, debug or kcsan.
+    pub flavour: String,
+    /// The long form of tests that have one.
+    pub long: bool,
+    /// For tests that draw numbers.
+    pub seed: u64,
     pub accel: Accel,
 }
 
 impl Env {
     pub fn factor(&self) -> u64 {
+        let instruments = if self.flavour == "stock" { 1 } else { 4 };
         match self.accel {
-            Accel::Tcg => TCG_FACTOR,
-            Accel::Kvm => 1,
+            Accel::Tcg => TCG_FACTOR * instruments,
+            Accel::Kvm => instruments,
         }
     }
 }
@@ -58,8 +65,15 @@ fn ctx<T>(r: std::io::Result<T>, what: &Path) -> Result<T, String> {
 }
 
 /// The instructions for the guest's init, one per line.
-pub fn plan(boot: &Boot, factor: u64, mode: &str) -> String {
-    let mut p = format!("mode {mode}\ndriver {}\n", boot.driver);
+pub fn plan(boot: &Boot, env: &Env, mode: &str) -> String {
+    let factor = if mode == "shell" { 1 } else { env.factor() };
+    let mut p = format!(
+        "mode {mode}\ndriver {}\nflavour {}\nseed {}\n",
+        boot.driver, env.flavour, env.seed
+    );
+    if env.long {
+        p += "long\n";
+    }
     if !boot.params.is_empty() {
         p += &format!("params {}\n", boot.params.join(" "));
     }
@@ -184,7 +198,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     } = *job;
     let began = Instant::now();
     ctx(fs::create_dir_all(logs), logs)?;
-    let plan = plan(boot, env.factor(), "test");
+    let plan = plan(boot, env, "test");
     ctx(fs::write(logs.join("plan"), &plan), logs)?;
     let image = logs.join("initrd");
     initrd(env, &plan, &image)?;
@@ -200,11 +214,12 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         serial: Serial::Logged,
     });
     let about = format!(
-        "# kernel {}\n# fixture {}\n# driver {} {}\n# accelerator {}\n{} {}\n",
+        "# kernel {}\n# fixture {}\n# driver {} {}\n# seed {}\n# accelerator {}\n{} {}\n",
         env.krel,
         fixture.name,
         boot.driver,
         boot.params.join(" "),
+        env.seed,
         env.accel.name(),
         qemu::BINARY,
         qemu::quoted(&args)

@@ -39,9 +39,11 @@ options:
   --accel tcg|kvm|auto   default tcg; kvm only after a probe boot has proved it
   --driver rpmem|nd_pmem|none         for shell and demo; default rpmem
   --jobs N                            guests at a time
+  --long                              all scenarios, and the long form of their tests
+  --seed N                            for tests that draw numbers; default: drawn, and printed
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL,
-and RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko)";
+RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko) and RPMEM_FLAVOUR (default: stock)";
 
 #[derive(Default)]
 struct Options {
@@ -52,6 +54,8 @@ struct Options {
     accel: String,
     driver: Option<String>,
     jobs: Option<usize>,
+    long: bool,
+    seed: Option<u64>,
 }
 
 fn options() -> Result<Options, String> {
@@ -71,6 +75,10 @@ fn options() -> Result<Options, String> {
             "--jobs" => {
                 let n = value()?.parse().ok().filter(|n| *n > 0);
                 o.jobs = Some(n.ok_or("--jobs needs a number above 0")?);
+            }
+            "--long" => o.long = true,
+            "--seed" => {
+                o.seed = Some(value()?.parse().map_err(|_| "--seed needs a number")?);
             }
             "-h" | "--help" | "help" => {
                 println!("{USAGE}");
@@ -93,7 +101,13 @@ fn need(name: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn environment() -> Result<Env, String> {
+/// A seed that is short enough to be typed.
+fn draw() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() >> 32
+}
+
+fn environment(o: &Options) -> Result<Env, String> {
     let out = need("RPMEM_OUT")?;
     let env = Env {
         top: need("RPMEM_TOP")?,
@@ -102,6 +116,9 @@ fn environment() -> Result<Env, String> {
         guest: need("RPMEM_GUEST_BIN")?,
         ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
+        flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
+        long: o.long,
+        seed: o.seed.unwrap_or_else(draw),
         out,
         accel: Accel::Tcg,
     };
@@ -286,6 +303,8 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         .scenarios
         .iter()
         .filter(|s| o.scenarios.is_empty() || o.scenarios.contains(&s.name))
+        .filter(|s| s.kernels.contains(&env.flavour))
+        .filter(|s| !whole || env.long || s.short.contains(&env.flavour))
         .filter(|s| o.fixture.as_ref().is_none_or(|f| s.fixture == *f))
         .filter_map(|s| match &o.test {
             None => Some(s.clone()),
@@ -293,9 +312,16 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         })
         .collect();
     if chosen.is_empty() {
-        return Err("no scenario has that test and fixture".into());
+        return Err(format!(
+            "no scenario for the kernel {} has that test and fixture",
+            env.flavour
+        ));
     }
-    let file = env.out.join("results/guest.counts");
+    let tier = match env.flavour.as_str() {
+        "stock" => "guest".to_string(),
+        other => format!("guest-{other}"),
+    };
+    let file = env.out.join(format!("results/{tier}.counts"));
     let _ = std::fs::remove_file(&file);
     if !env.ko.is_file()
         && chosen
@@ -305,10 +331,11 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         return Err(format!("{}: no such file", env.ko.display()));
     }
     ui.stage(&format!(
-        "{} scenarios on kernel {}, {}",
+        "{} scenarios on kernel {}, {}, seed {}",
         chosen.len(),
         env.krel,
-        env.accel.name()
+        env.accel.name(),
+        env.seed
     ));
 
     let next = std::sync::atomic::AtomicUsize::new(0);
@@ -373,7 +400,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
     let dir = run::run_dir(env, &format!("shell-{name}"))?;
     boot::create_backing(fixture, &dir)?;
     let image = dir.join("initrd");
-    boot::initrd(env, &boot::plan(&b, 1, "shell"), &image)?;
+    boot::initrd(env, &boot::plan(&b, env, "shell"), &image)?;
     let args = qemu::args(&qemu::Machine {
         fixture,
         accel: env.accel,
@@ -421,13 +448,16 @@ fn list(tree: &Tree) {
 
 fn real_main(ui: &Ui) -> Result<bool, String> {
     let o = options()?;
-    let mut env = environment()?;
+    let mut env = environment(&o)?;
     let tree = load(&env)?;
     if o.command != "shell" {
         catch_signals();
     }
     if ["test", "selftest", "demo", "shell"].contains(&o.command.as_str()) {
-        env.kernel = image::unpacked(&env.kernel, &env.out.join("vmlinux"));
+        env.kernel = image::unpacked(
+            &env.kernel,
+            &env.out.join(format!("vmlinux-{}", env.flavour)),
+        );
         choose_accel(&mut env, &o.accel, &tree, ui)?;
     }
     match o.command.as_str() {

@@ -15,6 +15,7 @@
 //!
 //! ```json
 //! { "summary": "...", "fixture": "nfit-raw", "driver": "rpmem", "params": ["a=1"],
+//!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"],
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "expect_console": ["text"], "allow_splat": ["text"],
@@ -24,7 +25,9 @@
 //!               "after": [{ "action": "assert-unchanged", "name": "s" }] }] }
 //! ```
 //!
-//! Only `fixture`, `boots` and `tests` are required. `driver` is rpmem (the default), nd_pmem or
+//! Only `fixture`, `boots` and `tests` are required. `kernels` are those that the scenario can run
+//! on (all by default), `short` those on which it is part of `make test` (stock by default); `make
+//! stress` runs it on all. `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning.
@@ -138,8 +141,15 @@ pub struct Scenario {
     pub name: String,
     pub summary: String,
     pub fixture: String,
+    /// Kernel flavours that it can run on.
+    pub kernels: Vec<String>,
+    /// Kernel flavours that it runs on in the short form of the test run.
+    pub short: Vec<String>,
     pub boots: Vec<Boot>,
 }
+
+/// Kernel flavours, see scripts/env.sh.
+const FLAVOURS: [&str; 3] = ["stock", "debug", "kcsan"];
 
 impl Boot {
     pub fn expected(&self) -> Vec<Expected> {
@@ -385,8 +395,22 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
     let o = Obj::new(
         &what,
         &v,
-        &["summary", "fixture", "driver", "params", "boots"],
+        &[
+            "summary", "fixture", "driver", "params", "kernels", "short", "boots",
+        ],
     )?;
+    let flavours = |key: &str, default: &[&str]| -> Res<Vec<String>> {
+        let list = match o.map.get(key) {
+            None => default.iter().map(|s| s.to_string()).collect(),
+            Some(_) => o.strings(key)?,
+        };
+        match list.iter().find(|f| !FLAVOURS.contains(&f.as_str())) {
+            Some(f) => Err(format!("{what}: \"{key}\": no kernel {f}")),
+            None => Ok(list),
+        }
+    };
+    let kernels = flavours("kernels", &FLAVOURS)?;
+    let short = flavours("short", &["stock"])?;
     let driver = o.str("driver", "rpmem")?;
     let params = o.strings("params")?;
     let mut boots = Vec::new();
@@ -467,6 +491,8 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         return Err(format!("{what}: no boots"));
     }
     Ok(Scenario {
+        kernels,
+        short,
         name: name.to_string(),
         summary: o.str("summary", "")?,
         fixture: o.need("fixture")?,

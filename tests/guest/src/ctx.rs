@@ -148,6 +148,12 @@ pub struct Ctx {
     /// Driver under test, module parameters: as the scenario has them.
     pub driver: String,
     pub params: String,
+    /// The kernel: stock, debug or kcsan.
+    pub flavour: String,
+    /// Whether the long form is asked for, of tests that have one.
+    pub long: bool,
+    /// For tests that draw numbers.
+    pub seed: u64,
     dmesg_mark: String,
 }
 
@@ -157,6 +163,9 @@ impl Ctx {
         let mut c = Ctx {
             driver: env("RPMEM_DRIVER"),
             params: env("RPMEM_PARAMS"),
+            flavour: env("RPMEM_FLAVOUR"),
+            long: !env("RPMEM_LONG").is_empty(),
+            seed: env("RPMEM_SEED").parse().unwrap_or(0),
             dmesg_mark: String::new(),
         };
         c.mark_dmesg();

@@ -29,6 +29,9 @@ struct Plan {
     params: String,
     power_cut: bool,
     fault: String,
+    flavour: String,
+    seed: String,
+    long: bool,
     tests: Vec<(String, u64)>,
 }
 
@@ -42,6 +45,9 @@ fn parse(text: &str) -> Result<Plan, String> {
             "params" => p.params = val.into(),
             "end" => p.power_cut = val == "power-cut",
             "fault" => p.fault = val.into(),
+            "flavour" => p.flavour = val.into(),
+            "seed" => p.seed = val.into(),
+            "long" => p.long = true,
             "test" => {
                 let (name, secs) = val.split_once(' ').ok_or(format!("bad line: {line}"))?;
                 let secs = secs.parse().map_err(|_| format!("bad line: {line}"))?;
@@ -228,6 +234,7 @@ fn describe(tap: &mut Tap, p: &Plan) {
     let version = fs::read_to_string("/proc/version").unwrap_or_default();
     tap.line(&format!("# rpmem: kernel {}", version.trim()));
     tap.line(&format!("# rpmem: driver {} {}", p.driver, p.params));
+    tap.line(&format!("# rpmem: seed {}", p.seed));
     tap.line(&format!(
         "# rpmem: ready at {} s of uptime",
         fs::read_to_string("/proc/uptime")
@@ -284,6 +291,11 @@ pub fn main() -> i32 {
     describe(&mut tap, &plan);
     std::env::set_var("RPMEM_DRIVER", &plan.driver);
     std::env::set_var("RPMEM_PARAMS", &plan.params);
+    std::env::set_var("RPMEM_FLAVOUR", &plan.flavour);
+    std::env::set_var("RPMEM_SEED", &plan.seed);
+    if plan.long {
+        std::env::set_var("RPMEM_LONG", "1");
+    }
 
     for (n, (name, secs)) in plan.tests.iter().enumerate() {
         if plan.fault == "drop-last" && n + 1 == plan.tests.len() {

@@ -25,8 +25,11 @@ mod t_bind;
 mod t_block;
 mod t_demo;
 mod t_diff;
+mod t_fault;
 mod t_fsdax;
+mod t_fuzz;
 mod t_infoblock;
+mod t_kunit;
 mod t_layout;
 mod t_life;
 mod t_namespace;
@@ -43,8 +46,11 @@ fn registry() -> Vec<&'static Test> {
         t_block::TESTS,
         t_demo::TESTS,
         t_diff::TESTS,
+        t_fault::TESTS,
         t_fsdax::TESTS,
+        t_fuzz::TESTS,
         t_infoblock::TESTS,
+        t_kunit::TESTS,
         t_layout::TESTS,
         t_life::TESTS,
         t_namespace::TESTS,
