@@ -22,6 +22,12 @@ demo: ## the main job, shown in virtual machines
 test: ## all tests; SCENARIO=name and TEST=name choose
 	@exec scripts/test "$(SCENARIO)" "$(TEST)"
 
+stress: ## the long form of all tests: hours
+	@exec scripts/test --long
+
+test-the-tests: ## plant faults and see that the tests find them; FAULT=name chooses
+	@exec scripts/test-the-tests $(FAULT)
+
 check: ## lint: shell, Rust, C style, unsafe counts
 	@scripts/check
 
@@ -45,4 +51,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module demo test check shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module demo test stress test-the-tests check shell prepare kernel-tree clean clean-cache help

@@ -312,6 +312,7 @@ pub fn main() -> i32 {
         tap.drain();
         hang();
     }
+    leaks(&mut tap);
     tap.line("# rpmem: end of run");
     tap.drain();
     quit(if plan.fault == "wrong-code" {
@@ -319,6 +320,28 @@ pub fn main() -> i32 {
     } else {
         FINISHED
     })
+}
+
+/// Let kmemleak look for what the tests lost; its message in the kernel log is what counts, here
+/// are the details.
+fn leaks(tap: &mut Tap) {
+    const FILE: &str = "/sys/kernel/debug/kmemleak";
+    if !Path::new(FILE).exists() {
+        return;
+    }
+    // kmemleak does not look at objects that are younger than this.
+    std::thread::sleep(Duration::from_millis(5100));
+    // An object is reported when two scans agree on it.
+    for _ in 0..2 {
+        if let Err(e) = fs::write(FILE, "scan") {
+            kmsg(&format!("BUG: rpmem-test: kmemleak cannot scan: {e}"));
+        }
+    }
+    let found = fs::read_to_string(FILE).unwrap_or_default();
+    for line in found.lines().take(200) {
+        tap.line(&format!("# kmemleak: {line}"));
+    }
+    tap.line("# rpmem: scanned for leaks");
 }
 
 /// Kill what a test left behind, in its group or outside of it, and collect every dead child.

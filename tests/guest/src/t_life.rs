@@ -135,7 +135,6 @@ pub const TESTS: &[Test] = &[
 ];
 
 const MNT: &str = "/mnt/life";
-const CYCLES: usize = 100;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -379,6 +378,15 @@ fn must_be_the_same(before: &Holdings, after: &Holdings) -> TestResult {
     Ok(())
 }
 
+/// How often a cycle is repeated.
+fn cycles(c: &Ctx) -> usize {
+    if c.long {
+        100
+    } else {
+        30
+    }
+}
+
 /// `body` a few times, then `cycles` times with a look at what the kernel holds before and after.
 ///
 /// Caches that fill up to a bound (per-CPU lists of pages, sheaves of objects that wait for RCU)
@@ -514,7 +522,7 @@ fn bind_cycles(c: &mut Ctx, kind: Kind) -> TestResult {
     let s = space(c, kind)?;
     let at = seal(&s)?;
     let resting = c.read("/proc/iomem")?;
-    cycle(c, CYCLES / 2, |_| {
+    cycle(c, cycles(c) / 2, |_| {
         s.unbind(c)?;
         check!(
             !Path::new(&format!("/sys/block/{}", s.disk)).exists(),
@@ -528,8 +536,8 @@ fn bind_cycles(c: &mut Ctx, kind: Kind) -> TestResult {
         Peer::start(|link| disk_io(&dev, true, link))?,
         Peer::start(|link| disk_io(&dev, false, link))?,
     ];
-    for n in 0..CYCLES {
-        if n % 20 == 0 {
+    for n in 0..cycles(c) {
+        if n % 10 == 0 {
             // I/O is really going on.
             for w in &workers {
                 w.hear()?;
@@ -573,7 +581,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
     ];
     let ats: Vec<u64> = all.iter().map(seal).collect::<TestResult<_>>()?;
     let params = c.params.clone();
-    cycle(c, CYCLES / 2, |_| {
+    cycle(c, cycles(c) / 2, |_| {
         c.rmmod(c.driver_name())?;
         check!(
             c.disks().is_empty(),
@@ -604,7 +612,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
         })?);
     }
     let mut refused = 0;
-    for _ in 0..CYCLES {
+    for _ in 0..cycles(c) {
         for w in &workers {
             w.say();
         }
@@ -920,7 +928,7 @@ fn mounted_cycles(c: &mut Ctx, fs: &str) -> TestResult {
     fresh(c, fs, &s)?;
     keep(c)?;
     c.umount(MNT)?;
-    cycle(c, CYCLES, |n| {
+    cycle(c, cycles(c), |n| {
         c.mount(&s.dev(), MNT, "dax")?;
         if n % 10 == 0 {
             kept()?;
