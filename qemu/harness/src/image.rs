@@ -17,8 +17,13 @@ fn payload(image: &[u8]) -> Option<(&[u8], usize)> {
     }
     let start = (usize::from(image[0x1f1]) + 1) * 512 + word(0x248)?;
     let end = start.checked_add(word(0x24c)?)?;
-    // The build appends the unpacked size to the compressed stream.
-    Some((image.get(start..end - 4)?, word(end - 4)?))
+    // The build appends the unpacked size to the compressed stream; a gzip stream ends with it.
+    let stream = if image.get(start..)?.starts_with(&[0x1f, 0x8b]) {
+        end
+    } else {
+        end - 4
+    };
+    Some((image.get(start..stream)?, word(end - 4)?))
 }
 
 fn tool(payload: &[u8]) -> Option<&'static str> {
