@@ -1,47 +1,80 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Direct access in the presence of bad sectors: the whole of a small domain.
+//! Direct access in the presence of bad sectors: the whole of a small domain, and numbers of any
+//! size, against `__pmem_direct_access()`.
 
-use rpmem_host_tests::logic::extent::*;
-use rpmem_host_tests::logic::geometry::Sector;
+use proptest::prelude::*;
+use rpmem_host_tests::{check, logic::extent::*, logic::geometry::Sector};
 
 #[test]
 fn all_small_extents() {
-    for page in 0..4u64 {
-        let start = page * 8;
-        for requested in 1..=4u64 {
-            assert_eq!(
-                dax_extent(Sector(start), requested, None, false),
-                DaxExtent::Pages(requested)
-            );
-            assert_eq!(
-                dax_extent(Sector(start), requested, None, true),
-                DaxExtent::Pages(requested)
-            );
-            // The first bad sector may lie in front of the start: the list knows ranges.
-            for sector in 0..start + requested * 8 {
-                let bad = Some(Sector(sector));
-                assert_eq!(
-                    dax_extent(Sector(start), requested, bad, false),
-                    DaxExtent::HwPoison
-                );
-                let DaxExtent::Pages(pages) = dax_extent(Sector(start), requested, bad, true)
-                else {
-                    panic!("a recovery write is refused")
-                };
-                // As pmem.c: PHYS_PFN(PAGE_ALIGN((first_bad - sector) << SECTOR_SHIFT)), at least
-                // 1.
-                let distance = sector.saturating_sub(start) * 512;
-                assert_eq!(pages, (distance.next_multiple_of(4096) / 4096).max(1));
-                assert!((1..=requested).contains(&pages));
+    for page in 0..4 {
+        for requested in 1..=4 {
+            for recovery in [false, true] {
+                check::extent(page, requested, None, recovery);
+                for bad in 0..(page + requested) * 8 {
+                    check::extent(page, requested, Some(bad), recovery);
+                }
             }
         }
     }
 }
 
 #[test]
-fn sector_counts_saturate() {
-    assert_eq!(pages_to_sectors(0), 0);
-    assert_eq!(pages_to_sectors(3), 24);
-    assert_eq!(pages_to_sectors(u64::MAX), u64::MAX);
+fn recovery_writes_tile() {
+    // Each page: good, or bad in its first, second, last or every sector.
+    const BAD: [u128; 5] = [0, 1, 2, 0x80, 0xff];
+    for page in [0, 1, u64::MAX >> 12] {
+        for pages in 0..=5 {
+            for mut pattern in 0..5u32.pow(pages) {
+                let mut bad = 0;
+                for i in 0..pages {
+                    bad |= BAD[pattern as usize % 5] << (i * 8);
+                    pattern /= 5;
+                }
+                check::extents_tile(page, pages.into(), bad);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_page_is_given_alone() {
+    let recover = |bad| dax_extent(Sector(80), 4, Some(Sector(bad)), true);
+    assert_eq!(recover(80), DaxExtent::Pages(1));
+    assert_eq!(recover(88), DaxExtent::Pages(1));
+    assert_eq!(recover(89), DaxExtent::Pages(2));
+    assert_eq!(recover(96), DaxExtent::Pages(2));
+    // A bad range that begins in front of the start.
+    assert_eq!(recover(3), DaxExtent::Pages(1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn extents_of_any_size(page in any::<u64>(), shift in 0..64u32, requested in any::<u64>(),
+                           bad in prop::option::of(any::<u64>()), near in any::<bool>(),
+                           recovery in any::<bool>()) {
+        let page = page >> shift;
+        let requested = requested >> shift;
+        // Half of the time among the sectors asked for.
+        let bad = match bad {
+            Some(bad) if near => {
+                let sectors = pages_to_sectors(requested).max(1);
+                Some(((page & (u64::MAX >> 12)) * 8).saturating_add(bad % sectors))
+            }
+            other => other,
+        };
+        check::extent(page, requested, bad, recovery);
+    }
+
+    #[test]
+    fn recovery_writes_tile_any_sectors(page in 0..1u64 << 52, pages in 0..17u64,
+                                        a in any::<u128>(), b in any::<u128>(), c in any::<u128>()) {
+        // Few bad sectors, some, and many.
+        check::extents_tile(page, pages, a & b & c);
+        check::extents_tile(page, pages, a & b);
+        check::extents_tile(page, pages, a | b);
+    }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Geometry: no arithmetic overflows, nothing leaves the device, conversions agree.
-//! (Tests are built with overflow checks.)
+//! Geometry: no arithmetic overflows, nothing leaves the device, conversions agree with each other,
+//! with a model in 128 bits and with `pmem.c`. (Tests are built with overflow checks.)
 
 use proptest::prelude::*;
+use rpmem_host_tests::check::{self, Positions};
 use rpmem_host_tests::logic::geometry::*;
 
 /// Numbers around everything interesting: 0, powers of two, the end of the address space.
@@ -16,113 +17,96 @@ fn hostile() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// A device that can exist: page-aligned start, any length.
-fn device() -> impl Strategy<Value = (Geometry, u64, u64, u64)> {
-    (0..1u64 << 40, 1..1u64 << 44, any::<prop::sample::Index>()).prop_filter_map(
-        "holds a sector",
-        |(page, len, at)| {
-            let phys = page << PAGE_SHIFT;
-            let offset = at.index(len as usize) as u64 & !(PAGE_SIZE - 1);
-            Geometry::new(phys, len, offset)
-                .ok()
-                .map(|g| (g, phys, len, offset))
-        },
+/// A device, and a position in it or at most a little out of it.
+fn device() -> impl Strategy<Value = Positions> {
+    (
+        (0..1u64 << 40, 512..1u64 << 44, any::<prop::sample::Index>()),
+        (any::<prop::sample::Index>(), any::<bool>(), -1025i64..1026),
     )
+        .prop_map(|((page, map_len, at), (to, at_end, over))| {
+            let map_phys = page << PAGE_SHIFT;
+            let data_offset = at.index(map_len as usize) as u64 & !(PAGE_SIZE - 1);
+            let sectors = (map_len - data_offset) / 512;
+            let sector = match at_end {
+                true => sectors - to.index(10).min(sectors as usize) as u64,
+                false => to.index(sectors as usize + 1) as u64,
+            };
+            let left = (sectors - sector) * 512;
+            Positions {
+                map_phys,
+                map_len,
+                data_offset,
+                sector,
+                bytes: left.saturating_add_signed(over),
+                pfn: (map_phys + data_offset + sector * 512) >> PAGE_SHIFT,
+                offset: (data_offset + sector * 512).saturating_add_signed(over),
+            }
+        })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn hostile_numbers_never_overflow(phys in hostile(), len in hostile(), offset in hostile(),
-                                      sector in hostile(), bytes in hostile(), pfn in hostile()) {
-        let _ = Pgoff(sector).to_sector();
-        if let Ok(g) = Geometry::new(phys, len, offset) {
-            let _ = (g.sectors(), g.data_phys(), g.data_range());
-            let _ = g.sector_to_offset(Sector(sector), bytes);
-            let _ = g.sector_to_pfn(Sector(sector));
-            let _ = g.pfn_to_offset(Pfn(pfn));
-            let _ = g.offset_to_phys(pfn as usize);
-        }
+    fn hostile_devices_and_positions(map_phys in hostile(), map_len in hostile(), data_offset in hostile(),
+                                     sector in hostile(), bytes in hostile(), pfn in hostile(),
+                                     offset in hostile()) {
+        check::geometry(&Positions { map_phys, map_len, data_offset, sector, bytes, pfn, offset });
     }
 
     #[test]
-    fn invalid_ranges_are_refused(phys in hostile(), len in hostile(), offset in hostile()) {
-        let ok = phys.checked_add(len).is_some() && offset <= len && len - offset >= 512;
-        prop_assert_eq!(Geometry::new(phys, len, offset).is_ok(), ok);
+    fn hostile_positions_on_a_device(p in device(), sector in hostile(), bytes in hostile(),
+                                     pfn in hostile(), offset in hostile()) {
+        check::geometry(&Positions { sector, bytes, pfn, offset, ..p });
     }
 
     #[test]
-    fn transfers_stay_inside_the_data((g, _, len, offset) in device(), sector in hostile(), bytes in hostile(),
-                                      at_end in any::<bool>(), back in 0..9u64, over in -1025i64..1026) {
-        let capacity = g.sectors() * 512;
-        // Half of the time around the last byte.
-        let (sector, bytes) = if at_end {
-            let back = back.min(g.sectors());
-            (g.sectors() - back, (back * 512).saturating_add_signed(over))
-        } else {
-            (sector, bytes)
-        };
-        prop_assert!(capacity <= len - offset && len - offset - capacity < 512);
-        match g.sector_to_offset(Sector(sector), bytes) {
-            Ok(at) => {
-                prop_assert_eq!(at as u64, offset + sector * 512);
-                prop_assert!(at as u64 + bytes <= offset + capacity);
-            }
-            Err(err) => {
-                prop_assert_eq!(err, GeometryError::OutOfRange);
-                let end = u128::from(sector) * 512 + u128::from(bytes);
-                prop_assert!(end > u128::from(capacity));
-            }
-        }
-    }
-
-    #[test]
-    fn pfn_and_offset_agree((g, phys, _, offset) in device(), page in any::<prop::sample::Index>()) {
-        let pages = g.sectors() / 8;
-        prop_assume!(pages > 0);
-        let page = page.index(pages as usize) as u64;
-        let (pfn, linear) = g.sector_to_pfn(Sector(page * 8)).unwrap();
-        prop_assert_eq!(pfn.0 << PAGE_SHIFT, phys + offset + page * PAGE_SIZE);
-        prop_assert_eq!(linear, pages - page);
-        let at = g.pfn_to_offset(pfn).unwrap();
-        prop_assert_eq!(at, g.sector_to_offset(Sector(page * 8), PAGE_SIZE).unwrap());
-        prop_assert_eq!(g.offset_to_phys(at).unwrap(), pfn.0 << PAGE_SHIFT);
-        // Not one page more.
-        prop_assert!(g.pfn_to_offset(Pfn(pfn.0 + linear)).is_err());
-        prop_assert_eq!(g.sector_to_pfn(Sector(page * 8 + 1)).is_ok(), false);
-    }
-
-    #[test]
-    fn foreign_pfns_have_no_offset((g, phys, _, offset) in device(), pfn in hostile()) {
-        let first = (phys + offset) >> PAGE_SHIFT;
-        let inside = pfn >= first && pfn - first < g.sectors() / 8;
-        prop_assert_eq!(g.pfn_to_offset(Pfn(pfn)).is_ok(), inside);
+    fn positions_around_the_end(p in device(), page in any::<bool>(), past in 0..3u64) {
+        check::geometry(&p);
+        // At the start of a page, and pages next to the last one.
+        let sector = if page { p.sector & !7 } else { p.sector };
+        check::geometry(&Positions { sector, pfn: (p.pfn + past).saturating_sub(1), ..p });
     }
 }
 
 #[test]
-fn every_sector_of_small_devices() {
-    for len in 0..=5 * PAGE_SIZE / 256 {
-        let len = len * 256;
-        for offset in [0, PAGE_SIZE, 2 * PAGE_SIZE] {
-            let Ok(g) = Geometry::new(7 * PAGE_SIZE, len, offset) else {
-                assert!(len < offset + 512);
-                continue;
-            };
-            let data = len - offset;
-            assert_eq!(g.sectors(), data / 512);
-            assert_eq!(
-                g.data_range(),
-                (7 * PAGE_SIZE + offset, 7 * PAGE_SIZE + len - 1)
-            );
-            for s in 0..g.sectors() + 10 {
-                for n in 0..12 {
-                    let fits = s + n <= g.sectors();
-                    assert_eq!(g.sector_to_offset(Sector(s), n * 512).is_ok(), fits);
+fn everything_on_small_devices() {
+    for phys in [0, 7 * PAGE_SIZE, 7 * PAGE_SIZE + 512] {
+        for len in (0..=4 * PAGE_SIZE).step_by(256) {
+            for data_offset in [0, 512, PAGE_SIZE, 2 * PAGE_SIZE] {
+                for n in 0..40 {
+                    for bytes in (0..=3 * PAGE_SIZE).step_by(512) {
+                        check::geometry(&Positions {
+                            map_phys: phys,
+                            map_len: len,
+                            data_offset,
+                            sector: n,
+                            bytes,
+                            pfn: n,
+                            offset: n * 512 + bytes % 513,
+                        });
+                    }
                 }
-                let whole = s % 8 == 0 && s + 8 <= g.sectors();
-                assert_eq!(g.sector_to_pfn(Sector(s)).is_ok(), whole);
+            }
+        }
+    }
+}
+
+/// Devices that end with the address space, or would go over it.
+#[test]
+fn the_end_of_the_address_space() {
+    for back in 0..20 {
+        for len in (0..20 * 512).step_by(256) {
+            for n in 0..20 {
+                check::geometry(&Positions {
+                    map_phys: u64::MAX - back * 512,
+                    map_len: len,
+                    data_offset: n % 3 * 512,
+                    sector: n,
+                    bytes: u64::MAX - n,
+                    pfn: (u64::MAX >> PAGE_SHIFT) - n % 4,
+                    offset: len.saturating_sub(n),
+                });
             }
         }
     }
@@ -133,4 +117,16 @@ fn unaligned_start_has_no_pfns() {
     let g = Geometry::new(0x1000_0200, 1 << 20, 0).unwrap();
     assert_eq!(g.sector_to_pfn(Sector(0)), Err(GeometryError::Unaligned));
     assert_eq!(g.sector_to_pfn(Sector(7)).unwrap().0, Pfn(0x10001));
+}
+
+#[test]
+fn a_padded_namespace_says_what_it_says() {
+    // 1 MiB, the first 8 KiB not mapped, data 16 KiB into the mapping.
+    let g = Geometry::new(0x1000_2000, (1 << 20) - 0x2000, 0x4000).unwrap();
+    assert_eq!(g.sectors(), ((1 << 20) - 0x6000) / 512);
+    assert_eq!(g.data_range(), (0x1000_6000, 0x100f_ffff));
+    assert_eq!(g.sector_to_offset(Sector(3), 512), Ok(0x4600));
+    assert_eq!(g.sector_to_pfn(Sector(8)), Ok((Pfn(0x10007), 0xf9)));
+    assert_eq!(g.pfn_to_offset(Pfn(0x10007)), Ok(0x5000));
+    assert_eq!(g.offset_to_phys(0x5000), Ok(0x1000_7000));
 }

@@ -1,127 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The info block parser against hostile bytes, and against an oracle that follows
-//! `nd_pfn_validate()` check by check.
+//! The info block parser against hostile bytes, and against libnvdimm's own `nd_pfn_validate()` and
+//! `nvdimm_setup_pfn()`: values of every field around their limits, all combinations of some, and
+//! blocks that libnvdimm makes.
 
 use proptest::prelude::*;
-use rpmem_host_tests::logic::info_block::*;
+use rpmem_host_tests::{
+    check,
+    libnvdimm::{Libnvdimm, StructPage},
+    logic::info_block::*,
+    sample::*,
+};
 
-const UUID: [u8; 16] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 const PLATFORM: Platform = Platform {
     page_size: 4096,
     page_struct_size: 64,
     compat_align: 2 << 20,
 };
-const NAMESPACE: Namespace = Namespace {
-    start: 4 << 30,
-    size: 256 << 20,
-    uuid: UUID,
-};
-
-/// The fields of a block, in clear.
-#[derive(Clone, Debug)]
-struct Fields {
-    signature: [u8; 16],
-    parent: [u8; 16],
-    major: u16,
-    minor: u16,
-    data_offset: u64,
-    npfns: u64,
-    mode: u32,
-    start_pad: u32,
-    end_trunc: u32,
-    align: u32,
-    page_size: u32,
-    page_struct_size: u16,
-}
-
-fn good() -> Fields {
-    Fields {
-        signature: *b"NVDIMM_PFN_INFO\0",
-        parent: UUID,
-        major: 1,
-        minor: 4,
-        data_offset: 2 << 20,
-        npfns: (254 << 20) / 4096,
-        mode: 1,
-        start_pad: 0,
-        end_trunc: 0,
-        align: 2 << 20,
-        page_size: 4096,
-        page_struct_size: 64,
-    }
-}
-
-impl Fields {
-    fn bytes(&self) -> [u8; SIZE] {
-        let mut b = [0; SIZE];
-        b[..16].copy_from_slice(&self.signature);
-        b[16..32].copy_from_slice(&[0xab; 16]);
-        b[32..48].copy_from_slice(&self.parent);
-        b[52..54].copy_from_slice(&self.major.to_le_bytes());
-        b[54..56].copy_from_slice(&self.minor.to_le_bytes());
-        b[56..64].copy_from_slice(&self.data_offset.to_le_bytes());
-        b[64..72].copy_from_slice(&self.npfns.to_le_bytes());
-        b[72..76].copy_from_slice(&self.mode.to_le_bytes());
-        b[76..80].copy_from_slice(&self.start_pad.to_le_bytes());
-        b[80..84].copy_from_slice(&self.end_trunc.to_le_bytes());
-        b[84..88].copy_from_slice(&self.align.to_le_bytes());
-        b[88..92].copy_from_slice(&self.page_size.to_le_bytes());
-        b[92..94].copy_from_slice(&self.page_struct_size.to_le_bytes());
-        let sum = checksum(&b);
-        b[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
-        b
-    }
-}
-
-/// What `nd_pfn_validate()` and `__nvdimm_setup_pfn()` accept, in 128-bit arithmetic, without
-/// checksum and signature; and the two things in which the parser is stricter.
-fn oracle(f: &Fields, ns: &Namespace, devdax: bool) -> bool {
-    let (pad, trunc) = if f.minor < 1 {
-        (0, 0)
-    } else {
-        (f.start_pad as i128, f.end_trunc as i128)
-    };
-    let align = if f.minor < 2 { 0 } else { f.align as i128 };
-    let (page_size, struct_size) = if f.minor < 4 {
-        (4096, 64)
-    } else {
-        (f.page_size as i128, f.page_struct_size as i128)
-    };
-    let (start, size, offset) = (ns.start as i128, ns.size as i128, f.data_offset as i128);
-    if f.parent != ns.uuid || !(1..=2).contains(&f.mode) {
-        return false;
-    }
-    let pmem = f.mode == 2;
-    if pmem && (page_size > 4096 || struct_size < 64) {
-        return false;
-    }
-    // __nvdimm_setup_pfn(): offset < reserve; an underflow of altmap->free for map=dev.
-    if offset < 8192 {
-        return false;
-    }
-    let align = if align == 0 {
-        1i128 << (127 - offset.leading_zeros())
-    } else {
-        align
-    };
-    // IS_ALIGNED() means nothing for other numbers.
-    if align & (align - 1) != 0 {
-        return false;
-    }
-    if devdax && ![4096, 2 << 20, 1 << 30].contains(&align) {
-        return false;
-    }
-    let libnvdimm = align <= size
-        && offset < size
-        && (start + offset + pad) % align == 0
-        && offset % 4096 == 0
-        && (start + pad) % (2 << 20) == 0
-        && (start + size - trunc) % (2 << 20) == 0
-        && offset < size - pad - trunc;
-    // Stricter: the layout's version, and the number of pages.
-    libnvdimm && f.major == 1 && f.npfns as i128 * page_size <= size - pad - trunc - offset
-}
 
 fn fields() -> impl Strategy<Value = Fields> {
     // One or two fields off at a time finds more than all at random.
@@ -143,7 +38,7 @@ fn fields() -> impl Strategy<Value = Fields> {
         prop::collection::vec(0..10usize, 0..3),
     )
         .prop_map(|(a, b, c, d, w, minor, mode, pick)| {
-            let mut f = good();
+            let mut f = Fields::default();
             for which in pick {
                 match which {
                     0 => f.data_offset = a,
@@ -162,40 +57,75 @@ fn fields() -> impl Strategy<Value = Fields> {
         })
 }
 
-fn namespace() -> impl Strategy<Value = Namespace> {
-    prop_oneof![
+fn libnvdimm() -> impl Strategy<Value = Libnvdimm> {
+    let namespace = prop_oneof![
         3 => Just(NAMESPACE),
-        1 => (0..1u64 << 30, 0..1u64 << 20).prop_map(|(s, n)| Namespace { start: s << 12, size: n << 12, uuid: UUID }),
+        1 => (0..1u64 << 30, 0..1u64 << 20)
+            .prop_map(|(s, n)| Namespace { start: s << 12, size: n << 12, uuid: UUID }),
         1 => (any::<u64>(), any::<u64>()).prop_map(|(start, size)| Namespace {
             start,
             // A namespace does not wrap.
             size: size.min(u64::MAX - start),
             uuid: UUID
         }),
-    ]
+    ];
+    let compat_align = prop_oneof![3 => Just(2u64 << 20), 1 => Just(4096), 1 => Just(1 << 30)];
+    (namespace, compat_align, any::<bool>()).prop_map(|(namespace, compat_align, larger)| {
+        let struct_page = match larger {
+            true => StructPage::Bytes96,
+            false => StructPage::Bytes64,
+        };
+        Libnvdimm {
+            namespace,
+            compat_align,
+            struct_page,
+            devdax: false,
+        }
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn accepts_what_the_oracle_accepts(f in fields(), ns in namespace(), devdax in any::<bool>()) {
+    fn accepts_what_libnvdimm_accepts(f in fields(), libnvdimm in libnvdimm(), devdax in any::<bool>()) {
         let mut f = f;
         if devdax {
             f.signature = *b"NVDIMM_DAX_INFO\0";
         }
-        let parsed = parse(&f.bytes(), &ns, &PLATFORM);
-        prop_assert_eq!(matches!(parsed, Ok(Some(_))), oracle(&f, &ns, devdax), "{:?} {:?}", f, parsed);
+        check::parse_as_libnvdimm(&f.bytes(), &libnvdimm);
     }
 
     #[test]
-    fn accepted_layouts_fit(f in fields(), ns in namespace()) {
-        if let Ok(Some(b)) = parse(&f.bytes(), &ns, &PLATFORM) {
-            let padding = u64::from(b.start_pad) + u64::from(b.end_trunc);
-            prop_assert!(padding < ns.size);
-            prop_assert!(b.data_offset >= RESERVE && b.data_offset < ns.size - padding);
-            prop_assert!(b.align.is_power_of_two());
-        }
+    fn any_platform(f in fields(), libnvdimm in libnvdimm(), page in 0..63u32, compat in 0..63u32,
+                    page_struct_size in 0..200u64) {
+        let platform = Platform {
+            page_size: 1 << page,
+            page_struct_size,
+            compat_align: 1 << compat,
+        };
+        check::parse_anywhere(&f.bytes(), &libnvdimm.namespace, &platform);
+    }
+
+    #[test]
+    fn takes_what_libnvdimm_makes(start in 0..1u64 << 25, size in 0..1u64 << 12, shift in 0..10u32,
+                                  larger in any::<bool>(), map in any::<bool>(), align in 0..3usize,
+                                  devdax in any::<bool>()) {
+        // Multiples of 2 MiB: others get no info block.
+        let (start, size) = (start << 21, (size >> shift) << 21);
+        let libnvdimm = Libnvdimm {
+            namespace: Namespace { start, size, uuid: UUID },
+            struct_page: if larger { StructPage::Bytes96 } else { StructPage::Bytes64 },
+            devdax,
+            ..LIBNVDIMM
+        };
+        let align = [4 << 10, 2 << 20, 1 << 30][align];
+        let map = if map { PageMapLocation::Pmem } else { PageMapLocation::Ram };
+        let made = check::create_as_libnvdimm(&libnvdimm, map, align);
+        // Not for nothing: where there is room, there is one.
+        let room = size >= (8 << 20).max(3 * align) && start % align == 0;
+        let supported = !(larger && map == PageMapLocation::Pmem);
+        prop_assert!(made || !(room && supported), "{:?} {:?} {:#x}", libnvdimm, map, align);
     }
 
     #[test]
@@ -219,7 +149,7 @@ proptest! {
 
 #[test]
 fn every_single_bit_counts() {
-    let good = good().bytes();
+    let good = Fields::default().bytes();
     assert!(matches!(parse(&good, &NAMESPACE, &PLATFORM), Ok(Some(_))));
     for bit in 0..SIZE * 8 {
         let mut b = good;
@@ -235,7 +165,7 @@ fn every_single_bit_counts() {
 
 #[test]
 fn a_good_block_says_what_it_says() {
-    let mut f = good();
+    let mut f = Fields::default();
     f.mode = 2;
     f.data_offset = 6 << 20;
     f.npfns = (250 << 20) / 4096;
@@ -253,52 +183,153 @@ fn a_good_block_says_what_it_says() {
     );
 }
 
+/// Every combination of these values, 0.3 million: each check at its limit while the others hold
+/// and while they do not.
+#[test]
+fn all_combinations_at_the_limits() {
+    let (mib, size) = (1u64 << 20, NAMESPACE.size);
+    let mut accepted = [[0u32; 2]; 2];
+    for devdax in [false, true] {
+        for mode in 0..4u32 {
+            for minor in 0..5 {
+                for data_offset in [0, 4096, 8192, 12288, 12289, 2 * mib, size - 4096, size] {
+                    for (start_pad, end_trunc) in [
+                        (0, 0),
+                        (0, 4096),
+                        (2 << 20, 0),
+                        (2 << 20, 2 << 20),
+                        (4096, 0),
+                        (254 << 20, 2 << 20),
+                        (0, u32::MAX),
+                    ] {
+                        for align in [0, 3, 4096, 8192, 2 << 20, 1 << 30] {
+                            for (page_size, page_struct_size) in
+                                [(4096, 64), (4096, 63), (8192, 64), (0, 0)]
+                            {
+                                let mapped = size - u64::from(start_pad);
+                                let room = mapped.saturating_sub(u64::from(end_trunc));
+                                let most = room.saturating_sub(data_offset) / 4096;
+                                for npfns in [most, most + 1] {
+                                    let mut f = Fields {
+                                        mode,
+                                        minor,
+                                        data_offset,
+                                        start_pad,
+                                        end_trunc,
+                                        align,
+                                        page_size,
+                                        page_struct_size,
+                                        npfns,
+                                        ..Fields::default()
+                                    };
+                                    if devdax {
+                                        f.signature = *b"NVDIMM_DAX_INFO\0";
+                                    }
+                                    let found = check::parse_as_libnvdimm(&f.bytes(), &LIBNVDIMM);
+                                    if let Some(found) = found {
+                                        let on_medium = found.map == PageMapLocation::Pmem;
+                                        accepted[usize::from(devdax)][usize::from(on_medium)] += 1;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // Not for nothing: some of every kind are good.
+    assert!(accepted.iter().flatten().all(|n| *n > 50), "{accepted:?}");
+}
+
 #[test]
 fn reasons_are_given() {
-    let why = |change: &dyn Fn(&mut Fields)| {
-        let mut f = good();
+    let refused = |namespace: &Namespace, change: &dyn Fn(&mut Fields)| {
+        let mut f = Fields::default();
         change(&mut f);
-        parse(&f.bytes(), &NAMESPACE, &PLATFORM).unwrap_err()
+        parse(&f.bytes(), namespace, &PLATFORM).unwrap_err()
     };
+    let why = |change: &dyn Fn(&mut Fields)| refused(&NAMESPACE, change);
     let d = why(&|f| f.major = 2);
     assert_eq!((d.what, d.found, d.expected), ("major version", 2, 1));
     let d = why(&|f| f.parent[0] = 9);
+    assert_eq!(d.what, "uuid of another namespace (first 8 bytes)");
     assert_eq!(
         (d.found, d.expected),
         (0x0902_0304_0506_0708, 0x0102_0304_0506_0708)
     );
     assert_eq!(why(&|f| f.mode = 0).what, "mode (1 map=mem, 2 map=dev)");
+    let d = why(&|f| (f.mode, f.page_size) = (2, 65536));
+    assert_eq!(
+        (d.what, d.found, d.expected),
+        ("page size of the page map", 65536, 4096)
+    );
+    let d = why(&|f| (f.mode, f.page_struct_size) = (2, 56));
+    assert_eq!(
+        (d.what, d.found, d.expected),
+        ("struct page size of the page map", 56, 64)
+    );
+    let d = why(&|f| f.data_offset = 4096);
+    assert_eq!(
+        (d.what, d.found, d.expected),
+        ("data offset inside the info block", 4096, 8192)
+    );
+    assert_eq!(
+        why(&|f| f.align = 3 << 20).what,
+        "alignment, not a power of two"
+    );
+    assert_eq!(
+        why(
+            &|f| (f.signature[7], f.signature[8], f.signature[9], f.align) =
+                (b'D', b'A', b'X', 8192)
+        )
+        .what,
+        "alignment, not a page size"
+    );
+    let d = why(&|f| f.align = 1 << 30);
+    assert_eq!(
+        (d.what, d.found, d.expected),
+        ("alignment beyond the namespace", 1 << 30, 256 << 20)
+    );
     assert_eq!(
         why(&|f| f.data_offset = 300 << 20).what,
         "data offset beyond the namespace"
     );
     assert_eq!(
-        why(&|f| f.npfns += 1).what,
-        "size, more pages than the namespace holds"
+        why(&|f| f.end_trunc = u32::MAX).what,
+        "padding beyond the namespace"
     );
     assert_eq!(
         why(&|f| f.end_trunc = 256 << 20).what,
         "data offset beyond the mapped range"
     );
+    let at_the_end = Namespace {
+        start: u64::MAX - (256 << 20) + 1,
+        ..NAMESPACE
+    };
     assert_eq!(
-        why(&|f| f.end_trunc = u32::MAX).what,
-        "padding beyond the namespace"
+        refused(&at_the_end, &|_| ()).what,
+        "namespace beyond the address space"
     );
-}
-
-/// Against a second implementation, word by word as `nd_fletcher64()` does it; that the kernel
-/// agrees is shown in the guest, where it writes the blocks that the module reads.
-#[test]
-fn checksum_is_fletcher64() {
-    let b = good().bytes();
-    let (mut lo, mut hi) = (0u32, 0u64);
-    for i in 0..SIZE / 4 {
-        let mut w = u32::from_le_bytes(b[i * 4..i * 4 + 4].try_into().unwrap());
-        if i >= SIZE / 4 - 2 {
-            w = 0;
-        }
-        lo = lo.wrapping_add(w);
-        hi += u64::from(lo);
-    }
-    assert_eq!(checksum(&b), (hi << 32) | u64::from(lo));
+    let d = why(&|f| f.data_offset += 4096);
+    assert_eq!(
+        (d.what, d.found, d.expected),
+        ("data offset, misaligned", (2 << 20) + 4096, 2 << 20)
+    );
+    let d = why(&|f| (f.start_pad, f.align) = (4096, 4096));
+    assert_eq!(d.what, "start of the mapped range, misaligned");
+    assert_eq!((d.found, d.expected), ((4 << 30) + 4096, 2 << 20));
+    let d = why(&|f| f.end_trunc = 4096);
+    assert_eq!(d.what, "end of the mapped range, misaligned");
+    assert_eq!(
+        (d.found, d.expected),
+        ((4 << 30) + (256 << 20) - 4096, 2 << 20)
+    );
+    let d = why(&|f| f.npfns += 1);
+    assert_eq!(d.what, "size, more pages than the namespace holds");
+    assert_eq!((d.found, d.expected), (65025, 65024));
+    assert_eq!(
+        why(&|f| f.npfns = u64::MAX).what,
+        "size, more pages than the namespace holds"
+    );
 }

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What has to hold for every input, whoever chooses it: the tests of this crate and the fuzz
+//! targets in `tests/fuzz`. Each function panics if it does not. Expectations are computed in 128
+//! bits, where nothing overflows, or by the kernel's own C code.
+
+use crate::{
+    libnvdimm::{self, DeviceMemory, Libnvdimm},
+    logic::{
+        extent::{dax_extent, pages_to_sectors, DaxExtent},
+        geometry::{Geometry, GeometryError, Pfn, Pgoff, Sector, PAGE_SHIFT, PAGE_SIZE},
+        info_block::{self, parse, InfoBlock, Kind, Namespace, PageMapLocation, Platform, SIZE},
+    },
+};
+
+const PFN_SIGNATURE: &[u8; 16] = b"NVDIMM_PFN_INFO\0";
+const DAX_SIGNATURE: &[u8; 16] = b"NVDIMM_DAX_INFO\0";
+
+/// The little-endian number of `len` bytes at `at`.
+fn number(block: &[u8; SIZE], at: usize, len: usize) -> i128 {
+    let mut out = [0; 16];
+    out[..len].copy_from_slice(&block[at..at + len]);
+    i128::from_le_bytes(out)
+}
+
+/// Sets the checksum, with libnvdimm's own function.
+pub fn seal(block: &mut [u8; SIZE]) {
+    let sum = libnvdimm::checksum(block);
+    block[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Where the parser refuses what libnvdimm takes. The reasons, all of them.
+fn stricter(block: &[u8; SIZE], namespace: &Namespace) -> Option<&'static str> {
+    let minor = number(block, 54, 2);
+    let since = |version, value, before| if minor < version { before } else { value };
+    let offset = number(block, 56, 8);
+    let pad = since(1, number(block, 76, 4), 0);
+    let trunc = since(1, number(block, 80, 4), 0);
+    let align = since(2, number(block, 84, 4), 0);
+    let page_size = since(4, number(block, 88, 4), PAGE_SIZE.into());
+    let (start, size) = (i128::from(namespace.start), i128::from(namespace.size));
+
+    if number(block, 52, 2) != 1 {
+        return Some("another major version");
+    }
+    // IS_ALIGNED() has no meaning for them.
+    if align & (align - 1) != 0 && align != 0 {
+        return Some("alignment, not a power of two");
+    }
+    // altmap->free wraps.
+    if number(block, 72, 4) == 2 && offset < info_block::RESERVE.into() {
+        return Some("data offset inside the info block");
+    }
+    // `res_size - start_pad - end_trunc` wraps.
+    if pad + trunc > size {
+        return Some("padding beyond the namespace");
+    }
+    if start + size > u64::MAX.into() {
+        return Some("namespace at the end of the address space");
+    }
+    if number(block, 64, 8) * page_size > size - pad - trunc - offset {
+        return Some("more pages than the namespace holds");
+    }
+    None
+}
+
+/// What holds for every info block that is accepted.
+fn layout_fits(found: &InfoBlock, namespace: &Namespace) -> Geometry {
+    let (start, size) = (i128::from(namespace.start), i128::from(namespace.size));
+    let pad = i128::from(found.start_pad);
+    let mapped = size - pad - i128::from(found.end_trunc);
+    let offset = i128::from(found.data_offset);
+    assert!(found.align.is_power_of_two());
+    assert!(offset >= info_block::RESERVE.into() && offset < mapped);
+    assert_eq!((start + pad + offset) % i128::from(found.align), 0);
+    // What src/driver/device.rs does with it.
+    Geometry::new(
+        (start + pad).try_into().expect("in the address space"),
+        mapped.try_into().expect("in the address space"),
+        found.data_offset,
+    )
+    .expect("an accepted layout has sectors")
+}
+
+/// Parses hostile bytes for a hostile namespace on any platform.
+pub fn parse_anywhere(block: &[u8; SIZE], namespace: &Namespace, platform: &Platform) {
+    let signed = block.starts_with(PFN_SIGNATURE) || block.starts_with(DAX_SIGNATURE);
+    let sealed = number(block, SIZE - 8, 8) == libnvdimm::checksum(block).into();
+    match parse(block, namespace, platform) {
+        Ok(None) => assert!(!signed),
+        Err(damage) => {
+            assert!(signed);
+            assert_eq!(damage.what == "checksum", !sealed);
+        }
+        Ok(Some(found)) => {
+            assert!(signed && sealed);
+            // A data area smaller than a sector needs pages smaller than that.
+            if platform.page_size >= PAGE_SIZE && platform.compat_align >= PAGE_SIZE {
+                layout_fits(&found, namespace);
+            }
+        }
+    }
+}
+
+/// Parses hostile bytes; accepted is what libnvdimm accepts, but for the reasons above, and it
+/// means the same. Gives what was found.
+pub fn parse_as_libnvdimm(block: &[u8; SIZE], libnvdimm: &Libnvdimm) -> Option<InfoBlock> {
+    let namespace = &libnvdimm.namespace;
+    let platform = Platform {
+        page_size: PAGE_SIZE,
+        page_struct_size: libnvdimm.struct_page.size(),
+        compat_align: libnvdimm.compat_align,
+    };
+    parse_anywhere(block, namespace, &platform);
+    assert_eq!(info_block::checksum(block), libnvdimm::checksum(block));
+
+    let libnvdimm = Libnvdimm {
+        devdax: block.starts_with(DAX_SIGNATURE),
+        ..*libnvdimm
+    };
+    let parsed = parse(block, namespace, &platform);
+    let (layout, found) = match (libnvdimm.open(block), parsed) {
+        (Ok(layout), Ok(Some(found))) => (layout, found),
+        (Err(rc), Ok(Some(found))) => panic!("libnvdimm refuses it with {rc}: {found:?}"),
+        (Ok(layout), Ok(None)) => panic!("libnvdimm finds {layout:?}"),
+        (Ok(layout), Err(damage)) => {
+            assert!(
+                stricter(block, namespace).is_some(),
+                "{damage:?}, but libnvdimm takes it: {layout:?}"
+            );
+            return None;
+        }
+        (Err(_), _) => return None,
+    };
+    assert_eq!(stricter(block, namespace), None, "{found:?}");
+
+    assert_eq!(found.kind == Kind::Devdax, libnvdimm.devdax);
+    assert_eq!(found.uuid[..], block[16..32]);
+    assert_eq!(found.map == PageMapLocation::Pmem, layout.mode == 2);
+    assert_eq!(
+        (found.data_offset, found.align, layout.written),
+        (layout.data_offset, layout.align, 0)
+    );
+    assert_eq!(
+        (layout.start, layout.end),
+        (
+            namespace.start + u64::from(found.start_pad),
+            namespace.start + (namespace.size - 1) - u64::from(found.end_trunc)
+        )
+    );
+    let geometry = layout_fits(&found, namespace);
+    assert_eq!(geometry.data_range().1, layout.end);
+    if found.map == PageMapLocation::Pmem {
+        assert_eq!(geometry.sectors() * 512 >> PAGE_SHIFT, layout.npfns);
+        // The page map lies between the info block and the data.
+        assert!(layout.altmap_free <= found.data_offset >> PAGE_SHIFT);
+    }
+    // set_capacity() in pmem_attach_disk().
+    let pfn_pad = namespace.size - (layout.end - layout.start + 1);
+    assert_eq!(
+        geometry.sectors(),
+        (namespace.size - pfn_pad - found.data_offset) / 512
+    );
+    Some(found)
+}
+
+/// An info block that libnvdimm makes for a device that userspace has configured. Gives whether
+/// there is one.
+pub fn create_as_libnvdimm(libnvdimm: &Libnvdimm, map: PageMapLocation, align: u64) -> bool {
+    let uuid = [0xc7; 16];
+    let Ok((block, layout)) = libnvdimm.create(&uuid, map, align) else {
+        return false;
+    };
+    assert_eq!(layout.written, 1);
+    let Some(found) = parse_as_libnvdimm(&block, libnvdimm) else {
+        // libnvdimm makes blocks that it does not take back, and ones whose padding wraps, where a
+        // namespace has no room for one aligned page.
+        let reason = stricter(&block, &libnvdimm.namespace);
+        assert!(
+            reason == Some("padding beyond the namespace")
+                || (reason.is_none() && libnvdimm.open(&block).is_err()),
+            "{reason:?}: {libnvdimm:?} {layout:?}"
+        );
+        return false;
+    };
+    assert_eq!((found.uuid, found.map), (uuid, map));
+    assert_eq!(
+        (found.data_offset, found.align),
+        (layout.data_offset, align)
+    );
+    true
+}
+
+/// A device, and positions on it that are anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Positions {
+    /// Physical address of the mapping.
+    pub map_phys: u64,
+    /// Size of the mapping.
+    pub map_len: u64,
+    /// From there to the data.
+    pub data_offset: u64,
+    /// A sector, or a page of the DAX device.
+    pub sector: u64,
+    /// The length of a transfer.
+    pub bytes: u64,
+    /// A physical page.
+    pub pfn: u64,
+    /// An offset into the mapping.
+    pub offset: u64,
+}
+
+/// All of a geometry; `None` if there is none.
+pub fn geometry(p: &Positions) -> Option<Geometry> {
+    let wide = |value: u64| i128::from(value);
+    let (phys, len, offset) = (wide(p.map_phys), wide(p.map_len), wide(p.data_offset));
+    let page = wide(PAGE_SIZE);
+
+    assert_eq!(
+        Pgoff(p.sector).to_sector(),
+        u64::try_from(wide(p.sector) * 8).ok().map(Sector)
+    );
+    let new = Geometry::new(p.map_phys, p.map_len, p.data_offset);
+    if phys + len > wide(u64::MAX) || len - offset < 512 {
+        assert_eq!(new, Err(GeometryError::Invalid));
+        return None;
+    }
+    let g = new.expect("a device with a sector");
+    let capacity = (len - offset) / 512 * 512;
+    assert_eq!(wide(g.sectors()) * 512, capacity);
+    assert_eq!(g.data_offset(), p.data_offset);
+    assert_eq!(wide(g.data_phys()), phys + offset);
+    assert_eq!(
+        (wide(g.data_range().0), wide(g.data_range().1)),
+        (phys + offset, phys + len - 1)
+    );
+    let c = DeviceMemory {
+        phys: p.map_phys,
+        data_offset: p.data_offset,
+        size: p.map_len,
+        pfn_pad: 0,
+    };
+
+    let start = wide(p.sector) * 512;
+    match g.sector_to_offset(Sector(p.sector), p.bytes) {
+        Ok(at) => {
+            assert!(start + wide(p.bytes) <= capacity);
+            assert_eq!(at as u64, c.to_offset(p.sector));
+            assert_eq!(at as i128, offset + start);
+        }
+        Err(err) => {
+            assert_eq!(err, GeometryError::OutOfRange);
+            assert!(start + wide(p.bytes) > capacity);
+        }
+    }
+
+    let data = phys + offset + start;
+    match g.sector_to_pfn(Sector(p.sector)) {
+        Ok((pfn, pages)) => {
+            assert_eq!(wide(pfn.0) * page, data);
+            assert_eq!(wide(pages), (capacity - start) / page);
+            assert!(pages > 0);
+            // The way back, from the first and from the last of them, and from no other.
+            let at = g.pfn_to_offset(pfn).expect("a page of the device");
+            assert_eq!(Ok(at), g.sector_to_offset(Sector(p.sector), PAGE_SIZE));
+            assert_eq!(g.offset_to_phys(at), Ok(pfn.0 << PAGE_SHIFT));
+            let last = Pfn(pfn.0 + (pages - 1));
+            assert!(g.pfn_to_offset(last).is_ok());
+            assert!(g.pfn_to_offset(Pfn(last.0 + 1)).is_err());
+            // pmem.c knows DAX offsets only: sectors at the start of a page.
+            if p.sector % 8 == 0 {
+                let (rest, answer) = c.direct_access(p.sector / 8, 1, false, false, None);
+                assert_eq!(rest, Ok(pages));
+                assert_eq!((answer.offset, answer.pfn), (at as u64, pfn.0));
+            }
+        }
+        Err(GeometryError::Unaligned) => assert!(start < capacity && data % page != 0),
+        Err(err) => {
+            assert_eq!(err, GeometryError::OutOfRange);
+            assert!(capacity - start < page);
+        }
+    }
+
+    let (from, to) = (wide(p.pfn) * page, wide(p.pfn) * page + page);
+    match g.pfn_to_offset(Pfn(p.pfn)) {
+        Ok(at) => {
+            assert!(from >= phys + offset && to <= phys + offset + capacity);
+            assert_eq!(at as i128, from - phys);
+        }
+        Err(err) => {
+            assert_eq!(err, GeometryError::OutOfRange);
+            assert!(from < phys + offset || to > phys + offset + capacity);
+        }
+    }
+
+    let at = usize::try_from(p.offset).expect("64 bits");
+    match g.offset_to_phys(at) {
+        Ok(found) => {
+            assert!(wide(p.offset) < len);
+            assert_eq!(wide(found), phys + wide(p.offset));
+            assert_eq!(found, c.to_phys(p.offset));
+        }
+        Err(err) => {
+            assert_eq!(err, GeometryError::OutOfRange);
+            assert!(wide(p.offset) >= len);
+        }
+    }
+    Some(g)
+}
+
+/// The answer to one direct access is that of `__pmem_direct_access()`.
+pub fn extent(page: u64, requested: u64, first_bad: Option<u64>, recovery: bool) {
+    let sectors = pages_to_sectors(requested);
+    assert_eq!(
+        u128::from(sectors),
+        (u128::from(requested) * 8).min(u64::MAX.into())
+    );
+    // Beyond that, PFN_PHYS() in pmem.c loses bits.
+    let page = page & (u64::MAX >> PAGE_SHIFT);
+    let start = Pgoff(page).to_sector().expect("no bits lost");
+    let answer = dax_extent(start, requested, first_bad.map(Sector), recovery);
+    if let Some(bad) = first_bad.filter(|bad| *bad < start.0) {
+        // The list gives the start of the bad range, which may be in front of what was asked for.
+        // pmem.c then computes a negative distance; here it is the first page that is bad.
+        let expected = match recovery {
+            true => DaxExtent::Pages(1),
+            false => DaxExtent::HwPoison,
+        };
+        assert_eq!(answer, expected, "bad sector {bad}");
+        return;
+    }
+    // As far as pmem.c's types go, in what they are: pages in a long, sectors in an unsigned int,
+    // and a distance in bytes.
+    let distance = first_bad.map_or(0, |bad| bad - start.0);
+    let (Ok(pages), true) = (i64::try_from(requested), distance < u64::MAX >> 10) else {
+        return;
+    };
+    let c = DeviceMemory {
+        phys: 0,
+        data_offset: 0,
+        size: u64::MAX,
+        pfn_pad: 0,
+    };
+    let (expected, asked) = c.direct_access(page, pages, recovery, true, first_bad);
+    match answer {
+        DaxExtent::Pages(pages) => assert_eq!(expected, Ok(pages)),
+        // EHWPOISON
+        DaxExtent::HwPoison => assert_eq!(expected, Err(-133)),
+    }
+    if let Ok(num) = u32::try_from(sectors) {
+        assert_eq!((asked.asked, asked.asked_num), (start.0, num.into()));
+    }
+}
+
+/// A recovery write to `pages` (up to 16) pages, where bit n of `bad` is a bad n-th sector, is cut
+/// in extents that cover all of them once, and that hold a bad page at their end only.
+pub fn extents_tile(page: u64, pages: u64, bad: u128) {
+    let sector_of = |page| Pgoff(page).to_sector().expect("no bits lost").0;
+    let first_bad_from = |done: u64| {
+        let next = (done * 8..pages * 8).find(|bit| bad >> bit & 1 != 0);
+        next.map(|bit| Sector(sector_of(page) + bit))
+    };
+    let mut done = 0;
+    while done < pages {
+        let start = Sector(sector_of(page + done));
+        let (left, first_bad) = (pages - done, first_bad_from(done));
+        let ordinary = dax_extent(start, left, first_bad, false);
+        assert_eq!(ordinary == DaxExtent::HwPoison, first_bad.is_some());
+        let DaxExtent::Pages(n) = dax_extent(start, left, first_bad, true) else {
+            panic!("a recovery write is refused");
+        };
+        assert!((1..=left).contains(&n));
+        for good in done..done + n - 1 {
+            assert_eq!(
+                bad >> (good * 8) & 0xff,
+                0,
+                "a bad page inside of an extent"
+            );
+        }
+        assert!(first_bad.is_some() || n == left);
+        done += n;
+    }
+    assert_eq!(done, pages);
+}
