@@ -151,7 +151,7 @@ pub fn parse_as_libnvdimm(block: &[u8; SIZE], libnvdimm: &Libnvdimm) -> Option<I
     let geometry = layout_fits(&found, namespace);
     assert_eq!(geometry.data_range().1, layout.end);
     if found.map == PageMapLocation::Pmem {
-        assert_eq!(geometry.sectors() * 512 >> PAGE_SHIFT, layout.npfns);
+        assert_eq!((geometry.sectors() * 512) >> PAGE_SHIFT, layout.npfns);
         // The page map lies between the info block and the data.
         assert!(layout.altmap_free <= found.data_offset >> PAGE_SHIFT);
     }
@@ -357,7 +357,7 @@ pub fn extent(page: u64, requested: u64, first_bad: Option<u64>, recovery: bool)
 pub fn extents_tile(page: u64, pages: u64, bad: u128) {
     let sector_of = |page| Pgoff(page).to_sector().expect("no bits lost").0;
     let first_bad_from = |done: u64| {
-        let next = (done * 8..pages * 8).find(|bit| bad >> bit & 1 != 0);
+        let next = (done * 8..pages * 8).find(|bit| (bad >> bit) & 1 != 0);
         next.map(|bit| Sector(sector_of(page) + bit))
     };
     let mut done = 0;
@@ -372,7 +372,7 @@ pub fn extents_tile(page: u64, pages: u64, bad: u128) {
         assert!((1..=left).contains(&n));
         for good in done..done + n - 1 {
             assert_eq!(
-                bad >> (good * 8) & 0xff,
+                (bad >> (good * 8)) & 0xff,
                 0,
                 "a bad page inside of an extent"
             );

@@ -165,10 +165,12 @@ fn every_single_bit_counts() {
 
 #[test]
 fn a_good_block_says_what_it_says() {
-    let mut f = Fields::default();
-    f.mode = 2;
-    f.data_offset = 6 << 20;
-    f.npfns = (250 << 20) / 4096;
+    let f = Fields {
+        mode: 2,
+        data_offset: 6 << 20,
+        npfns: (250 << 20) / 4096,
+        ..Fields::default()
+    };
     assert_eq!(
         parse(&f.bytes(), &NAMESPACE, &PLATFORM),
         Ok(Some(InfoBlock {
