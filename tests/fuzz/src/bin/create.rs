@@ -32,12 +32,12 @@ fn run(input: &[u8]) {
             size,
             uuid: [0x5a; 16],
         },
-        compat_align: 1 << [21, 12, 24, 30][usize::from(flags >> 2 & 3)],
+        compat_align: 1 << [21, 12, 24, 30][usize::from((flags >> 2) & 3)],
         struct_page,
         devdax: flags & 0x10 != 0,
     };
     // What sysfs takes for a device.
-    let align = 1 << [21, 12, 30][usize::from(flags >> 5 & 3) % 3];
+    let align = 1 << [21, 12, 30][usize::from((flags >> 5) & 3) % 3];
     check::create_as_libnvdimm(&libnvdimm, map, align);
 }
 

@@ -23,7 +23,7 @@ fn run(input: &[u8]) {
         }
     };
     extent(page, requested, bad, flags & 4 != 0);
-    let map = u128::from(input.number()) | u128::from(input.number()) << 64;
+    let map = u128::from(input.number()) | (u128::from(input.number()) << 64);
     extents_tile(page >> 12, requested % 17, map);
 }
 

@@ -44,7 +44,7 @@ fn run(input: &[u8]) {
         0 => StructPage::Bytes64,
         _ => StructPage::Bytes96,
     };
-    let compat_align = 1 << [21, 12, 24, 30][usize::from(flags >> 3 & 3)];
+    let compat_align = 1 << [21, 12, 24, 30][usize::from((flags >> 3) & 3)];
     check::parse_anywhere(&block, &namespace, &other);
     check::parse_as_libnvdimm(
         &block,
