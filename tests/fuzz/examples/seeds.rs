@@ -46,9 +46,29 @@ fn main() {
         (f.mode, f.page_struct_size) = (2, 96);
     });
     info("devdax", 0, &|f| f.signature = *b"NVDIMM_DAX_INFO\0");
+    // What a later minor version brought in is not to be looked at.
     for minor in 0..4 {
-        info(&format!("minor-{minor}"), 0, &|f| f.minor = minor);
+        info(&format!("minor-{minor}"), 0, &|f| {
+            (f.minor, f.page_size, f.page_struct_size) = (minor, 65536, 1);
+            if minor < 2 {
+                f.align = 3;
+            }
+            if minor < 1 {
+                (f.start_pad, f.end_trunc) = (4096, 4096);
+            }
+        });
     }
+    info("minor-1-align-ignored", 0, &|f| {
+        (f.minor, f.align) = (1, 4096)
+    });
+    info("minor-3-map-dev", 0, &|f| {
+        (f.minor, f.mode, f.page_size, f.page_struct_size) = (3, 2, 65536, 1);
+    });
+    info("data-in-info-block", 0, &|f| {
+        (f.align, f.data_offset) = (4096, 4096);
+    });
+    info("no-data", 0, &|f| (f.end_trunc, f.npfns) = (254 << 20, 0));
+    info("odd-align", 0, &|f| f.align = 3 << 20);
     info("align-4k", 8, &|f| {
         (f.align, f.data_offset, f.npfns) = (4096, 8192, (size - 8192) / 4096);
     });
