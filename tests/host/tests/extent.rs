@@ -50,7 +50,11 @@ fn a_bad_page_is_given_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 20000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn extents_of_any_size(page in any::<u64>(), shift in 0..64u32, requested in any::<u64>(),
@@ -70,8 +74,8 @@ proptest! {
     }
 
     #[test]
-    fn recovery_writes_tile_any_sectors(page in 0..1u64 << 52, pages in 0..17u64,
-                                        a in any::<u128>(), b in any::<u128>(), c in any::<u128>()) {
+    fn recovery_writes_tile_any_sectors(page in 0..1u64 << 52, pages in 0..17u64, a in any::<u128>(),
+                                        b in any::<u128>(), c in any::<u128>()) {
         // Few bad sectors, some, and many.
         check::extents_tile(page, pages, a & b & c);
         check::extents_tile(page, pages, a & b);

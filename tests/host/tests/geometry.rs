@@ -45,12 +45,16 @@ fn device() -> impl Strategy<Value = Positions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 20000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn hostile_devices_and_positions(map_phys in hostile(), map_len in hostile(), data_offset in hostile(),
-                                     sector in hostile(), bytes in hostile(), pfn in hostile(),
-                                     offset in hostile()) {
+    fn hostile_devices_and_positions(map_phys in hostile(), map_len in hostile(),
+                                     data_offset in hostile(), sector in hostile(),
+                                     bytes in hostile(), pfn in hostile(), offset in hostile()) {
         check::geometry(&Positions { map_phys, map_len, data_offset, sector, bytes, pfn, offset });
     }
 

@@ -85,10 +85,15 @@ fn libnvdimm() -> impl Strategy<Value = Libnvdimm> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 20000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn accepts_what_libnvdimm_accepts(f in fields(), libnvdimm in libnvdimm(), devdax in any::<bool>()) {
+    fn accepts_what_libnvdimm_accepts(f in fields(), libnvdimm in libnvdimm(),
+                                      devdax in any::<bool>()) {
         let mut f = f;
         if devdax {
             f.signature = *b"NVDIMM_DAX_INFO\0";
@@ -129,7 +134,8 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_no_block_or_damaged(seed in any::<[u8; 32]>(), signed in any::<bool>(), summed in any::<bool>()) {
+    fn random_bytes_are_no_block_or_damaged(seed in any::<[u8; 32]>(), signed in any::<bool>(),
+                                            summed in any::<bool>()) {
         let mut b = [0; SIZE];
         for (i, x) in b.iter_mut().enumerate() {
             *x = seed[i % 32].wrapping_mul(i as u8 | 1).wrapping_add((i >> 8) as u8);
