@@ -74,8 +74,9 @@ proptest! {
     }
 
     #[test]
-    fn recovery_writes_tile_any_sectors(page in 0..1u64 << 52, pages in 0..17u64, a in any::<u128>(),
-                                        b in any::<u128>(), c in any::<u128>()) {
+    fn recovery_writes_tile_any_sectors(page in 0..1u64 << 52, pages in 0..17u64,
+                                        a in any::<u128>(), b in any::<u128>(),
+                                        c in any::<u128>()) {
         // Few bad sectors, some, and many.
         check::extents_tile(page, pages, a & b & c);
         check::extents_tile(page, pages, a & b);
