@@ -148,7 +148,8 @@ proptest! {
             b[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
         }
         let parsed = parse(&b, &NAMESPACE, &PLATFORM);
-        prop_assert_eq!(parsed == Ok(None), b[..16] != *b"NVDIMM_PFN_INFO\0" && b[..16] != *b"NVDIMM_DAX_INFO\0");
+        let kinds: [&[u8]; 2] = [b"NVDIMM_PFN_INFO\0", b"NVDIMM_DAX_INFO\0"];
+        prop_assert_eq!(parsed == Ok(None), !kinds.contains(&&b[..16]));
         prop_assert!(!matches!(parsed, Ok(Some(_))));
     }
 }
