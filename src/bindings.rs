@@ -18,6 +18,8 @@
     unused_imports
 )]
 
+// Else tens of thousands of pages.
+#[doc(no_inline)]
 pub(crate) use ::kernel::bindings::*;
 
 mod generated {

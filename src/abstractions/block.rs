@@ -283,7 +283,7 @@ pub(crate) struct Limits {
 ///
 /// # Invariants
 ///
-/// `disk` is from `__blk_alloc_disk()` and has not been added; `private_data` is from
+/// `disk` is from `__blk_alloc_disk()` and has not been added; `disk->private_data` is from
 /// `Arc::<T>::into_foreign()`.
 pub(crate) struct NewDisk<T: Operations> {
     disk: NonNull<bindings::gendisk>,
@@ -294,13 +294,14 @@ pub(crate) struct NewDisk<T: Operations> {
 ///
 /// # Invariants
 ///
-/// `disk` was added by `device_add_disk()`; `private_data` is from `Arc::<T>::into_foreign()`.
+/// `disk` was added by `device_add_disk()`; `disk->private_data` is from
+/// `Arc::<T>::into_foreign()`.
 pub(crate) struct GenDisk<T: Operations> {
     disk: NonNull<bindings::gendisk>,
     _ops: PhantomData<T>,
 }
 
-// SAFETY: A `gendisk` is not tied to a thread, and `T` is `Send + Sync`.
+// SAFETY: A `struct gendisk` is not tied to a thread, and `T` is `Send + Sync`.
 unsafe impl<T: Operations> Send for GenDisk<T> {}
 // SAFETY: Methods on `&GenDisk` call functions that lock by themselves.
 unsafe impl<T: Operations> Sync for GenDisk<T> {}

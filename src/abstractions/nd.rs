@@ -373,8 +373,8 @@ impl RawAccess<'_, '_> {
         {
             return Err(EFAULT);
         }
-        // SAFETY: By the type invariants the namespace is enabled, hence `rw_bytes` is set; `buf`
-        // is valid for writes of its length.
+        // SAFETY: By the type invariants the namespace is enabled, hence `ndns->rw_bytes` is set;
+        // `buf` is valid for writes of its length.
         to_result(unsafe {
             bindings::rpmem_helper_nvdimm_read_bytes(
                 self.ns.ndns,
