@@ -31,6 +31,16 @@ test-the-tests: ## plant faults and see that the tests find them; FAULT=name cho
 check: ## lint: shell, Rust, C style, unsafe counts
 	@scripts/check
 
+doc: ## the documentation of all crates, private items included
+	@scripts/build-module
+	@. scripts/env.sh && scripts/stage doc scripts/in-root scripts/checks/doc $$RPMEM_MODULE && \
+		echo $$RPMEM_OUT/doc/rpmem_main/index.html
+
+rust-analyzer: ## rust-project.json for editors
+	@scripts/build-module
+	@. scripts/env.sh && scripts/stage rust-analyzer scripts/in-root scripts/checks/rust-analyzer \
+		$$RPMEM_MODULE $$PWD/rust-project.json
+
 shell: ## a shell in a guest with the machine FIXTURE (nfit-raw)
 	@scripts/run-harness shell --fixture $(FIXTURE)
 
@@ -51,4 +61,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module demo test stress test-the-tests check shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module demo test stress test-the-tests check doc rust-analyzer shell prepare kernel-tree clean clean-cache help

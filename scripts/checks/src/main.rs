@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Checks of the module's source that no compiler makes:
+//!
+//! - `symbols KSRC SYMVERS RUSTLIB`: prints the names that the kernel declares, for the others
+//! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
+//! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
+//! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
+//!
+//! Each prints `file:line: what is wrong: what to do` and fails if there is anything.
+
+mod kernel;
+mod references;
+mod rust;
+mod safety;
+mod unsafe_code;
+
+use kernel::Symbols;
+use rust::File;
+use std::{
+    env,
+    fs,
+    path::Path,
+    process::ExitCode, //
+};
+
+/// What was found, as lines to print.
+pub type Findings = Result<Vec<String>, String>;
+
+/// The module's own Rust files, with paths relative to the top of the clone.
+fn sources(top: &Path) -> Result<Vec<File>, String> {
+    let files: Vec<_> = rust::files(&top.join("src"), |name| {
+        name.ends_with(".rs") && name != "bindings_generated.rs"
+    })?
+    .iter()
+    .map(|path| {
+        let mut file = File::read(path)?;
+        if let Ok(short) = path.strip_prefix(top) {
+            file.path = short.into();
+        }
+        Ok(file)
+    })
+    .collect::<Result<_, String>>()?;
+    if files.is_empty() {
+        return Err(format!("{}/src holds no Rust files", top.display()));
+    }
+    Ok(files)
+}
+
+fn run(args: &[&str]) -> Findings {
+    match args {
+        ["symbols", source, exported, rust] => {
+            let symbols =
+                Symbols::of_kernel(Path::new(source), Path::new(exported), Path::new(rust))?;
+            print!("{}", symbols.to_text());
+            Ok(Vec::new())
+        }
+        ["unsafe", top] => Ok(unsafe_code::check(&sources(Path::new(top))?)),
+        ["safety", top, symbols] => {
+            let top = Path::new(top);
+            let text = fs::read_to_string(symbols).map_err(|e| format!("{symbols}: {e}"))?;
+            let mut symbols = Symbols::from_text(&text)?;
+            symbols.scan_c_dir(&top.join("src/c"))?;
+            Ok(safety::check(&sources(top)?, &symbols))
+        }
+        ["references", top, source] => {
+            let top = Path::new(top);
+            references::check(top, Path::new(source), &sources(top)?)
+        }
+        _ => Err(
+            "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | \
+                  safety TOP SYMBOLS | references TOP KSRC"
+                .into(),
+        ),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(findings) if findings.is_empty() => ExitCode::SUCCESS,
+        Ok(findings) => {
+            println!("{}", findings.join("\n"));
+            ExitCode::FAILURE
+        }
+        Err(err) => {
+            eprintln!("error: {err}");
+            ExitCode::from(2)
+        }
+    }
+}
