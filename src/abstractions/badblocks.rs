@@ -77,6 +77,13 @@ impl Badblocks {
         (found != 0).then_some(bad)
     }
 
+    /// Marks the `sectors` sectors from `start` on as bad, which libnvdimm does otherwise.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn mark(&self, start: u64, sectors: u64) -> bool {
+        // SAFETY: By the type invariants the structure is initialised.
+        unsafe { bindings::badblocks_set(self.as_raw(), start, sectors, 1) }
+    }
+
     /// Forgets the `sectors` sectors from `start` on.
     pub(crate) fn clear(&self, start: u64, sectors: u64) {
         // SAFETY: By the type invariants the structure is initialised. A failure (no room to split
@@ -90,5 +97,87 @@ impl PinnedDrop for Badblocks {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants the structure is initialised; nobody uses it any more.
         unsafe { bindings::badblocks_exit(self.as_raw()) };
+    }
+}
+
+#[kernel::macros::kunit_tests(rpmem_badblocks)]
+mod tests {
+    use super::*;
+    use crate::abstractions::kunit::Trace;
+
+    /// A list with the sectors from 100 to 163 bad.
+    fn list() -> Result<Pin<KBox<Badblocks>>> {
+        let bad = KBox::pin_init(Badblocks::new(), GFP_KERNEL)?;
+        if !bad.mark(100, 64) {
+            return Err(EINVAL);
+        }
+        Ok(bad)
+    }
+
+    #[test]
+    fn an_empty_list_has_no_bad_sector() -> Result {
+        let bad = KBox::pin_init(Badblocks::new(), GFP_KERNEL)?;
+        assert!(bad.is_empty());
+        assert_eq!(bad.first_bad(0, u64::MAX >> 1), None);
+        bad.clear(0, 8);
+        assert!(bad.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_end_where_they_end() -> Result {
+        let bad = list()?;
+        assert!(!bad.is_empty());
+        assert_eq!(bad.first_bad(0, 100), None);
+        assert_eq!(bad.first_bad(164, 1000), None);
+        assert_eq!(bad.first_bad(0, 101), Some(100));
+        assert_eq!(bad.first_bad(0, 1000), Some(100));
+        assert_eq!(bad.first_bad(100, 64), Some(100));
+        // The start of the bad range, in front of what was asked for.
+        assert!(bad.first_bad(163, 1).is_some_and(|bad| bad <= 163));
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_of_two_ranges_is_found() -> Result {
+        let bad = list()?;
+        assert!(bad.mark(300, 1));
+        assert_eq!(bad.first_bad(0, 1000), Some(100));
+        assert_eq!(bad.first_bad(164, 1000), Some(300));
+        assert_eq!(bad.first_bad(301, 1000), None);
+        Ok(())
+    }
+
+    #[test]
+    fn clearing_the_middle_splits() -> Result {
+        let bad = list()?;
+        bad.clear(120, 8);
+        assert_eq!(bad.first_bad(120, 8), None);
+        assert!(bad.first_bad(119, 1).is_some());
+        assert_eq!(bad.first_bad(120, 9), Some(128));
+        assert!(bad.first_bad(163, 1).is_some());
+        bad.clear(0, 1000);
+        assert!(bad.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn clearing_an_edge_leaves_the_rest() -> Result {
+        let bad = list()?;
+        bad.clear(90, 20);
+        assert_eq!(bad.first_bad(0, 110), None);
+        assert_eq!(bad.first_bad(0, 1000), Some(110));
+        bad.clear(160, 100);
+        assert!(bad.first_bad(159, 1).is_some());
+        assert_eq!(bad.first_bad(160, 1000), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_dropped_list_is_freed() -> Result {
+        let bad = list()?;
+        let (trace, ()) = Trace::of(|| drop(bad))?;
+        assert!(trace.is(&[c"badblocks_exit"]));
+        Ok(())
     }
 }

@@ -363,6 +363,16 @@ impl<T: Operations> NewDisk<T> {
         namespace.disk_name(name);
     }
 
+    /// Names the disk; one with a namespace has that of [`NewDisk::name_after`].
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn set_name(&mut self, name: &CStr) {
+        // SAFETY: By the type invariants the disk is valid and ours alone.
+        let to = unsafe { &mut (*self.disk.as_ptr()).disk_name };
+        for (to, from) in to.iter_mut().zip(name.to_bytes_with_nul()) {
+            *to = *from;
+        }
+    }
+
     /// The C disk, as key of the registry of DAX hosts.
     pub(super) fn as_raw(&self) -> *mut bindings::gendisk {
         self.disk.as_ptr()
@@ -461,5 +471,246 @@ pub(super) fn node(dev: &Device<Core<'_>>) -> i32 {
     {
         let _ = dev;
         bindings::NUMA_NO_NODE
+    }
+}
+
+#[kernel::macros::kunit_tests(rpmem_block)]
+mod tests {
+    use super::*;
+    use crate::abstractions::{
+        errno::eopnotsupp,
+        kunit::{
+            transfer,
+            Ram,
+            TestBio,
+            TestDevice,
+            TestDisk,
+            Trace,
+            FUA,
+            PREFLUSH,
+            RAM_SIZE,
+            READ,
+            WRITE, //
+        }, //
+    };
+
+    /// No attributes.
+    static GROUPS: AttributeGroups<TestDisk> = AttributeGroups::none();
+
+    #[test]
+    fn operations_and_flags_are_told_apart() -> Result {
+        for (opf, write, preflush, fua) in [
+            (READ, false, false, false),
+            (WRITE, true, false, false),
+            (WRITE | FUA, true, false, true),
+            (WRITE | PREFLUSH, true, true, false),
+            (WRITE | PREFLUSH | FUA, true, true, true),
+        ] {
+            let test = TestBio::new(opf, 77)?;
+            let bio = test.submit();
+            assert_eq!(
+                (bio.is_write(), bio.is_preflush(), bio.is_fua()),
+                (write, preflush, fua)
+            );
+            assert_eq!(bio.sector(), 77);
+            assert_eq!(bio.len(), 0);
+            bio.end(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Position, place in the memory, and length of each piece of the bio.
+    fn pieces(bio: &Bio, ram: &Ram) -> Result<KVec<(usize, usize, usize)>> {
+        let mut found = KVec::new();
+        bio.for_each_segment(|done, segment| {
+            let at = segment.as_ptr() as usize - ram.at(0) as usize;
+            found.push((done, at, segment.len()), GFP_KERNEL)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn segments_are_the_pieces_in_their_order() -> Result {
+        let ram = Ram::new(0)?;
+        let test = TestBio::new(READ, 0)?;
+        // The second one spans pages.
+        test.add(&ram, 8192, 512);
+        test.add(&ram, 1024, 6000);
+        test.add(&ram, 0, 488);
+        let bio = test.submit();
+        assert_eq!(bio.len(), 7000);
+        assert!(*pieces(&bio, &ram)? == [(0, 8192, 512), (512, 1024, 6000), (6512, 0, 488)]);
+        bio.end(Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_done_already_is_left_out() -> Result {
+        let ram = Ram::new(0)?;
+        let test = TestBio::new(READ, 0)?;
+        test.add(&ram, 8192, 512);
+        test.add(&ram, 1024, 6144);
+        test.add(&ram, 0, 512);
+        test.advance(1024);
+        let bio = test.submit();
+        assert_eq!((bio.sector(), bio.len()), (2, 6144));
+        assert!(*pieces(&bio, &ram)? == [(0, 1536, 5632), (5632, 0, 512)]);
+        bio.end(Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_failure_ends_the_walk() -> Result {
+        let ram = Ram::new(0)?;
+        let test = TestBio::new(READ, 0)?;
+        test.add(&ram, 8192, 512);
+        test.add(&ram, 0, 512);
+        let bio = test.submit();
+        let mut calls = 0;
+        let result = bio.for_each_segment(|_, _| {
+            calls += 1;
+            Err(ENXIO)
+        });
+        assert_eq!((result, calls), (Err(ENXIO), 1));
+        bio.end(Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn segments_are_split_without_loss() -> Result {
+        let ram = Ram::new(0)?;
+        let test = TestBio::new(READ, 0)?;
+        test.add(&ram, 4096, 1000);
+        let bio = test.submit();
+        bio.for_each_segment(|_, mut segment| {
+            let at = |segment: &Segment<'_>| segment.as_ptr() as usize - ram.at(0) as usize;
+            let head = segment.split_to(600);
+            assert_eq!((at(&head), head.len()), (4096, 600));
+            assert_eq!((at(&segment), segment.len()), (4696, 400));
+            let rest = segment.split_to(4096);
+            assert_eq!((at(&rest), rest.len(), segment.len()), (4696, 400, 0));
+            assert_eq!(segment.split_to(1).len(), 0);
+            Ok(())
+        })?;
+        bio.end(Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn results_reach_the_submitter() -> Result {
+        for result in [Ok(()), Err(EIO), Err(eopnotsupp()), Err(ENOMEM)] {
+            let test = TestBio::new(WRITE, 0)?;
+            let bio = test.submit();
+            assert_eq!(test.result(), None);
+            bio.end(result);
+            assert_eq!(test.result(), Some(result));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_forgotten_bio_fails() -> Result {
+        let test = TestBio::new(WRITE, 0)?;
+        drop(test.submit());
+        assert_eq!(test.result(), Some(Err(EIO)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_bio_given_away_is_not_ended() -> Result {
+        let test = TestBio::new(WRITE, 0)?;
+        let raw = test.submit().into_raw();
+        assert_eq!(test.result(), None);
+        // SAFETY: Given up just now.
+        unsafe { Bio::from_raw(raw) }.end(Ok(()));
+        assert_eq!(test.result(), Some(Ok(())));
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_that_was_not_added_lets_go_of_its_data() -> Result {
+        let dev = TestDevice::new()?;
+        let data = TestDisk::new()?;
+        let disk = TestDisk::disk(&dev, data.clone())?;
+        let (trace, ()) = Trace::of(|| drop(disk))?;
+        assert!(trace.is(&[c"put_disk"]));
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn refused_limits_let_go_of_the_data() -> Result {
+        let dev = TestDevice::new()?;
+        let data = TestDisk::new()?;
+        let limits = Limits {
+            logical_block_size: 3000,
+            ..TestDisk::LIMITS
+        };
+        let disk = NewDisk::new(dev.core(), &limits, TestDisk::SECTORS, data.clone());
+        assert_eq!(disk.err(), Some(EINVAL));
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn limits_are_those_asked_for() -> Result {
+        let dev = TestDevice::new()?;
+        let features = |limits: &Limits| -> Result<u32> {
+            let disk = NewDisk::new(dev.core(), limits, TestDisk::SECTORS, TestDisk::new()?)?;
+            // SAFETY: The disk is valid.
+            let limits = unsafe { &(*(*disk.as_raw()).queue).limits };
+            Ok(limits.features)
+        };
+        let all = bindings::BLK_FEAT_WRITE_CACHE
+            | bindings::BLK_FEAT_FUA
+            | bindings::BLK_FEAT_DAX
+            | bindings::BLK_FEAT_SYNCHRONOUS;
+        let on = features(&TestDisk::LIMITS)?;
+        assert_eq!(on & all, all);
+        let off = features(&Limits {
+            write_cache: false,
+            fua: false,
+            dax: false,
+            synchronous: false,
+            ..TestDisk::LIMITS
+        })?;
+        assert_eq!(off & all, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_serves_bios_until_it_is_dropped() -> Result {
+        let dev = TestDevice::new()?;
+        let data = TestDisk::new()?;
+        let disk = TestDisk::disk(&dev, data.clone())?;
+        let disk = disk.add(dev.core(), &GROUPS).map_err(|(err, _)| err)?;
+
+        let ram = Ram::new(0x5a)?;
+        let before = data.bios();
+        transfer(&disk, 8, &ram, 0, 4096, WRITE)?;
+        transfer(&disk, 8, &ram, 8192, 1024, READ)?;
+        transfer(&disk, 0, &ram, 12288, 4096, READ)?;
+        assert_eq!(data.bios(), before + 3);
+        assert!(ram.is(8192, 9216, 0x5a) && ram.is(12288, RAM_SIZE, 0));
+        // The block layer keeps what is outside away from the driver.
+        let end = TestDisk::SECTORS;
+        assert_eq!(transfer(&disk, end, &ram, 0, 512, READ), Err(EIO));
+        assert_eq!(data.bios(), before + 3);
+
+        let (trace, ()) = Trace::of(|| drop(disk))?;
+        assert!(trace.is(&[c"del_gendisk", c"put_disk"]));
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn the_last_user_of_the_data_is_the_disk() -> Result {
+        let dev = TestDevice::new()?;
+        let disk = TestDisk::disk(&dev, TestDisk::new()?)?;
+        let disk = disk.add(dev.core(), &GROUPS).map_err(|(err, _)| err)?;
+        let (trace, ()) = Trace::of(|| drop(disk))?;
+        assert!(trace.is(&[c"del_gendisk", c"put_disk", c"badblocks_exit", c"memunmap"]));
+        Ok(())
     }
 }

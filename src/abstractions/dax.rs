@@ -115,6 +115,15 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 /// The iterator is valid for `'a`, and nobody else uses it.
 pub(crate) struct Source<'a>(*mut bindings::iov_iter, PhantomData<&'a ()>);
 
+#[cfg(CONFIG_KUNIT = "y")]
+impl<'a> Source<'a> {
+    /// The bytes of a valid iterator.
+    pub(super) fn new(iter: &'a mut bindings::iov_iter) -> Self {
+        // INVARIANT: The exclusive reference makes sure that nobody else uses it.
+        Self(iter, PhantomData)
+    }
+}
+
 impl Source<'_> {
     /// Stores the next `len` bytes at `offset` of `mapping`, past the CPU caches; gives the number
     /// stored.
@@ -382,3 +391,421 @@ impl<T: Operations> Drop for Host<T> {
 }
 
 const _: () = assert!(PAGE_SIZE == bindings::PAGE_SIZE as u64);
+
+#[kernel::macros::kunit_tests(rpmem_dax)]
+mod tests {
+    use super::*;
+    use crate::abstractions::{
+        errno::ehwpoison,
+        kunit::{
+            with_iter,
+            Ram,
+            TestDevice,
+            TestDisk,
+            Trace,
+            RAM_SIZE, //
+        }, //
+    };
+    use core::ptr;
+    use kernel::sync::atomic::{
+        Atomic,
+        Relaxed, //
+    };
+
+    /// Four pages, of which the last one is bad. Counts how often an address is asked for.
+    struct Fake {
+        // Unmapped before the memory goes.
+        mapping: Mapping,
+        ram: Ram,
+        virt: Atomic<i32>,
+        recovered: Atomic<usize>,
+    }
+
+    const PAGES: u64 = (RAM_SIZE / bindings::PAGE_SIZE) as u64;
+
+    impl Fake {
+        fn new() -> Result<Arc<Self>> {
+            let ram = Ram::new(0x11)?;
+            let fake = Fake {
+                mapping: ram.map()?,
+                ram,
+                virt: Atomic::new(0),
+                recovered: Atomic::new(usize::MAX),
+            };
+            Ok(Arc::new(fake, GFP_KERNEL)?)
+        }
+
+        fn pfn(&self) -> u64 {
+            self.ram.phys() >> bindings::PAGE_SHIFT
+        }
+
+        /// The kernel address of a page, as a number.
+        fn address(&self, page: usize) -> usize {
+            self.ram.at(page * bindings::PAGE_SIZE) as usize
+        }
+    }
+
+    impl Operations for Fake {
+        fn sector_to_pfn(&self, sector: Sector, _: u64, mode: AccessMode) -> Result<(Pfn, u64)> {
+            let page = sector.0 / 8;
+            match (page, mode) {
+                (0..=2, _) => Ok((Pfn(self.pfn() + page), PAGES - page)),
+                (3, AccessMode::RecoveryWrite) => Ok((Pfn(self.pfn() + page), 1)),
+                (3, AccessMode::Access) => Err(ehwpoison()),
+                _ => Err(ERANGE),
+            }
+        }
+
+        fn pfn_to_virt(&self, pfn: Pfn) -> Result<NonNull<c_void>> {
+            self.virt.fetch_add(1, Relaxed);
+            let page = (pfn.0 - self.pfn()) as usize;
+            self.mapping
+                .address(page * bindings::PAGE_SIZE, bindings::PAGE_SIZE)
+        }
+
+        fn zero_page_range(&self, pgoff: Pgoff, nr_pages: u64) -> Result {
+            if pgoff.0 + nr_pages > PAGES {
+                return Err(ERANGE);
+            }
+            self.mapping
+                .zero_page(pgoff.0 as usize * bindings::PAGE_SIZE)
+        }
+
+        fn recovery_write(
+            &self,
+            _: Pgoff,
+            offset: usize,
+            bytes: usize,
+            source: Source<'_>,
+        ) -> usize {
+            self.recovered.store(offset, Relaxed);
+            source.write_to(&self.mapping, offset, bytes).unwrap_or(0)
+        }
+
+        fn mapping(&self) -> &Mapping {
+            &self.mapping
+        }
+    }
+
+    const ACCESS: bindings::dax_access_mode = bindings::dax_access_mode_DAX_ACCESS;
+    const RECOVERY: bindings::dax_access_mode = bindings::dax_access_mode_DAX_RECOVERY_WRITE;
+
+    /// Calls `f` with the C device under `dax_read_lock()`, as file systems do.
+    fn locked<R>(dev: &Device<Fake>, f: impl FnOnce(*mut bindings::dax_device) -> R) -> R {
+        // SAFETY: No conditions.
+        let id = unsafe { bindings::dax_read_lock() };
+        let result = f(dev.ptr.as_ptr());
+        // SAFETY: `id` is from `dax_read_lock()`.
+        unsafe { bindings::dax_read_unlock(id) };
+        result
+    }
+
+    fn access(
+        dev: &Device<Fake>,
+        pgoff: usize,
+        nr_pages: isize,
+        mode: bindings::dax_access_mode,
+        kaddr: *mut *mut c_void,
+        pfn: *mut usize,
+    ) -> isize {
+        // SAFETY: The device is valid; the out-pointers are null or to locals of the caller.
+        locked(dev, |dev| unsafe {
+            bindings::dax_direct_access(dev, pgoff, nr_pages, mode, kaddr, pfn)
+        })
+    }
+
+    #[test]
+    fn both_outputs_are_given() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let (mut kaddr, mut pfn) = (ptr::null_mut(), 0);
+        assert_eq!(access(&dev, 1, 100, ACCESS, &mut kaddr, &mut pfn), 3);
+        assert_eq!(pfn as u64, dev.data.pfn() + 1);
+        assert_eq!(kaddr as usize, dev.data.address(1));
+        // The core clamps to what was asked for.
+        assert_eq!(access(&dev, 1, 2, ACCESS, &mut kaddr, &mut pfn), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn the_pfn_alone_makes_no_address() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let mut pfn = 0;
+        assert_eq!(access(&dev, 2, 1, ACCESS, ptr::null_mut(), &mut pfn), 1);
+        assert_eq!(pfn as u64, dev.data.pfn() + 2);
+        assert_eq!(dev.data.virt.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn the_address_alone_is_given() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let mut kaddr = ptr::null_mut();
+        assert_eq!(access(&dev, 0, 1, ACCESS, &mut kaddr, ptr::null_mut()), 1);
+        assert_eq!(kaddr as usize, dev.data.address(0));
+        assert_eq!(dev.data.virt.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn the_extent_alone_makes_no_address() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let none = ptr::null_mut();
+        assert_eq!(access(&dev, 1, 9, ACCESS, none, ptr::null_mut()), 3);
+        assert_eq!(dev.data.virt.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn errors_leave_the_outputs_alone() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let (mut kaddr, mut pfn) = (ptr::null_mut(), 7);
+        let mut failing = |pgoff| access(&dev, pgoff, 1, ACCESS, &mut kaddr, &mut pfn);
+        let erange = ERANGE.to_errno() as isize;
+        assert_eq!(failing(4), erange);
+        // Beyond what sectors can count.
+        assert_eq!(failing(usize::MAX), erange);
+        assert_eq!(failing(3), ehwpoison().to_errno() as isize);
+        assert_eq!((kaddr, pfn), (ptr::null_mut(), 7));
+        Ok(())
+    }
+
+    #[test]
+    fn the_mode_reaches_the_driver() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let mut pfn = 0;
+        assert_eq!(access(&dev, 3, 1, RECOVERY, ptr::null_mut(), &mut pfn), 1);
+        assert_eq!(pfn as u64, dev.data.pfn() + 3);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_are_zeroed_and_no_others() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let zero = |pgoff| {
+            // SAFETY: The device is valid.
+            locked(&dev, |dev| unsafe {
+                bindings::dax_zero_page_range(dev, pgoff, 1)
+            })
+        };
+        assert_eq!(zero(1), 0);
+        assert_eq!(zero(4), ERANGE.to_errno());
+        let ram = &dev.data.ram;
+        assert!(ram.is(0, 4096, 0x11) && ram.is(4096, 8192, 0) && ram.is(8192, RAM_SIZE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn recovery_writes_get_the_offset_of_their_address() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let source = Ram::new(0x22)?;
+        let write = |addr: usize, bytes: usize| {
+            with_iter(&source, bytes, |iter| {
+                // SAFETY: Device and iterator are valid; the address is the driver's to check.
+                locked(&dev, |dev| unsafe {
+                    bindings::dax_recovery_write(dev, 0, addr as *mut c_void, bytes, iter)
+                })
+            })
+        };
+        let (fake, base) = (&dev.data, dev.data.address(0));
+        assert_eq!(write(base + 5000, 100), 100);
+        assert_eq!(fake.recovered.load(Relaxed), 5000);
+        assert!(fake.ram.is(5000, 5100, 0x22));
+        assert!(fake.ram.is(0, 5000, 0x11) && fake.ram.is(5100, RAM_SIZE, 0x11));
+        // Does not fit.
+        assert_eq!(write(base + RAM_SIZE - 10, 11), 0);
+        assert!(fake.ram.is(5100, RAM_SIZE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn recovery_writes_to_other_memory_are_refused() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let source = Ram::new(0x22)?;
+        let base = dev.data.address(0);
+        for addr in [0, base - 1, base + RAM_SIZE, usize::MAX] {
+            let written = with_iter(&source, 16, |iter| {
+                // SAFETY: As above.
+                locked(&dev, |dev| unsafe {
+                    bindings::dax_recovery_write(dev, 0, addr as *mut c_void, 16, iter)
+                })
+            });
+            assert_eq!(written, 0);
+        }
+        // The driver was not asked.
+        assert_eq!(dev.data.recovered.load(Relaxed), usize::MAX);
+        Ok(())
+    }
+
+    #[test]
+    fn a_killed_device_answers_enxio() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        // SAFETY: The device is valid.
+        unsafe { bindings::kill_dax(dev.ptr.as_ptr()) };
+        let (mut kaddr, mut pfn) = (ptr::null_mut(), 7);
+        let enxio = ENXIO.to_errno();
+        assert_eq!(
+            access(&dev, 0, 1, ACCESS, &mut kaddr, &mut pfn),
+            enxio as isize
+        );
+        assert_eq!((kaddr, pfn), (ptr::null_mut(), 7));
+        // SAFETY: The device is valid.
+        let ret = locked(&dev, |dev| unsafe {
+            bindings::dax_zero_page_range(dev, 0, 1)
+        });
+        assert_eq!(ret, enxio);
+        Ok(())
+    }
+
+    #[test]
+    fn a_dropped_device_is_killed_and_lets_go_of_its_data() -> Result {
+        let data = Fake::new()?;
+        let dev = Device::new(data.clone())?;
+        let (trace, ()) = Trace::of(|| drop(dev))?;
+        assert!(trace.is(&[c"kill_dax", c"put_dax"]));
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn the_data_goes_after_the_device() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        let (trace, ()) = Trace::of(|| drop(dev))?;
+        assert!(trace.is(&[c"kill_dax", c"put_dax", c"memunmap"]));
+        Ok(())
+    }
+
+    #[test]
+    fn flags_are_those_of_the_core() -> Result {
+        let dev = Device::new(Fake::new()?)?;
+        assert!(!dev.write_cache());
+        dev.set_write_cache(true);
+        assert!(dev.write_cache());
+        dev.set_write_cache(false);
+        assert!(!dev.write_cache());
+        // SAFETY: The device is valid.
+        let synchronous = || unsafe { bindings::dax_synchronous(dev.ptr.as_ptr()) };
+        assert!(!synchronous());
+        dev.set_synchronous();
+        assert!(synchronous());
+        Ok(())
+    }
+
+    /// A file system on the disk, if that has a DAX device.
+    struct Holder {
+        dax: NonNull<bindings::dax_device>,
+        told: Atomic<i32>,
+    }
+
+    impl Holder {
+        const OPS: bindings::dax_holder_operations = bindings::dax_holder_operations {
+            notify_failure: Some(Self::notify_failure),
+        };
+
+        /// # Safety
+        ///
+        /// For `dax_holder_notify_failure()` only.
+        unsafe extern "C" fn notify_failure(
+            dax: *mut bindings::dax_device,
+            _offset: u64,
+            _len: u64,
+            _flags: c_int,
+        ) -> c_int {
+            // SAFETY: The device is valid, and its holder is a `Holder`.
+            let this = unsafe { bindings::dax_holder(dax).cast::<Holder>().as_ref() };
+            if let Some(this) = this {
+                this.told.fetch_add(1, Relaxed);
+            }
+            0
+        }
+
+        fn of(disk: *mut bindings::gendisk) -> Result<KBox<Self>> {
+            let mut this = KBox::new(
+                Holder {
+                    dax: NonNull::dangling(),
+                    told: Atomic::new(0),
+                },
+                GFP_KERNEL,
+            )?;
+            let mut start = 0;
+            let holder: *mut Holder = &mut *this;
+            // SAFETY: The disk is valid; the holder is pinned by its box.
+            let dax = unsafe {
+                bindings::fs_dax_get_by_bdev((*disk).part0, &mut start, holder.cast(), &Self::OPS)
+            };
+            this.dax = NonNull::new(dax).ok_or(ENODEV)?;
+            Ok(this)
+        }
+
+        /// Lets go of the device; how often the holder was told of failures.
+        fn put(mut self: KBox<Self>) -> i32 {
+            let holder: *mut Holder = &mut *self;
+            // SAFETY: Got by `of`.
+            unsafe { bindings::fs_put_dax(self.dax.as_ptr(), holder.cast()) };
+            self.told.load(Relaxed)
+        }
+    }
+
+    /// Whether a file system finds a DAX device.
+    fn found(disk: &NewDisk<TestDisk>) -> bool {
+        Holder::of(disk.as_raw()).map(Holder::put).is_ok()
+    }
+
+    #[test]
+    fn a_host_is_found_until_it_is_dropped() -> Result {
+        let dev = TestDevice::new()?;
+        let disk = TestDisk::disk(&dev, TestDisk::new()?)?;
+        let data = Fake::new()?;
+        let dax = Arc::new(Device::new(data.clone())?, GFP_KERNEL)?;
+        assert!(!found(&disk));
+        let host = Host::new(dax.clone(), &disk)?;
+        assert!(found(&disk));
+        let (trace, ()) = Trace::of(|| drop(host))?;
+        assert!(trace.is(&[c"dax_remove_host", c"kill_dax"]));
+        assert!(!found(&disk));
+        // The device is dead although it is still there.
+        let mut pfn = 0;
+        assert_eq!(
+            access(&dax, 0, 1, ACCESS, ptr::null_mut(), &mut pfn),
+            ENXIO.to_errno() as isize
+        );
+        assert!(Arc::into_unique_or_drop(dax).is_some());
+        assert!(Arc::into_unique_or_drop(data).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_has_one_host() -> Result {
+        let dev = TestDevice::new()?;
+        let disk = TestDisk::disk(&dev, TestDisk::new()?)?;
+        let first = Arc::new(Device::new(Fake::new()?)?, GFP_KERNEL)?;
+        let _host = Host::new(first, &disk)?;
+        let second = Arc::new(Device::new(Fake::new()?)?, GFP_KERNEL)?;
+        let (trace, refused) = Trace::of(|| Host::new(second.clone(), &disk).err())?;
+        assert_eq!(refused, Some(EBUSY));
+        // Neither the device nor the first host was touched.
+        assert!(trace.is(&[c"dax_add_host"]));
+        assert!(found(&disk));
+        let mut pfn = 0;
+        assert_eq!(access(&second, 0, 1, ACCESS, ptr::null_mut(), &mut pfn), 1);
+        assert!(Arc::into_unique_or_drop(second).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_holder_is_told_of_failures_and_not_of_the_end() -> Result {
+        let dev = TestDevice::new()?;
+        let disk = TestDisk::disk(&dev, TestDisk::new()?)?;
+        let dax = Arc::new(Device::new(Fake::new()?)?, GFP_KERNEL)?;
+        let host = Host::new(dax.clone(), &disk)?;
+        let holder = Holder::of(disk.as_raw())?;
+        // SAFETY: The device is valid.
+        let told = unsafe { bindings::dax_holder_notify_failure(dax.ptr.as_ptr(), 0, 4096, 0) };
+        assert_eq!((told, holder.told.load(Relaxed)), (0, 1));
+        drop(host);
+        drop(disk);
+        drop(dax);
+        // The holder's reference keeps the C device, which is dead.
+        assert_eq!(holder.put(), 1);
+        Ok(())
+    }
+}

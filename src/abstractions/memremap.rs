@@ -562,3 +562,228 @@ impl Drop for Mapping {
         }
     }
 }
+
+#[kernel::macros::kunit_tests(rpmem_memremap)]
+mod tests {
+    use super::*;
+    use crate::abstractions::kunit::{
+        claim_nothing,
+        with_iter,
+        with_segment,
+        Ram,
+        TestDevice,
+        Trace,
+        RAM_SIZE, //
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_range_is_claimed_once() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, claim) = claim_nothing(4 * MIB, dev.get())?;
+        // All, the first page, the last page, across the end, more than all.
+        for (at, len) in [
+            (start, 4 * MIB),
+            (start, 4096),
+            (start + 4 * MIB - 4096, 4096),
+            (start + 4 * MIB - 4096, 8192),
+            (start - 4096, 5 * MIB),
+        ] {
+            assert_eq!(MemRegion::request(at, len, dev.get()).err(), Some(EBUSY));
+        }
+        // What was refused has left nothing behind, and the neighbours are free.
+        drop(MemRegion::request(start - 4096, 4096, dev.get())?);
+        drop(MemRegion::request(start + 4 * MIB, 4096, dev.get())?);
+        assert_eq!(
+            MemRegion::request(start, 4 * MIB, dev.get()).err(),
+            Some(EBUSY)
+        );
+        drop(claim);
+        drop(MemRegion::request(start, 4 * MIB, dev.get())?);
+        Ok(())
+    }
+
+    #[test]
+    fn claims_are_released_once() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, claim) = claim_nothing(MIB, dev.get())?;
+        let (trace, refused) = Trace::of(|| MemRegion::request(start, MIB, dev.get()).err())?;
+        assert_eq!(refused, Some(EBUSY));
+        assert!(trace.is(&[c"__request_region"]));
+        let (trace, ()) = Trace::of(|| drop(claim))?;
+        assert!(trace.is(&[c"__release_region"]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_claim_bears_the_name_of_its_owner() -> Result {
+        let dev = TestDevice::new()?;
+        let owner = dev.get();
+        let (start, claim) = claim_nothing(MIB, owner)?;
+        assert!(claim._owner.name() == dev.name());
+        // The name is used, hence has to live, until the release.
+        drop(dev);
+        assert_eq!((claim.start, claim.len), (start, MIB));
+        Ok(())
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_mapping() -> Result {
+        let ram = Ram::new(0)?;
+        let mapping = ram.map()?;
+        assert!(!mapping.has_pages());
+        let at = |offset, len| mapping.address(offset, len).map(|addr| addr.as_ptr());
+        assert_eq!(at(0, RAM_SIZE), Ok(ram.at(0)));
+        assert_eq!(at(4096, RAM_SIZE - 4096), Ok(ram.at(4096)));
+        assert_eq!(at(RAM_SIZE - 1, 1), Ok(ram.at(RAM_SIZE - 1)));
+        assert!(at(RAM_SIZE, 0).is_ok());
+        for (offset, len) in [
+            (0, RAM_SIZE + 1),
+            (1, RAM_SIZE),
+            (RAM_SIZE, 1),
+            (RAM_SIZE + 1, 0),
+            (usize::MAX, 2),
+            (2, usize::MAX),
+            (usize::MAX, usize::MAX),
+        ] {
+            assert_eq!(at(offset, len), Err(EIO));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn offsets_are_those_of_the_mapping() -> Result {
+        let ram = Ram::new(0)?;
+        let mapping = ram.map()?;
+        assert_eq!(mapping.offset_of(ram.at(0)), Some(0));
+        assert_eq!(mapping.offset_of(ram.at(5001)), Some(5001));
+        assert_eq!(mapping.offset_of(ram.at(RAM_SIZE - 1)), Some(RAM_SIZE - 1));
+        let base = ram.at(0);
+        assert_eq!(mapping.offset_of(base.wrapping_byte_add(RAM_SIZE)), None);
+        assert_eq!(mapping.offset_of(base.wrapping_byte_sub(1)), None);
+        assert_eq!(mapping.offset_of(core::ptr::null_mut()), None);
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_go_where_they_belong() -> Result {
+        let (medium, memory) = (Ram::new(0x11)?, Ram::new(0x22)?);
+        let mapping = medium.map()?;
+        with_segment(&memory, 0, 700, |segment| mapping.write(4000, &segment))?;
+        assert!(medium.is(4000, 4700, 0x22));
+        assert!(medium.is(0, 4000, 0x11) && medium.is(4700, RAM_SIZE, 0x11));
+        with_segment(&memory, 8192, 512, |segment| mapping.read(3900, &segment))?;
+        assert!(memory.is(8192, 8292, 0x11) && memory.is(8292, 8704, 0x22));
+        mapping.zero_page(4096)?;
+        assert!(medium.is(4000, 4096, 0x22) && medium.is(4096, 8192, 0));
+        assert!(medium.is(8192, RAM_SIZE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_copied_across_the_end() -> Result {
+        let (medium, memory) = (Ram::new(0x11)?, Ram::new(0x22)?);
+        let mapping = medium.map()?;
+        let (at, len) = (RAM_SIZE - 100, 101);
+        let write = |segment: Segment<'_>| mapping.write(at, &segment);
+        assert_eq!(with_segment(&memory, 0, len, write), Err(EIO));
+        let read = |segment: Segment<'_>| mapping.read(at, &segment);
+        assert_eq!(with_segment(&memory, 0, len, read), Err(EIO));
+        assert_eq!(mapping.zero_page(RAM_SIZE - 4095), Err(EIO));
+        assert_eq!(mapping.poison_cleared(at, medium.phys(), len), Err(EIO));
+        // SAFETY: The iterator is valid.
+        let iter = with_iter(&memory, len, |iter| unsafe {
+            mapping.write_iter(at, len, iter)
+        });
+        assert_eq!(iter, Err(EIO));
+        assert!(medium.is(0, RAM_SIZE, 0x11) && memory.is(0, RAM_SIZE, 0x22));
+        Ok(())
+    }
+
+    #[test]
+    fn an_iterator_gives_what_it_has() -> Result {
+        let (medium, memory) = (Ram::new(0x11)?, Ram::new(0x22)?);
+        let mapping = medium.map()?;
+        // SAFETY: The iterator is valid.
+        let iter = with_iter(&memory, 100, |iter| unsafe {
+            mapping.write_iter(50, 4096, iter)
+        });
+        assert_eq!(iter, Ok(100));
+        assert!(medium.is(50, 150, 0x22));
+        assert!(medium.is(0, 50, 0x11) && medium.is(150, RAM_SIZE, 0x11));
+        Ok(())
+    }
+
+    #[test]
+    fn a_range_without_memory_is_mapped_and_unmapped() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(MIB, dev.get())?;
+        let mapping = Mapping::remap(start, MIB as usize)?;
+        assert!(!mapping.has_pages());
+        let (trace, ()) = Trace::of(|| drop(mapping))?;
+        assert!(trace.is(&[c"memunmap"]));
+        Ok(())
+    }
+
+    #[test]
+    fn ranges_say_what_they_are() {
+        let range = PageMapRange::new(0x4000_0000, 0x403f_ffff);
+        assert_eq!(range.range(), (0x4000_0000, 0x40_0000));
+        assert!(!range.on_medium());
+        assert_eq!(range.0.nr_range, 1);
+        let mut range = PageMapRange::new(0, u64::MAX);
+        // The length does not fit in 64 bits.
+        assert_eq!(range.range(), (0, u64::MAX));
+        // SAFETY: The structure is valid.
+        unsafe { (*range.as_mut_ptr()).flags |= bindings::PGMAP_ALTMAP_VALID };
+        assert!(range.on_medium());
+    }
+
+    /// Maps the range twice with struct pages: what the first left behind would stop the second.
+    #[test]
+    fn a_range_gets_struct_pages_and_loses_them() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
+        for _ in 0..2 {
+            let range = PageMapRange::new(start, start + 4 * MIB - 1);
+            let mapping = Mapping::pages(range, start + MIB, dev.core())?;
+            assert!(mapping.has_pages());
+            assert_eq!(mapping.len as u64, 4 * MIB);
+            let (trace, ()) = Trace::of(|| drop(mapping))?;
+            assert!(trace.is(&[c"memunmap_pages"]));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn failures_without_a_holder_are_nobodys() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
+        let range = PageMapRange::new(start, start + 4 * MIB - 1);
+        let mapping = Mapping::pages(range, start + MIB, dev.core())?;
+        let Backing::Pages(map) = &mapping.backing else {
+            return Err(EINVAL);
+        };
+        for phys in [start, start + MIB, start + 3 * MIB] {
+            let pfn = (phys >> bindings::PAGE_SHIFT) as c_ulong;
+            // SAFETY: The pagemap is live, and the page is in it.
+            let ret = unsafe { PageMap::memory_failure_callback(map.pgmap.get(), pfn, 1, 0) };
+            assert_eq!(ret, eopnotsupp().to_errno());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_refused_pagemap_leaves_nothing_behind() -> Result {
+        let dev = TestDevice::new()?;
+        // Beyond what any x86 can address.
+        let start = 1 << 53;
+        let range = || PageMapRange::new(start, start + 4 * MIB - 1);
+        for _ in 0..2 {
+            let mapping = Mapping::pages(range(), start, dev.core());
+            assert_eq!(mapping.err(), Some(EINVAL));
+        }
+        Ok(())
+    }
+}

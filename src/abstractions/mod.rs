@@ -11,12 +11,16 @@
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
 //!
+//! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test.
+//!
 //! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
 
 pub(crate) mod badblocks;
 pub(crate) mod block;
 pub(crate) mod dax;
 pub(crate) mod errno;
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) mod kunit;
 pub(crate) mod memremap;
 pub(crate) mod nd;
 pub(crate) mod platform;

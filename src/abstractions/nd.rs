@@ -474,6 +474,16 @@ impl Region {
         Self { ptr, child }
     }
 
+    /// The region and the device of a bus that is there for tests, and has to outlive the result.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) fn of_bus(bus: &super::kunit::TestBus) -> Self {
+        // INVARIANT: Not the parent; kept alive by the bus.
+        Self {
+            ptr: bus.region(),
+            child: bus.child().get(),
+        }
+    }
+
     /// The device whose region this is.
     pub(crate) fn child(&self) -> &Device {
         &self.child
@@ -547,5 +557,162 @@ impl Region {
         // SAFETY: `child` is a device on the libnvdimm bus.
         let cleared = unsafe { bindings::nvdimm_clear_poison(device_raw(&*self.child), phys, len) };
         u64::try_from(cleared).map_err(|_| Error::from_errno(cleared as c_int))
+    }
+}
+
+#[kernel::macros::kunit_tests(rpmem_nd)]
+mod tests {
+    use super::*;
+    use crate::abstractions::kunit::{
+        TestBio,
+        TestBus,
+        Trace,
+        PREFLUSH,
+        WRITE, //
+    };
+    use kernel::driver::Registration;
+
+    /// A driver for devices of a type that does not exist.
+    struct Fake<const TYPES: usize>;
+
+    impl<const TYPES: usize> Driver for Fake<TYPES> {
+        type Data = ();
+
+        const TYPES: usize = TYPES;
+
+        fn probe(_dev: &Device<Core<'_>>) -> impl PinInit<Self::Data, Error> {
+            Err::<(), _>(ENODEV)
+        }
+
+        fn remove(_dev: &Device<Core<'_>>, _data: Pin<&Self::Data>) {}
+
+        fn shutdown(_dev: &Device<Core<'_>>, _data: Pin<&Self::Data>) {}
+
+        fn notify(_dev: &Device<Core<'_>>, _data: Pin<&Self::Data>, _event: Event) {}
+    }
+
+    type Pinned<const TYPES: usize> = Pin<KBox<Registration<Adapter<Fake<TYPES>>>>>;
+
+    const NAME: &CStr = c"rpmem-kunit";
+    /// Beyond the types that libnvdimm has.
+    const NO_DEVICE: usize = 1 << 31;
+
+    fn register<const TYPES: usize>() -> Result<Pinned<TYPES>> {
+        KBox::pin_init(Registration::new(NAME, &crate::THIS_MODULE), GFP_KERNEL)
+    }
+
+    #[test]
+    fn a_driver_is_registered_until_it_is_dropped() -> Result {
+        let bus = TestBus::new()?;
+        assert!(!bus.has_driver(NAME));
+        for _ in 0..2 {
+            let driver = register::<NO_DEVICE>()?;
+            assert!(bus.has_driver(NAME));
+            let (trace, ()) = Trace::of(|| drop(driver))?;
+            assert!(trace.is(&[c"driver_unregister"]));
+            assert!(!bus.has_driver(NAME));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_refused_driver_is_not_unregistered() -> Result {
+        let bus = TestBus::new()?;
+        let (trace, refused) = Trace::of(|| register::<0>().err())?;
+        assert_eq!(refused, Some(EINVAL));
+        assert!(trace.is(&[]));
+        assert!(!bus.has_driver(NAME));
+
+        let driver = register::<NO_DEVICE>()?;
+        let (trace, refused) = Trace::of(|| register::<NO_DEVICE>().err())?;
+        assert_eq!(refused, Some(EBUSY));
+        assert!(trace.is(&[]));
+        assert!(bus.has_driver(NAME));
+        drop(driver);
+        assert!(!bus.has_driver(NAME));
+        Ok(())
+    }
+
+    #[test]
+    fn the_drivers_of_the_bus_have_their_names() -> Result {
+        let bus = TestBus::new()?;
+        assert!(bus.has_driver(c"rpmem"));
+        assert!(!bus.has_driver(c"rpmem2"));
+        Ok(())
+    }
+
+    #[test]
+    fn flushes_give_their_result() -> Result {
+        let bus = TestBus::new()?;
+        let region = Region::of_bus(&bus);
+        region.flush()?;
+        assert_eq!(bus.flushes(), 1);
+        bus.set_flush_result(ENOMEM.to_errno());
+        assert_eq!(region.flush(), Err(ENOMEM));
+        // libnvdimm makes all others one.
+        bus.set_flush_result(ENXIO.to_errno());
+        assert_eq!(region.flush(), Err(EIO));
+        assert_eq!(bus.flushes(), 3);
+        Ok(())
+    }
+
+    #[test]
+    fn a_flushed_bio_comes_back_with_the_result() -> Result {
+        let bus = TestBus::new()?;
+        let region = Region::of_bus(&bus);
+        for (answer, expected) in [(0, Ok(())), (EIO.to_errno(), Err(EIO))] {
+            bus.set_flush_result(answer);
+            let test = TestBio::new(WRITE | PREFLUSH, 0)?;
+            let Some((bio, result)) = region.flush_bio(test.submit()) else {
+                return Err(EINVAL);
+            };
+            assert_eq!((result, test.result()), (expected, None));
+            bio.end(result);
+            assert_eq!(test.result(), Some(expected));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_bio_that_the_region_keeps_is_not_ended() -> Result {
+        let bus = TestBus::new()?;
+        let region = Region::of_bus(&bus);
+        bus.set_flush_result(bindings::NVDIMM_FLUSH_ASYNC);
+        let test = TestBio::new(WRITE | PREFLUSH, 0)?;
+        assert!(region.flush_bio(test.submit()).is_none());
+        assert_eq!(test.result(), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_region_without_dimms_promises_nothing() -> Result {
+        let bus = TestBus::new()?;
+        let region = Region::of_bus(&bus);
+        assert_eq!(region.has_flush(), Err(ENXIO));
+        assert!(!region.has_cache() && !region.is_sync());
+        Ok(())
+    }
+
+    #[test]
+    fn poison_is_cleared_as_far_as_the_firmware_does() -> Result {
+        let bus = TestBus::new()?;
+        let region = Region::of_bus(&bus);
+        let phys = 64 << 30;
+        assert_eq!(region.clear_poison(phys, 4096), Ok(4096));
+        bus.set_clear_limit(512);
+        assert_eq!(region.clear_poison(phys, 4096), Ok(512));
+        bus.set_clear_limit(0);
+        assert_eq!(region.clear_poison(phys, 4096), Ok(0));
+        // Not a whole number of the firmware's units.
+        assert_eq!(region.clear_poison(phys + 1, 4096), Err(ENXIO));
+        assert_eq!(region.clear_poison(phys, 100), Err(ENXIO));
+        Ok(())
+    }
+
+    #[test]
+    fn other_devices_are_no_personality() -> Result {
+        let bus = TestBus::new()?;
+        assert_eq!(Personality::of(bus.child().core()), Personality::Namespace);
+        Ok(())
     }
 }

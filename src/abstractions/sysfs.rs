@@ -162,6 +162,12 @@ impl<T: Operations> AttributeGroups<T> {
         Self([&raw const group.0, core::ptr::null()], PhantomData)
     }
 
+    /// An empty list.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(crate) const fn none() -> Self {
+        Self([core::ptr::null(); 2], PhantomData)
+    }
+
     /// For `device_add_disk()`.
     pub(super) fn as_ptr(&'static self) -> *mut *const bindings::attribute_group {
         self.0.as_ptr().cast_mut()
@@ -203,5 +209,99 @@ impl Drop for Dirent {
     fn drop(&mut self) {
         // SAFETY: By the type invariants we hold a reference, and give it up.
         unsafe { bindings::rpmem_helper_sysfs_put(self.0.as_ptr()) };
+    }
+}
+
+#[kernel::macros::kunit_tests(rpmem_sysfs)]
+mod tests {
+    use super::*;
+    use crate::abstractions::kunit::{
+        TestDevice,
+        TestDisk, //
+    };
+
+    struct Flag;
+
+    impl BoolAttribute<TestDisk> for Flag {
+        const NAME: &'static CStr = c"flag";
+
+        fn show(data: &TestDisk) -> bool {
+            data.flag()
+        }
+
+        fn store(data: &TestDisk, value: bool) {
+            data.set_flag(value);
+        }
+    }
+
+    static FLAG: Attribute<TestDisk> = Attribute::new::<Flag>();
+    static ATTRIBUTES: Attributes<TestDisk, 2> = Attributes::new(&FLAG);
+    static GROUP: AttributeGroup<TestDisk> = AttributeGroup::new(c"folder", &ATTRIBUTES);
+    static GROUPS: AttributeGroups<TestDisk> = AttributeGroups::new(&GROUP);
+
+    fn disk(dev: &TestDevice, data: Arc<TestDisk>) -> Result<GenDisk<TestDisk>> {
+        let disk = TestDisk::disk(dev, data)?;
+        disk.add(dev.core(), &GROUPS).map_err(|(err, _)| err)
+    }
+
+    /// What the attribute shows.
+    fn show(disk: &GenDisk<TestDisk>) -> [u8; 3] {
+        let mut buf = [0; 3];
+        // SAFETY: The disk is live, and what is shown has two bytes.
+        let len = unsafe {
+            let part0 = (*disk.as_raw()).part0;
+            Attribute::<TestDisk>::show_callback::<Flag>(
+                &raw mut (*part0).bd_device,
+                (&raw const FLAG.0).cast_mut(),
+                buf.as_mut_ptr().cast(),
+            )
+        };
+        buf[2] = len as u8;
+        buf
+    }
+
+    fn store(disk: &GenDisk<TestDisk>, text: &CStr) -> isize {
+        // SAFETY: The disk is live, and the text ends with a null byte.
+        unsafe {
+            let part0 = (*disk.as_raw()).part0;
+            Attribute::<TestDisk>::store_callback::<Flag>(
+                &raw mut (*part0).bd_device,
+                (&raw const FLAG.0).cast_mut(),
+                text.as_char_ptr(),
+                text.to_bytes().len(),
+            )
+        }
+    }
+
+    #[test]
+    fn an_attribute_shows_and_stores() -> Result {
+        let dev = TestDevice::new()?;
+        let data = TestDisk::new()?;
+        let disk = disk(&dev, data.clone())?;
+        assert_eq!(show(&disk), *b"0\n\x02");
+        assert_eq!(store(&disk, c"1\n"), 2);
+        assert!(data.flag());
+        assert_eq!(show(&disk), *b"1\n\x02");
+        assert_eq!(store(&disk, c"maybe"), EINVAL.to_errno() as isize);
+        assert!(data.flag());
+        assert_eq!(store(&disk, c"off"), 3);
+        assert!(!data.flag());
+        Ok(())
+    }
+
+    #[test]
+    fn files_of_a_disk_are_found_by_name() -> Result {
+        let dev = TestDevice::new()?;
+        let disk = disk(&dev, TestDisk::new()?)?;
+        assert!(Dirent::of_disk(&disk, c"folder").is_some());
+        assert!(Dirent::of_disk(&disk, c"flag").is_none());
+        let badblocks = Dirent::of_disk(&disk, c"badblocks");
+        assert!(badblocks.is_some());
+        // A file may be told about after the disk has gone.
+        drop(disk);
+        if let Some(file) = badblocks {
+            file.notify();
+        }
+        Ok(())
     }
 }

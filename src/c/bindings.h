@@ -11,6 +11,9 @@
 
 #include "nd_private.h"
 #include "shim.h"
+#if IS_BUILTIN(CONFIG_KUNIT)
+#include "kunit.h"
+#endif
 
 /* Macros with casts, which bindgen cannot evaluate. */
 const u32 RPMEM_CONST_BLK_FEAT_WRITE_CACHE = (__force u32)BLK_FEAT_WRITE_CACHE;

@@ -15,11 +15,16 @@
 #include <linux/range.h>
 #include <linux/uuid.h>
 
-/* The head of the structure in drivers/nvdimm/nd.h; more follows. */
+/*
+ * The head of the structure in drivers/nvdimm/nd.h; more follows. The KUnit
+ * tests include that header, too.
+ */
+#ifndef __ND_H__
 struct nd_pfn {
 	int id;
 	uuid_t *uuid;
 };
+#endif
 
 struct nd_namespace_common *nvdimm_namespace_common_probe(struct device *dev);
 int devm_namespace_enable(struct device *dev, struct nd_namespace_common *ndns,
