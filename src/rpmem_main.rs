@@ -13,6 +13,8 @@ mod driver;
 // `pub` for the host tests, which are another crate.
 #[expect(unreachable_pub)]
 mod logic;
+#[cfg(CONFIG_KUNIT = "y")]
+mod logic_kunit;
 
 use abstractions::nd;
 use kernel::{

@@ -70,9 +70,9 @@ pub(crate) struct Driver;
 /// A bound namespace. Fields are dropped in this order: file systems lose the DAX device, the disk
 /// goes when its I/O has ended, then the memory.
 pub(crate) struct Bound {
-    _host: dax::Host<Pmem>,
-    disk: GenDisk<Disk>,
-    pmem: Arc<Pmem>,
+    pub(super) _host: dax::Host<Pmem>,
+    pub(super) disk: GenDisk<Disk>,
+    pub(super) pmem: Arc<Pmem>,
 }
 
 impl nd::Driver for Driver {

@@ -7,5 +7,7 @@
 mod blk;
 mod daxops;
 pub(crate) mod device;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod pmem;
 mod sysfs;
