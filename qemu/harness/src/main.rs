@@ -406,7 +406,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
         accel: env.accel,
         kernel: &env.kernel,
         initrd: &image,
-        cmdline: &boot::cmdline(fixture, &b),
+        cmdline: &boot::cmdline(fixture, &b, &env.flavour),
         dir: &dir,
         logs: &dir,
         serial: qemu::Serial::Interactive,
