@@ -19,6 +19,9 @@
 mod app;
 mod ctx;
 mod disk;
+mod fuzz_calls;
+mod fuzz_gen;
+mod fuzz_run;
 mod init;
 mod sys;
 mod t_bind;
@@ -78,6 +81,7 @@ fn main() {
             }
         },
         ["app", rest @ ..] => app::main(rest),
+        ["fuzz", rest @ ..] => t_fuzz::main(rest),
         _ if std::process::id() == 1 => init::main(),
         _ => {
             eprintln!("usage: rpmem-guest --list | run-test NAME | app COMMAND FILE BYTES");

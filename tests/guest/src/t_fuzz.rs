@@ -1,6 +1,675 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random system calls on the device nodes.
+//! Random system calls on the device nodes, while an administrator binds, unbinds, mounts, unmounts
+//! and reloads: see `fuzz_gen.rs` for the programs, `fuzz_calls.rs` for what they are made of.
+//!
+//! The programs follow from the seed; what they meet depends on the scheduler. One round alone, in
+//! `make shell FIXTURE=nfit-label`, with every call printed:
+//!
+//!     rpmem-guest fuzz --seed 1234 --round 5 --trace
+//!
+//! After each round: every process has ended, nothing is left of the driver after an unbind, and
+//! disks, their sizes and the bytes that no program may write are as before.
 
-use crate::ctx::Test;
+use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::fuzz_calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
+use crate::fuzz_gen::{self, Deed, Round, KEPT_END, KEPT_START};
+use crate::fuzz_run;
+use crate::{check, check_eq, disk, fail, tools};
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
-pub const TESTS: &[Test] = &[];
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "fuzz_same_seed",
+        run: same_seed,
+    },
+    Test {
+        name: "fuzz_nodes",
+        run: nodes,
+    },
+];
+
+const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [--trace | --print]";
+
+/// Rounds of the short form, and seconds of the long one.
+const ROUNDS: u64 = 12;
+const LONG: Duration = Duration::from_secs(20 * 60);
+/// Seconds for all processes of a round to end. They need some.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The sub-command.
+pub fn main(args: &[&str]) -> i32 {
+    if args.contains(&"--print") {
+        return match Asked::new(args) {
+            Ok(a) => {
+                for n in a.first..a.first + a.rounds {
+                    let r = Round::new(a.seed, n);
+                    let text = r.text();
+                    print!("{text}");
+                    println!(
+                        "round {n}: {} calls, {:016x}",
+                        r.calls(),
+                        fuzz_gen::hash(&text)
+                    );
+                }
+                0
+            }
+            Err(e) => {
+                eprintln!("{e}\n{USAGE}");
+                2
+            }
+        };
+    }
+    if std::env::var_os("RPMEM_DRIVER").is_none() {
+        std::env::set_var("RPMEM_DRIVER", "rpmem");
+    }
+    crate::ctx::run(&Test {
+        name: "fuzz",
+        run: by_hand,
+    })
+}
+
+struct Asked {
+    seed: u64,
+    first: u64,
+    rounds: u64,
+    trace: bool,
+}
+
+impl Asked {
+    fn new(args: &[&str]) -> Result<Asked, String> {
+        let mut a = Asked {
+            seed: 0,
+            first: 0,
+            rounds: ROUNDS,
+            trace: false,
+        };
+        let mut it = args.iter();
+        while let Some(arg) = it.next() {
+            let mut number = || {
+                let n = it.next().and_then(|n| n.parse().ok());
+                n.ok_or(format!("{arg} needs a number"))
+            };
+            match *arg {
+                "--seed" => a.seed = number()?,
+                "--round" => (a.first, a.rounds) = (number()?, 1),
+                "--rounds" => a.rounds = number()?,
+                "--trace" => a.trace = true,
+                "--print" => {}
+                _ => return Err(format!("unknown argument {arg}")),
+            }
+        }
+        Ok(a)
+    }
+}
+
+fn by_hand(c: &mut Ctx) -> TestResult {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let a = Asked::new(&args).map_err(|e| format!("{e}\n{USAGE}"))?;
+    c.seed = a.seed;
+    fuzz_run::trace(a.trace);
+    let bench = Bench::new(c)?;
+    for n in a.first..a.first + a.rounds {
+        bench.round(c, n)?;
+    }
+    bench.report();
+    Ok(())
+}
+
+/// The programs of a seed are the same in every process, and others for another seed or round.
+fn same_seed(c: &mut Ctx) -> TestResult {
+    let print = |seed: u64, round: u64| {
+        let (s, r) = (seed.to_string(), round.to_string());
+        c.ok(&[
+            "rpmem-guest",
+            "fuzz",
+            "--print",
+            "--seed",
+            &s,
+            "--round",
+            &r,
+        ])
+    };
+    for round in [0, 1, 2] {
+        let one = print(c.seed, round)?;
+        check!(one.lines().count() > 100, "a short program: {one}");
+        check_eq!(
+            print(c.seed, round)?,
+            one,
+            "round {round} of seed {} again",
+            c.seed
+        );
+        check!(
+            print(c.seed + 1, round)? != one,
+            "another seed, the same program"
+        );
+        check!(
+            print(c.seed, round + 1)? != one,
+            "another round, the same program"
+        );
+    }
+    Ok(())
+}
+
+fn nodes(c: &mut Ctx) -> TestResult {
+    let bench = Bench::new(c)?;
+    let start = Instant::now();
+    let mut n = 0;
+    while if c.long {
+        start.elapsed() < LONG
+    } else {
+        n < ROUNDS
+    } {
+        bench.round(c, n)?;
+        n += 1;
+    }
+    println!("{n} rounds in {:.0} s", start.elapsed().as_secs_f64());
+    bench.report();
+    bench.covered()?;
+    for (space, kind) in bench.machine.disk.iter().zip(SPACES) {
+        match kind.fs {
+            Some("ext4") => c.ok(&["fsck.ext4", "-n", "-f", &format!("/dev/{space}")])?,
+            Some(_) => c.ok(&["xfs_repair", "-n", &format!("/dev/{space}")])?,
+            None => String::new(),
+        };
+    }
+    leaks(c)
+}
+
+/// What kmemleak finds, where there is one. An object counts once it is some seconds old.
+fn leaks(c: &Ctx) -> TestResult {
+    let file = "/sys/kernel/debug/kmemleak";
+    if !Path::new(file).exists() {
+        return Ok(());
+    }
+    let mut found = String::new();
+    let _ = c.wait_for("a leak", 12, || {
+        let _ = fs::write(file, "scan");
+        found = fs::read_to_string(file).unwrap_or_else(|e| e.to_string());
+        !found.is_empty()
+    });
+    check!(found.is_empty(), "leaked memory:\n{found}");
+    Ok(())
+}
+
+/// The machine that the programs run on, and what has to stay as it is.
+struct Bench {
+    machine: &'static Machine,
+    /// /proc/iomem with no namespace bound.
+    iomem: String,
+    sizes: Vec<u64>,
+    seed: u64,
+}
+
+const MNT: &str = "/mnt/fuzz";
+const KEPT: u64 = 0x6b657074;
+
+impl Bench {
+    fn new(c: &mut Ctx) -> TestResult<Bench> {
+        fuzz_run::share()?;
+        // Orphans come back to this process, so none is overlooked.
+        // SAFETY: no pointers.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+        let mut m = Machine {
+            driver: c.driver.clone(),
+            params: c.params.clone(),
+            ..Machine::default()
+        };
+        let fresh = fuzz_calls::carrier(0).is_none();
+        if fresh {
+            c.init_labels()?;
+        }
+        // File systems are mounted on a file system that takes no files: what finds none mounted
+        // does not fill the memory of the machine.
+        fs::create_dir_all(MNT)?;
+        if !Path::new(&format!("{MNT}/ext4")).exists() {
+            c.ok(&["mount", "-t", "tmpfs", "tmpfs", MNT])?;
+            for s in SPACES {
+                fs::create_dir_all(format!("{MNT}/{}", s.name))?;
+            }
+            c.ok(&["mount", "-o", "remount,ro", MNT])?;
+        }
+        for s in SPACES {
+            let name = format!("fuzz-{}", s.name);
+            if fresh {
+                let mut options = s.options.to_vec();
+                options.extend(["-n", &name]);
+                c.create_namespace(&options)?;
+            }
+            let Some(nd) = fuzz_calls::carrier(m.disk.len()) else {
+                fail!("no namespace {name}: start with a fresh label area");
+            };
+            let disk = c.disk_of(&nd)?;
+            let dev = format!("/dev/{disk}");
+            m.mount.push(format!("{MNT}/{}", s.name));
+            match s.fs {
+                Some(fs) => tools::mkfs_dax(c, fs, &dev)?,
+                None => disk::fill(
+                    &disk::direct(&dev)?,
+                    KEPT,
+                    KEPT_START,
+                    KEPT_END - KEPT_START,
+                )?,
+            }
+            m.disk.push(disk);
+        }
+        m.regions = c.regions();
+        let mut sizes = Vec::new();
+        for d in &m.disk {
+            sizes.push(disk::attr_u64(c, d, "size")? * 512);
+        }
+        for n in NODES {
+            let (path, size) = match n.at {
+                At::Disk(s) => (format!("/dev/{}", m.disk[s]), sizes[s]),
+                At::Partition(s) => (format!("/dev/{}p1", m.disk[s]), 4 << 20),
+                At::File(s, f) => (format!("{}/{f}", m.mount[s]), FILE_SIZE),
+                At::Attribute(s, a) => (format!("/sys/block/{}/{a}", m.disk[s]), 4096),
+            };
+            m.path.push(CString::new(path).unwrap_or_default());
+            m.size.push(size);
+        }
+        let mut bench = Bench {
+            machine: MACHINE.get_or_init(|| m),
+            iomem: String::new(),
+            sizes,
+            seed: c.seed,
+        };
+        bench.mount_all(c)?;
+        for (mnt, kind) in bench.machine.mount.iter().zip(SPACES) {
+            if kind.fs.is_some() {
+                let f = tools::open_rw(format!("{mnt}/kept"))?;
+                disk::fill(&f, KEPT, 0, KEPT_END - KEPT_START)?;
+                f.sync_all()?;
+            }
+        }
+        bench.umount_all(c)?;
+        bench.unbind_all(c)?;
+        bench.iomem = c.read("/proc/iomem")?;
+        bench.bind_all(c)?;
+        // Leaks of the boot are none of this test's.
+        let _ = fs::write("/sys/kernel/debug/kmemleak", "clear");
+        Ok(bench)
+    }
+
+    fn with_fs(&self) -> impl Iterator<Item = usize> {
+        (0..SPACES.len()).filter(|n| SPACES[*n].fs.is_some())
+    }
+
+    fn mount_all(&self, _: &Ctx) -> TestResult {
+        for n in self.with_fs() {
+            let r = fuzz_calls::mount(self.machine, n);
+            check!(r == 0, "mount of {}: {r}", self.machine.disk[n]);
+        }
+        Ok(())
+    }
+
+    /// Everything that is mounted on the mount points. The administrator may have mounted twice.
+    fn umount_all(&self, c: &Ctx) -> TestResult {
+        for n in self.with_fs() {
+            let mut last = 0;
+            c.wait_for(&format!("umount of {}", self.machine.mount[n]), 20, || {
+                last = fuzz_calls::umount(self.machine, n, 0);
+                last == -i64::from(libc::EINVAL)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn unbind_all(&self, c: &Ctx) -> TestResult {
+        for n in 0..SPACES.len() {
+            let r = fuzz_calls::unbind(self.machine, n);
+            check!(r >= 0, "unbind of {}: {r}", self.machine.disk[n]);
+        }
+        check!(
+            c.disks().is_empty(),
+            "disks without driver: {:?}",
+            c.disks()
+        );
+        Ok(())
+    }
+
+    fn bind_all(&self, c: &Ctx) -> TestResult {
+        for (n, disk) in self.machine.disk.iter().enumerate() {
+            let Some(nd) = fuzz_calls::carrier(n) else {
+                fail!("the namespace of {disk} is gone");
+            };
+            if c.bound_to(&nd).is_none() {
+                let r = fuzz_calls::bind(self.machine, n);
+                check!(r >= 0, "bind of {nd} for {disk}: {r}");
+            }
+            check_eq!(&c.disk_of(&nd)?, disk, "disk of {nd}");
+        }
+        Ok(())
+    }
+
+    /// Files as a round finds them: new ones, of the size that they have in `FILE_SIZE`.
+    fn files(&self) -> TestResult {
+        for pass in 0..2 {
+            for n in NODES {
+                let At::File(s, name) = n.at else { continue };
+                let path = format!("{}/{name}", self.machine.mount[s]);
+                if pass == 0 {
+                    // Makes room for all.
+                    let _ = fs::remove_file(&path);
+                } else {
+                    let f = tools::file_of(&path, FILE_SIZE as usize)?;
+                    f.write_all_at(&vec![0x5a; 1 << 20], 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn round(&self, c: &Ctx, number: u64) -> TestResult {
+        let r = Round::new(self.seed, number);
+        let what = format!("fuzz: seed {} round {number}", self.seed);
+        let _ = fs::write("/dev/kmsg", format!("<6>{what}\n"));
+        let start = Instant::now();
+        self.play(c, &r)
+            .and_then(|()| self.check(c))
+            .map_err(|e| match e {
+                Outcome::Fail(why) => Outcome::Fail(format!("{what}: {why}")),
+                skip => skip,
+            })?;
+        // The long form has more rounds than the log has lines.
+        if number < 20 || number % 20 == 0 {
+            let (calls, hash) = (r.calls(), fuzz_gen::hash(&r.text()));
+            let s = start.elapsed().as_secs_f64();
+            println!("{what}: {calls} calls, {hash:016x}, {s:.1} s");
+        }
+        Ok(())
+    }
+
+    fn play(&self, c: &Ctx, r: &Round) -> TestResult {
+        self.mount_all(c)?;
+        self.files()?;
+        fuzz_run::forget_positions();
+        let s = fuzz_run::shared();
+        s.running.store(r.groups.len() as u32, SeqCst);
+        // Ready, and go: the end of the pipes.
+        let (ready, go) = (pipe()?, pipe()?);
+        let mut names = Vec::new();
+        for (g, group) in r.groups.iter().enumerate() {
+            let pid = fuzz_run::process(|| {
+                close(ready.0);
+                close(go.1);
+                fuzz_run::group(g, group, || {
+                    close(ready.1);
+                    wait_end(go.0);
+                })
+            })?;
+            names.push((pid, format!("process {g}")));
+        }
+        for (a, deeds) in r.admins.iter().enumerate() {
+            let total = r.calls();
+            let pid = fuzz_run::process(|| {
+                close(ready.0);
+                close(ready.1);
+                close(go.1);
+                wait_end(go.0);
+                fuzz_run::admin(a, deeds, total)
+            })?;
+            names.push((pid, format!("administrator {a}")));
+        }
+        close(ready.1);
+        wait_end(ready.0);
+        close(go.1);
+        close(go.0);
+        self.wait(c, names, r.groups.len())?;
+        if r.number == 0 {
+            self.tour(c)?;
+        }
+        fuzz_run::verdict().map_err(Outcome::Fail)
+    }
+
+    /// Wait until every process of the round, whoever made it, has ended.
+    fn wait(&self, c: &Ctx, mut names: Vec<(i32, String)>, groups: usize) -> TestResult {
+        let end = Instant::now() + DEADLINE;
+        let mut programs = groups;
+        let mut cleaner = false;
+        loop {
+            let mut status = 0;
+            // SAFETY: children of this process.
+            let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+            if pid < 0 {
+                return Ok(());
+            }
+            if pid == 0 {
+                if Instant::now() > end {
+                    stuck();
+                    fail!("not ended after {DEADLINE:?}: {names:?}; see above");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            if let Some(i) = names.iter().position(|(p, _)| *p == pid) {
+                let (_, name) = names.remove(i);
+                check!(status == 0, "{name} ended with wait status {status:#x}");
+                programs -= usize::from(name.starts_with("process"));
+            }
+            // An unbind may be waiting for the end of files that share extents, and those for the
+            // end of their file system.
+            if programs == 0 && !cleaner && !names.is_empty() {
+                cleaner = true;
+                let pid = fuzz_run::process(|| {
+                    for n in self.with_fs() {
+                        while fuzz_calls::umount(self.machine, n, 0) == 0 {}
+                    }
+                    0
+                })?;
+                names.push((pid, "the last umount".into()));
+            }
+            let _ = c;
+        }
+    }
+
+    /// Each deed of an administrator, in an order in which all of them succeed.
+    fn tour(&self, c: &Ctx) -> TestResult {
+        let order = [
+            ("attribute_read", 0),
+            ("attribute_write", 0),
+            ("sync", 0),
+            ("drop_caches", 0),
+            ("umount", 0),
+            ("umount_lazily", 1),
+            ("read_only", 0),
+            ("unbind", 0),
+            ("bind", 0),
+            ("unbind_and_bind", 1),
+            ("mount", 0),
+            ("umount", 0),
+            ("region", 0),
+            ("reload", 0),
+        ];
+        for (n, (name, arg)) in order.into_iter().enumerate() {
+            if name == "reload" {
+                c.settle();
+                self.bind_all(c)?;
+                self.unused(c)?;
+            }
+            let kind = ADMIN.iter().position(|k| k.name == name).unwrap_or(0);
+            let r = fuzz_run::perform(60, n, &Deed { kind, arg }, self.machine);
+            check!(r >= 0, "{name}: {r}");
+        }
+        Ok(())
+    }
+
+    /// Nobody has the module: files and mounts end a little later than their last user.
+    fn unused(&self, c: &Ctx) -> TestResult {
+        let file = format!("/sys/module/{}/refcnt", c.driver_name());
+        c.wait_for("the module to be unused", 20, || {
+            c.read(&file).is_ok_and(|n| n == "0")
+        })
+    }
+
+    /// What holds after every round.
+    fn check(&self, c: &Ctx) -> TestResult {
+        self.umount_all(c)?;
+        if !c.module_loaded(c.driver_name()) {
+            let r = fuzz_calls::load(self.machine);
+            check!(r >= 0, "insmod: {r}");
+        }
+        c.settle();
+        self.bind_all(c)?;
+        self.unused(c)?;
+        self.unbind_all(c)?;
+        check_eq!(
+            c.read("/proc/iomem")?,
+            self.iomem,
+            "/proc/iomem without a driver"
+        );
+        let mut stuck = Vec::new();
+        let _ = c.wait_for("tasks in state D", 10, || {
+            stuck = asleep();
+            stuck.is_empty()
+        });
+        check!(stuck.is_empty(), "tasks in state D: {stuck:?}");
+        self.bind_all(c)?;
+        self.mount_all(c)?;
+        for (n, kind) in SPACES.iter().enumerate() {
+            let name = &self.machine.disk[n];
+            check_eq!(
+                disk::attr_u64(c, name, "size")? * 512,
+                self.sizes[n],
+                "size of {name}"
+            );
+            check_eq!(c.disk_attr(name, "ro")?, "0", "{name} is read-only");
+            let holders = fs::read_dir(format!("/sys/block/{name}/holders"))?.count();
+            check_eq!(holders, 0, "holders of {name}");
+            let kept = KEPT_END - KEPT_START;
+            let r = match kind.fs {
+                Some(_) => {
+                    let path = format!("{}/kept", self.machine.mount[n]);
+                    disk::verify(&fs::File::open(path)?, KEPT, 0, kept)
+                }
+                None => disk::verify(
+                    &disk::direct(&format!("/dev/{name}"))?,
+                    KEPT,
+                    KEPT_START,
+                    kept,
+                ),
+            };
+            if let Err(Outcome::Fail(why)) = r {
+                fail!("what was to be kept on {}: {why}", kind.name);
+            }
+        }
+        self.umount_all(c)
+    }
+
+    /// What was called, how often with success, and which errors there were.
+    fn report(&self) {
+        let s = fuzz_run::shared();
+        for n in 0..fuzz_run::counters() {
+            let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
+            let mut line = format!(
+                "{:22} {ok:6} ok {failed:6} failed",
+                fuzz_run::counter_name(n)
+            );
+            for (e, count) in s.errnos[n].iter().enumerate() {
+                let count = count.load(SeqCst);
+                if count > 0 {
+                    line += &format!(" {e}:{count}");
+                }
+            }
+            println!("{line}");
+        }
+    }
+
+    /// A call that never succeeds tests nothing.
+    fn covered(&self) -> TestResult {
+        let s = fuzz_run::shared();
+        let mut never = Vec::new();
+        for n in 0..fuzz_run::counters() {
+            let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
+            if ok + failed == 0 || (ok == 0 && fuzz_run::hope(n) == Hope::Success) {
+                never.push(fuzz_run::counter_name(n));
+            }
+        }
+        check!(
+            never.is_empty(),
+            "calls that never succeeded, or never happened: {never:?}"
+        );
+        Ok(())
+    }
+}
+
+fn pipe() -> TestResult<(i32, i32)> {
+    let mut p = [0; 2];
+    // SAFETY: an array of two descriptors.
+    let r = unsafe { libc::pipe2(p.as_mut_ptr(), libc::O_CLOEXEC) };
+    check!(r == 0, "pipe: {}", std::io::Error::last_os_error());
+    Ok((p[0], p[1]))
+}
+
+fn close(fd: i32) {
+    // SAFETY: an end of a pipe of `play`.
+    unsafe { libc::close(fd) };
+}
+
+/// Wait until all have closed the other end.
+fn wait_end(fd: i32) {
+    let mut b = 0u8;
+    // SAFETY: one byte from a pipe of `play`.
+    unsafe { libc::read(fd, (&raw mut b).cast(), 1) };
+    close(fd);
+}
+
+/// Every task, as a folder of /proc.
+fn tasks() -> Vec<std::path::PathBuf> {
+    let list = |d: std::path::PathBuf| fs::read_dir(d).into_iter().flatten().flatten();
+    let number = |e: &fs::DirEntry| e.file_name().to_string_lossy().parse::<u32>().is_ok();
+    list("/proc".into())
+        .filter(number)
+        .flat_map(|p| list(p.path().join("task")))
+        .map(|t| t.path())
+        .collect()
+}
+
+fn state(task: &Path) -> Option<(String, char)> {
+    let stat = fs::read_to_string(task.join("stat")).ok()?;
+    let (name, rest) = stat.split_once(" (")?.1.rsplit_once(") ")?;
+    Some((name.to_string(), rest.chars().next()?))
+}
+
+fn asleep() -> Vec<String> {
+    let mut v = Vec::new();
+    for t in tasks() {
+        if let Some((name, 'D')) = state(&t) {
+            v.push(format!("{} {name}", t.display()));
+        }
+    }
+    v
+}
+
+/// Where the tasks of this program are that have not ended.
+fn stuck() {
+    println!(
+        "operations under way (strand:number@process):{}",
+        fuzz_run::positions()
+    );
+    let me = fs::read_link("/proc/self/exe").ok();
+    for t in tasks() {
+        let pid = t
+            .components()
+            .nth(2)
+            .map(|c| c.as_os_str().to_string_lossy().into_owned());
+        let own = pid == Some("1".into()) || pid == Some(std::process::id().to_string());
+        let exe = fs::read_link(t.join("exe")).ok();
+        // A task that is exiting has lost its program.
+        let dying = state(&t).is_some_and(|(_, s)| s == 'D');
+        if own || (exe != me && !dying) {
+            continue;
+        }
+        println!("{} {:?}", t.display(), state(&t));
+        for f in ["syscall", "stack"] {
+            for l in fs::read_to_string(t.join(f)).unwrap_or_default().lines() {
+                println!("    {l}");
+            }
+        }
+    }
+}

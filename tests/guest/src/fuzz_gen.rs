@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs of the fuzzer: drawn from a seed, the same for the same seed on every machine.
+//!
+//! Nothing here looks at the machine: what depends on it (the size of a disk, the number of a
+//! descriptor) stays symbolic until the program runs.
+
+use crate::fuzz_calls::{ADMIN, KINDS, NODES};
+use std::fmt;
+
+/// Descriptors and mappings that the threads of a process share.
+pub const FDS: usize = 8;
+pub const MAPS: usize = 6;
+/// Addresses that each mapping has for itself; no call about addresses reaches beyond the last.
+pub const SPACING: u64 = 16 << 20;
+
+/// No program writes to these bytes of any node; see `Machine::guard`.
+pub const KEPT_START: u64 = 32 << 20;
+pub const KEPT_END: u64 = 36 << 20;
+
+/// splitmix64
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64, round: u64, strand: u64) -> Rng {
+        let mut r = Rng(seed);
+        for v in [round, strand] {
+            r.0 = r.next() ^ v.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        }
+        r
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn pick(&mut self, list: &[u64]) -> u64 {
+        list[self.below(list.len() as u64) as usize]
+    }
+
+    fn percent(&mut self, p: u64) -> bool {
+        self.below(100) < p
+    }
+}
+
+/// What an argument of a call may be.
+#[derive(Clone, Copy)]
+pub enum Arg {
+    /// An open descriptor.
+    Fd,
+    /// The place of a descriptor, to be filled.
+    FdSlot,
+    Node,
+    /// Offset and length of I/O.
+    Off,
+    Len,
+    /// Memory to read to or to write from: a buffer, a mapping, a bad pointer.
+    Buf,
+    /// A mapping, its place, and a length of addresses.
+    Map,
+    MapSlot,
+    Range,
+    /// One of these, or a combination of them.
+    One(&'static [u64]),
+    Flags(&'static [u64]),
+    Is(u64),
+    /// Ends of the pipe of the process.
+    PipeRead,
+    PipeWrite,
+    /// Any number.
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Val {
+    Num(u64),
+    Fd(u8),
+    Node(u8),
+    /// Relative to the end of the node.
+    End(i32),
+    Buf(u32),
+    Map(u8, u32),
+    Bad(u8),
+    Pipe(u8),
+}
+
+impl fmt::Display for Val {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match *self {
+            Val::Num(n) if n < 10 => write!(f, "{n}"),
+            Val::Num(n) => write!(f, "{n:#x}"),
+            Val::Fd(n) => write!(f, "fd{n}"),
+            Val::Node(n) => f.write_str(NODES[n as usize].name),
+            Val::End(d) => write!(f, "end{d:+}"),
+            Val::Buf(d) => write!(f, "buf+{d:#x}"),
+            Val::Map(n, d) => write!(f, "map{n}+{d:#x}"),
+            Val::Bad(n) => write!(f, "bad{n}"),
+            Val::Pipe(n) => write!(f, "pipe{n}"),
+        }
+    }
+}
+
+/// Kinds of bad pointers, see `Machine::bad`.
+pub const BAD: u64 = 6;
+
+fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
+    // A wild call has some arguments in order, or it would fail at the first check.
+    let wild = wild && rng.percent(50);
+    match arg {
+        Arg::Fd | Arg::FdSlot => Val::Fd(rng.below(FDS as u64) as u8),
+        Arg::Node => Val::Node(rng.below(NODES.len() as u64) as u8),
+        Arg::Off if wild => match rng.below(20) {
+            0..=7 => Val::End(rng.pick(&[
+                -4097i32 as u64,
+                -4096i32 as u64,
+                -513i32 as u64,
+                -512i32 as u64,
+                -1i32 as u64,
+                0,
+                1,
+                511,
+                512,
+                4096,
+                1 << 20,
+            ]) as i32),
+            8..=11 => Val::Num(rng.pick(&[
+                KEPT_START - 4096,
+                KEPT_START - 512,
+                KEPT_START - 1,
+                KEPT_START,
+                KEPT_END - 1,
+                KEPT_END,
+                KEPT_END + 1,
+            ])),
+            12..=15 => Val::Num(rng.below(64 << 20)),
+            _ => Val::Num(rng.pick(&[
+                1,
+                511,
+                4095,
+                1 << 31,
+                1 << 40,
+                i64::MAX as u64 - 4095,
+                i64::MAX as u64,
+                1 << 63,
+                u64::MAX - 4095,
+                u64::MAX,
+            ])),
+        },
+        Arg::Off => match rng.below(8) {
+            0 => Val::End(-(4096 * (1 + rng.below(256) as i32))),
+            1 => Val::Num(rng.below(64 << 11) * 512),
+            2 => Val::Num(rng.below(32) * (2 << 20)),
+            _ => Val::Num(rng.below(1024) * 4096),
+        },
+        Arg::Len if wild => Val::Num(rng.pick(&[
+            0,
+            1,
+            511,
+            513,
+            4095,
+            4097,
+            (1 << 20) - 1,
+            (1 << 20) + 1,
+            1 << 31,
+            1 << 40,
+            i64::MAX as u64,
+            1 << 63,
+            u64::MAX - 4095,
+            u64::MAX,
+        ])),
+        Arg::Len => Val::Num(rng.pick(&[512, 4096, 4096, 8192, 12288, 65536, 1 << 20])),
+        Arg::Buf if wild => match rng.below(3) {
+            0 => Val::Buf(rng.pick(&[1, 511, 512, 4095, (1 << 20) - 1, (1 << 20) - 512]) as u32),
+            1 => Val::Map(rng.below(MAPS as u64) as u8, rng.below(SPACING) as u32),
+            _ => Val::Bad(rng.below(BAD) as u8),
+        },
+        Arg::Buf => match rng.below(4) {
+            0 => Val::Map(rng.below(MAPS as u64) as u8, (rng.below(256) * 4096) as u32),
+            _ => Val::Buf((rng.below(4) * 4096) as u32),
+        },
+        Arg::Map if wild => match rng.below(4) {
+            // Not the last two, which are to stay as they are.
+            0 => Val::Bad(rng.below(BAD - 2) as u8),
+            1 => Val::Map(rng.below(MAPS as u64) as u8, rng.below(4096) as u32),
+            _ => Val::Map(
+                rng.below(MAPS as u64) as u8,
+                (rng.below(SPACING / 4096) * 4096) as u32,
+            ),
+        },
+        Arg::Map => Val::Map(
+            rng.below(MAPS as u64) as u8,
+            rng.pick(&[0, 0, 0, 4096, 65536, 2 << 20]) as u32,
+        ),
+        Arg::MapSlot => Val::Map(rng.below(MAPS as u64) as u8, 0),
+        // A length that is neither in the arena nor wraps would have madvise() work on the
+        // memory of the fuzzer itself.
+        Arg::Range if wild => Val::Num(rng.pick(&[
+            0,
+            1,
+            4095,
+            4097,
+            (2 << 20) + 1,
+            SPACING,
+            u64::MAX - 4095,
+            u64::MAX,
+        ])),
+        Arg::Range => Val::Num(rng.pick(&[4096, 8192, 65536, 2 << 20, 4 << 20])),
+        Arg::One(list) if wild && rng.percent(30) => {
+            Val::Num(rng.pick(list) ^ (1 << rng.below(32)))
+        }
+        Arg::One(list) => Val::Num(rng.pick(list)),
+        Arg::Flags(list) => {
+            let mut v = rng.pick(list);
+            if wild || rng.percent(20) {
+                v |= rng.pick(list);
+            }
+            if wild && rng.percent(30) {
+                v ^= 1 << rng.below(32);
+            }
+            Val::Num(v)
+        }
+        Arg::Is(n) => Val::Num(n),
+        Arg::PipeRead => Val::Pipe(0),
+        Arg::PipeWrite => Val::Pipe(1),
+        Arg::Any => Val::Num(rng.next() >> 16),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Op {
+    pub kind: usize,
+    pub vals: [Val; 6],
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let k = &KINDS[self.kind];
+        write!(f, "{}(", k.name)?;
+        for (n, v) in self.vals[..k.args.len()].iter().enumerate() {
+            write!(f, "{}{v}", if n > 0 { ", " } else { "" })?;
+        }
+        f.write_str(")")
+    }
+}
+
+fn op(rng: &mut Rng, kind: usize, wild: bool) -> Op {
+    let mut vals = [Val::Num(0); 6];
+    for (v, a) in vals.iter_mut().zip(KINDS[kind].args) {
+        *v = draw(rng, *a, wild);
+    }
+    Op { kind, vals }
+}
+
+fn kind_named(name: &str) -> usize {
+    let k = KINDS.iter().position(|k| k.name == name);
+    k.unwrap_or_else(|| panic!("no call {name}"))
+}
+
+/// What a process starts with: descriptors of some nodes, and mappings of them.
+fn prologue(rng: &mut Rng, ops: &mut Vec<Op>) {
+    let (open, map, touch) = (kind_named("open"), kind_named("mmap"), kind_named("touch"));
+    let first = rng.below(NODES.len() as u64);
+    for n in 0..FDS {
+        let mut o = op(rng, open, false);
+        o.vals[0] = Val::Fd(n as u8);
+        o.vals[1] = Val::Node(((first + n as u64) % NODES.len() as u64) as u8);
+        ops.push(o);
+    }
+    for n in 0..MAPS {
+        let mut o = op(rng, map, false);
+        o.vals[0] = Val::Map(n as u8, 0);
+        o.vals[1] = Val::Fd(n as u8);
+        ops.push(o);
+        ops.push(op(rng, touch, false));
+    }
+}
+
+/// `n` calls as they come, by their weights.
+pub fn calls(rng: &mut Rng, n: u64) -> Vec<Op> {
+    let sum: u64 = KINDS.iter().map(|k| k.often).sum();
+    let mut ops = Vec::new();
+    for _ in 0..n {
+        let mut at = rng.below(sum);
+        let mut kind = 0;
+        while at >= KINDS[kind].often {
+            at -= KINDS[kind].often;
+            kind += 1;
+        }
+        let wild = rng.percent(40);
+        ops.push(op(rng, kind, wild));
+    }
+    ops
+}
+
+/// Something that the administrator of the machine does meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deed {
+    pub kind: usize,
+    pub arg: u64,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}({:#x})", ADMIN[self.kind].name, self.arg)
+    }
+}
+
+/// A process with threads and children that share its descriptors and mappings.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    pub first: Vec<Op>,
+    pub threads: Vec<Vec<Op>>,
+    /// Each has a second thread, which the end of the first one takes along.
+    pub children: Vec<[Vec<Op>; 2]>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    pub number: u64,
+    pub groups: Vec<Group>,
+    pub admins: Vec<Vec<Deed>>,
+}
+
+const GROUPS: u64 = 3;
+const LENGTH: u64 = 36;
+
+impl Round {
+    pub fn new(seed: u64, number: u64) -> Round {
+        if number == 0 {
+            return Round::calm(seed);
+        }
+        let mut rng = Rng::new(seed, number, u64::MAX);
+        let mut r = Round {
+            number,
+            ..Round::default()
+        };
+        for g in 0..GROUPS {
+            let strand = |n: u64| Rng::new(seed, number, g * 16 + n);
+            let mut group = Group::default();
+            prologue(&mut strand(0), &mut group.first);
+            for t in 0..1 + rng.below(2) {
+                group.threads.push(calls(&mut strand(1 + t), LENGTH));
+            }
+            for c in 0..rng.below(2) {
+                group.children.push([
+                    calls(&mut strand(4 + 2 * c), LENGTH / 2),
+                    calls(&mut strand(5 + 2 * c), LENGTH),
+                ]);
+            }
+            r.groups.push(group);
+        }
+        let sum: u64 = ADMIN.iter().map(|k| k.often).sum();
+        for a in 0..1 + rng.below(2) {
+            let mut rng = Rng::new(seed, number, 1000 + a);
+            let mut deeds = Vec::new();
+            for _ in 0..5 + rng.below(5) {
+                let mut at = rng.below(sum);
+                let mut kind = 0;
+                while at >= ADMIN[kind].often {
+                    at -= ADMIN[kind].often;
+                    kind += 1;
+                }
+                let arg = rng.next() >> 32;
+                deeds.push(Deed { kind, arg });
+            }
+            r.admins.push(deeds);
+        }
+        r
+    }
+
+    /// Round 0: every call with arguments that are in order, several times, and nobody disturbs.
+    /// What never succeeds here is broken in the fuzzer, or in what is tested.
+    fn calm(seed: u64) -> Round {
+        let mut r = Round::default();
+        for g in 0..2 {
+            let mut rng = Rng::new(seed, 0, g);
+            let mut group = Group::default();
+            let mut ops = Vec::new();
+            for _ in 0..3 {
+                prologue(&mut rng, &mut ops);
+                for kind in 0..KINDS.len() {
+                    for _ in 0..KINDS[kind].calm {
+                        ops.push(op(&mut rng, kind, false));
+                    }
+                }
+            }
+            group.threads.push(ops);
+            r.groups.push(group);
+        }
+        r
+    }
+
+    /// The program in words, one call a line.
+    pub fn text(&self) -> String {
+        use fmt::Write;
+        let mut t = String::new();
+        let mut part = |name: String, ops: &[Op]| {
+            let _ = writeln!(t, "{name}:");
+            for o in ops {
+                let _ = writeln!(t, "  {o}");
+            }
+        };
+        for (g, group) in self.groups.iter().enumerate() {
+            part(format!("process {g}"), &group.first);
+            for (n, ops) in group.threads.iter().enumerate() {
+                part(format!("process {g} thread {n}"), ops);
+            }
+            for (n, ops) in group.children.iter().enumerate() {
+                part(format!("process {g} child {n}"), &ops[0]);
+                part(format!("process {g} child {n} thread"), &ops[1]);
+            }
+        }
+        for (n, deeds) in self.admins.iter().enumerate() {
+            let _ = writeln!(t, "administrator {n}:");
+            for d in deeds {
+                let _ = writeln!(t, "  {d}");
+            }
+        }
+        t
+    }
+
+    pub fn calls(&self) -> usize {
+        let g = |g: &Group| {
+            g.threads.iter().map(Vec::len).sum::<usize>()
+                + g.children
+                    .iter()
+                    .map(|c| c[0].len() + c[1].len())
+                    .sum::<usize>()
+        };
+        self.groups.iter().map(g).sum()
+    }
+}
+
+/// FNV-1a, for a word about a program in a log.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_seed_same_program() {
+        for round in 0..20 {
+            let a = Round::new(7, round);
+            assert_eq!(a, Round::new(7, round));
+            assert_ne!(a.text(), Round::new(8, round).text());
+            assert_ne!(a.text(), Round::new(7, round + 1).text());
+        }
+    }
+}
