@@ -4,7 +4,7 @@
 //! Nothing here looks at the machine: what depends on it (the size of a disk, the number of a
 //! descriptor) stays symbolic until the program runs.
 
-use crate::fuzz_calls::{ADMIN, KINDS, NODES};
+use crate::fuzz_calls::{At, ADMIN, IOCTLS, KINDS, NODES};
 use std::fmt;
 
 /// Descriptors and mappings that the threads of a process share.
@@ -67,6 +67,9 @@ pub enum Arg {
     Map,
     MapSlot,
     Range,
+    /// Offset and length to map: of more than most calls look at.
+    Aligned,
+    Whole,
     /// One of these, or a combination of them.
     One(&'static [u64]),
     Flags(&'static [u64]),
@@ -116,7 +119,7 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
     match arg {
         Arg::Fd | Arg::FdSlot => Val::Fd(rng.below(FDS as u64) as u8),
         Arg::Node => Val::Node(rng.below(NODES.len() as u64) as u8),
-        Arg::Off if wild => match rng.below(20) {
+        Arg::Off | Arg::Aligned if wild => match rng.below(20) {
             0..=7 => Val::End(rng.pick(&[
                 -4097i32 as u64,
                 -4096i32 as u64,
@@ -159,6 +162,11 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             2 => Val::Num(rng.below(32) * (2 << 20)),
             _ => Val::Num(rng.below(1024) * 4096),
         },
+        Arg::Aligned => Val::Num(match rng.below(4) {
+            0 => rng.below(1024) * 4096,
+            1 => rng.below(24) * (2 << 20),
+            _ => 0,
+        }),
         Arg::Len if wild => Val::Num(rng.pick(&[
             0,
             1,
@@ -196,12 +204,12 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
         },
         Arg::Map => Val::Map(
             rng.below(MAPS as u64) as u8,
-            rng.pick(&[0, 0, 0, 4096, 65536, 2 << 20]) as u32,
+            rng.pick(&[0, 0, 0, 0, 4096, 32768, 2 << 20]) as u32,
         ),
         Arg::MapSlot => Val::Map(rng.below(MAPS as u64) as u8, 0),
         // A length that is neither in the arena nor wraps would have madvise() work on the
         // memory of the fuzzer itself.
-        Arg::Range if wild => Val::Num(rng.pick(&[
+        Arg::Range | Arg::Whole if wild => Val::Num(rng.pick(&[
             0,
             1,
             4095,
@@ -211,7 +219,8 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             u64::MAX - 4095,
             u64::MAX,
         ])),
-        Arg::Range => Val::Num(rng.pick(&[4096, 8192, 65536, 2 << 20, 4 << 20])),
+        Arg::Range => Val::Num(rng.pick(&[4096, 4096, 8192, 65536, 2 << 20])),
+        Arg::Whole => Val::Num(rng.pick(&[65536, 1 << 20, 2 << 20, 4 << 20])),
         Arg::One(list) if wild && rng.percent(30) => {
             Val::Num(rng.pick(list) ^ (1 << rng.below(32)))
         }
@@ -266,11 +275,14 @@ fn kind_named(name: &str) -> usize {
 /// What a process starts with: descriptors of some nodes, and mappings of them.
 fn prologue(rng: &mut Rng, ops: &mut Vec<Op>) {
     let (open, map, touch) = (kind_named("open"), kind_named("mmap"), kind_named("touch"));
-    let first = rng.below(NODES.len() as u64);
+    // Of partitions, there are none yet.
+    let nodes = (0..NODES.len()).filter(|n| !matches!(NODES[*n].at, At::Partition(_)));
+    let nodes: Vec<usize> = nodes.collect();
+    let first = rng.below(nodes.len() as u64) as usize;
     for n in 0..FDS {
         let mut o = op(rng, open, false);
         o.vals[0] = Val::Fd(n as u8);
-        o.vals[1] = Val::Node(((first + n as u64) % NODES.len() as u64) as u8);
+        o.vals[1] = Val::Node(nodes[(first + n) % nodes.len()] as u8);
         ops.push(o);
     }
     for n in 0..MAPS {
@@ -375,26 +387,52 @@ impl Round {
         r
     }
 
-    /// Round 0: every call with arguments that are in order, several times, and nobody disturbs.
-    /// What never succeeds here is broken in the fuzzer, or in what is tested.
+    /// Round 0: every call with arguments that are in order, several times, every ioctl on every
+    /// node that has it, and nobody disturbs. What never succeeds here is broken in the fuzzer, or
+    /// in what is tested.
     fn calm(seed: u64) -> Round {
-        let mut r = Round::default();
-        for g in 0..2 {
-            let mut rng = Rng::new(seed, 0, g);
-            let mut group = Group::default();
-            let mut ops = Vec::new();
-            for _ in 0..3 {
-                prologue(&mut rng, &mut ops);
-                for kind in 0..KINDS.len() {
-                    for _ in 0..KINDS[kind].calm {
-                        ops.push(op(&mut rng, kind, false));
-                    }
+        let mut rng = Rng::new(seed, 0, 0);
+        let mut ops = Vec::new();
+        for _ in 0..3 {
+            prologue(&mut rng, &mut ops);
+            for kind in 0..KINDS.len() {
+                for _ in 0..KINDS[kind].calm {
+                    ops.push(op(&mut rng, kind, false));
                 }
             }
-            group.threads.push(ops);
-            r.groups.push(group);
         }
-        r
+        let (open, close, ioctl) = (kind_named("open"), kind_named("close"), kind_named("ioctl"));
+        // Nobody is to have a disk for himself.
+        for n in 0..FDS {
+            let mut o = op(&mut rng, close, false);
+            o.vals[0] = Val::Fd(n as u8);
+            ops.push(o);
+        }
+        for (n, node) in NODES.iter().enumerate() {
+            let fd = Val::Fd((n % FDS) as u8);
+            let mut o = op(&mut rng, open, false);
+            (o.vals[0], o.vals[1], o.vals[2]) = (fd, Val::Node(n as u8), Val::Num(0));
+            ops.push(o);
+            let all = IOCTLS.iter().filter(|i| i.classes & node.ioctls != 0);
+            let all = all.count();
+            for which in 0..2 * all {
+                let mut o = op(&mut rng, ioctl, false);
+                (o.vals[0], o.vals[1]) = (fd, Val::Num(which as u64));
+                if which < all {
+                    // Of values to choose from, one that every ioctl takes.
+                    o.vals[4] = Val::Num(33);
+                }
+                ops.push(o);
+            }
+        }
+        let group = Group {
+            threads: vec![ops],
+            ..Group::default()
+        };
+        Round {
+            groups: vec![group],
+            ..Round::default()
+        }
     }
 
     /// The program in words, one call a line.
