@@ -259,8 +259,8 @@ pub struct Kind {
     pub calm: u64,
     /// Arguments that are offset and length of a write.
     pub guard: Option<(usize, usize)>,
-    /// Arguments that are address and length of data.
-    pub data: Option<usize>,
+    /// Argument that is the address of data, and whether they are read from there.
+    pub data: Option<(usize, bool)>,
     pub hope: Hope,
 }
 
@@ -293,8 +293,13 @@ impl Kind {
         self
     }
 
-    const fn data(mut self, n: usize) -> Kind {
-        self.data = Some(n);
+    const fn fills(mut self, n: usize) -> Kind {
+        self.data = Some((n, false));
+        self
+    }
+
+    const fn takes(mut self, n: usize) -> Kind {
+        self.data = Some((n, true));
         self
     }
 
@@ -319,8 +324,12 @@ pub fn run(k: &Kind, vals: &[Val]) -> (i64, bool) {
             call(nr, a)
         }
     };
-    // From or to memory that is not there, nothing can be moved.
-    let moved = k.data.is_some_and(|n| matches!(vals[n], Val::Bad(_))) && r > 0;
+    // From or to memory that is not there, nothing can be moved. What is read-only can be read.
+    let bad = |(n, from): (usize, bool)| match vals[n] {
+        Val::Bad(b) => !from || bad(b) != READ_ONLY,
+        _ => false,
+    };
+    let moved = k.data.is_some_and(bad) && r > 0;
     (r, moved || (k.hope == Hope::Failure && r >= 0))
 }
 
@@ -386,20 +395,20 @@ pub const KINDS: &[Kind] = &[
         Call(SYS_lseek),
         &[Fd, Off, One(&[0, 0, 1, 2, 3, 4])],
     ),
-    kind("read", Call(SYS_read), &[Fd, Buf, Len]).data(1),
-    kind("write", Own(write), &[Fd, Buf, Len, Off]).data(1),
+    kind("read", Call(SYS_read), &[Fd, Buf, Len]).fills(1),
+    kind("write", Own(write), &[Fd, Buf, Len, Off]).takes(1),
     kind("pread", Call(SYS_pread64), &[Fd, Buf, Len, Off])
-        .data(1)
+        .fills(1)
         .often(8),
     kind("pwrite", Call(SYS_pwrite64), &[Fd, Buf, Len, Off])
-        .data(1)
+        .takes(1)
         .guard(3, 2)
         .often(8),
     kind("preadv2", Own(preadv2), &[Fd, Buf, Len, Off, Flags(RWF)])
-        .data(1)
+        .fills(1)
         .calm(5),
     kind("pwritev2", Own(pwritev2), &[Fd, Buf, Len, Off, Flags(RWF)])
-        .data(1)
+        .takes(1)
         .calm(5),
     kind(
         "fallocate",

@@ -533,11 +533,11 @@ impl Bench {
         self.mount_all(c)?;
         for (n, kind) in SPACES.iter().enumerate() {
             let name = &self.machine.disk[n];
-            check_eq!(
-                disk::attr_u64(c, name, "size")? * 512,
-                self.sizes[n],
-                "size of {name}"
-            );
+            let size = disk::attr_u64(c, name, "size")? * 512;
+            check_eq!(size, self.sizes[n], "size of {name}");
+            let nd = fuzz_calls::carrier(n).unwrap_or_default();
+            let told = c.read_u64(c.nd(&nd).join("size"))?;
+            check_eq!(size, told, "size of {name} and of {nd}");
             check_eq!(c.disk_attr(name, "ro")?, "0", "{name} is read-only");
             let holders = fs::read_dir(format!("/sys/block/{name}/holders"))?.count();
             check_eq!(holders, 0, "holders of {name}");
