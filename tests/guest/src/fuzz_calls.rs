@@ -344,6 +344,8 @@ const OPEN: &[u64] = &[
     0,
     0,
     libc::O_DIRECT as u64,
+    libc::O_DIRECT as u64,
+    libc::O_DIRECT as u64,
     libc::O_SYNC as u64,
     libc::O_DSYNC as u64,
     libc::O_APPEND as u64,
