@@ -145,8 +145,8 @@ static PIPE: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
 
 /// A system call; the negative errno of a failure, as the kernel gives it.
 fn call(nr: i64, a: [u64; 6]) -> i64 {
-    // SAFETY: the arguments are the fuzzer's: addresses to write to are in the buffer, in the arena,
-    // or such that the kernel refuses them; descriptors are those of the programs.
+    // SAFETY: the arguments are the fuzzer's: addresses to write to are in the buffer, in the
+    // arena, or such that the kernel refuses them; descriptors are those of the programs.
     let r = unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) };
     if r == -1 {
         return -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
@@ -1238,7 +1238,7 @@ fn ioctl(v: &[Val]) -> i64 {
             arg[1] = len;
             // Flags, number of extents to tell.
             arg[2] = any & 3;
-            arg[3] = any >> 8 & 7;
+            arg[3] = (any >> 8) & 7;
             p
         }
         To::Clone => fd(Val::Fd((any % FDS as u64) as u8)),

@@ -395,8 +395,8 @@ impl Round {
         let mut ops = Vec::new();
         for _ in 0..3 {
             prologue(&mut rng, &mut ops);
-            for kind in 0..KINDS.len() {
-                for _ in 0..KINDS[kind].calm {
+            for (kind, k) in KINDS.iter().enumerate() {
+                for _ in 0..k.calm {
                     ops.push(op(&mut rng, kind, false));
                 }
             }

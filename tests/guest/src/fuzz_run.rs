@@ -208,8 +208,8 @@ const MAGIC: u64 = 0x7270_6d65_6d66_757a;
 /// Read or change a byte; false if there is no memory, of whatever kind.
 pub fn touch(addr: u64, write: bool) -> bool {
     let ok: u64;
-    // SAFETY: a fault makes `on_fault` go on at the end, with `ok` still 0. A write is to the arena,
-    // or to where there is nothing to be written; nothing of Rust's is there.
+    // SAFETY: a fault makes `on_fault` go on at the end, with `ok` still 0. A write is to the
+    // arena, or to where there is nothing to be written; nothing of Rust's is there.
     unsafe {
         std::arch::asm!(
             "lea r11, [rip + 3f]",
