@@ -299,7 +299,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             return Err(format!("no scenario {s}"));
         }
     }
-    let chosen: Vec<Scenario> = tree
+    let mut chosen: Vec<Scenario> = tree
         .scenarios
         .iter()
         .filter(|s| o.scenarios.is_empty() || o.scenarios.contains(&s.name))
@@ -311,6 +311,9 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             Some(t) => narrow(s, t),
         })
         .collect();
+    if env.long {
+        chosen.iter_mut().for_each(Scenario::lengthen);
+    }
     if chosen.is_empty() {
         return Err(format!(
             "no scenario for the kernel {} has that test and fixture",

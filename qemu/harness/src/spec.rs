@@ -16,7 +16,8 @@
 //! ```json
 //! { "summary": "...", "fixture": "nfit-raw", "driver": "rpmem", "params": ["a=1"],
 //!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"],
-//!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "allow_skip": true }],
+//!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
+//!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "expect_console": ["text"], "allow_splat": ["text"],
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
@@ -91,6 +92,8 @@ pub struct TestRef {
     pub name: String,
     /// Seconds on hardware.
     pub timeout: u64,
+    /// The same for the long form.
+    pub long_timeout: Option<u64>,
     pub allow_skip: bool,
 }
 
@@ -151,6 +154,15 @@ pub struct Scenario {
 /// Kernel flavours, see scripts/env.sh.
 const FLAVOURS: [&str; 3] = ["stock", "debug", "kcsan"];
 
+impl Scenario {
+    /// The long form: each test gets the time that it needs for that.
+    pub fn lengthen(&mut self) {
+        for t in self.boots.iter_mut().flat_map(|b| &mut b.tests) {
+            t.timeout = t.long_timeout.unwrap_or(t.timeout);
+        }
+    }
+}
+
 impl Boot {
     pub fn expected(&self) -> Vec<Expected> {
         self.tests
@@ -175,6 +187,7 @@ impl Boot {
                 .map(|n| TestRef {
                     name: n.to_string(),
                     timeout: TEST_TIMEOUT,
+                    long_timeout: None,
                     allow_skip: false,
                 })
                 .collect(),
@@ -434,17 +447,19 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
                 Value::String(s) => TestRef {
                     name: s.clone(),
                     timeout: TEST_TIMEOUT,
+                    long_timeout: None,
                     allow_skip: false,
                 },
                 t => {
                     let t = Obj::new(
                         &format!("{what}: test"),
                         t,
-                        &["name", "timeout", "allow_skip"],
+                        &["name", "timeout", "long_timeout", "allow_skip"],
                     )?;
                     TestRef {
                         name: t.need("name")?,
                         timeout: t.num("timeout")?.unwrap_or(TEST_TIMEOUT),
+                        long_timeout: t.num("long_timeout")?,
                         allow_skip: t.bool("allow_skip")?,
                     }
                 }
