@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
 const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [--trace | --print]";
 
 /// Rounds of the short form, and seconds of the long one.
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 5;
 const LONG: Duration = Duration::from_secs(20 * 60);
 /// Seconds for all processes of a round to end. They need some.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -188,7 +188,7 @@ fn leaks(c: &Ctx) -> TestResult {
         return Ok(());
     }
     let mut found = String::new();
-    let _ = c.wait_for("a leak", 12, || {
+    let _ = c.wait_for("a leak", 7, || {
         let _ = fs::write(file, "scan");
         found = fs::read_to_string(file).unwrap_or_else(|e| e.to_string());
         !found.is_empty()
