@@ -18,7 +18,7 @@ use libc::{
     SYS_lseek, SYS_madvise, SYS_mincore, SYS_mlock2, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_msync,
     SYS_munlock, SYS_munmap, SYS_open, SYS_pread64, SYS_preadv2, SYS_process_vm_readv,
     SYS_process_vm_writev, SYS_pwrite64, SYS_pwritev2, SYS_read, SYS_readahead, SYS_sendfile,
-    SYS_splice, SYS_sync_file_range, SYS_tee, SYS_vmsplice, SYS_write,
+    SYS_splice, SYS_sync_file_range, SYS_vmsplice, SYS_write,
 };
 
 /// A namespace of the fuzzer: what it is made with, and the file system on it.
@@ -334,8 +334,7 @@ pub fn run(k: &Kind, vals: &[Val]) -> (i64, bool) {
 }
 
 use Arg::{
-    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, Len, Map, MapSlot, Off, One, PipeRead, PipeWrite,
-    Range, Whole,
+    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, Len, Map, MapSlot, Off, One, PipeRead, Range, Whole,
 };
 use Run::{Call, Own};
 
@@ -467,9 +466,6 @@ pub const KINDS: &[Kind] = &[
         &[PipeRead, Is(BUFFER), Is(BUFFER_LEN)],
     )
     .often(6),
-    kind("tee", Call(SYS_tee), &[PipeRead, PipeWrite, Len, Is(2)])
-        .often(1)
-        .hope(Hope::Any),
     kind(
         "mmap",
         Own(mmap),
