@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/bio.h>
 #include <linux/blkdev.h>
+#include <linux/error-injection.h>
 #include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/nd.h>
@@ -34,6 +35,8 @@ unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t 
 {
 	return copy_mc_to_kernel(dst, src, len);
 }
+/* True is 1: the last byte could not be read. */
+ALLOW_ERROR_INJECTION(rpmem_helper_copy_mc_to_kernel, TRUE);
 
 void rpmem_helper_cond_resched(void)
 {
@@ -80,6 +83,7 @@ int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
 {
 	return nvdimm_read_bytes(ndns, offset, buf, size, 0);
 }
+ALLOW_ERROR_INJECTION(rpmem_helper_nvdimm_read_bytes, ERRNO);
 
 struct folio *rpmem_helper_page_folio(struct page *page)
 {
@@ -101,6 +105,7 @@ struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource
 {
 	return request_mem_region(start, n, name);
 }
+ALLOW_ERROR_INJECTION(rpmem_helper_request_mem_region, NULL);
 
 void rpmem_helper_sysfs_put(struct kernfs_node *kn)
 {
@@ -111,6 +116,7 @@ struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, co
 {
 	return sysfs_get_dirent(parent, name);
 }
+ALLOW_ERROR_INJECTION(rpmem_helper_sysfs_get_dirent, NULL);
 
 void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn)
 {
