@@ -391,7 +391,8 @@ impl RawAccess<'_, '_> {
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` if the block is there but cannot be used by this kernel. Context: may sleep.
+    /// `EOPNOTSUPP` if the block is there but cannot be used by this kernel; `ENOMEM`, which leaves
+    /// open whether it is there. Context: may sleep.
     pub(crate) fn probe_personality(&self, personality: Personality) -> Result<bool> {
         let (dev, ndns) = (device_raw(self.ns.dev), self.ns.ndns);
         // SAFETY: The device is being probed, and by the type invariants the namespace is enabled.
@@ -405,7 +406,7 @@ impl RawAccess<'_, '_> {
         };
         match to_result(ret) {
             Ok(()) => Ok(true),
-            Err(err) if err == eopnotsupp() => Err(err),
+            Err(err) if err == eopnotsupp() || err == ENOMEM => Err(err),
             Err(_) => Ok(false),
         }
     }
