@@ -36,7 +36,7 @@ pub const TESTS: &[Test] = &[
 const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [--trace | --print]";
 
 /// Rounds of the short form, and seconds of the long one.
-const ROUNDS: u64 = 5;
+const ROUNDS: u64 = 3;
 const LONG: Duration = Duration::from_secs(20 * 60);
 /// Seconds for all processes of a round to end. They need some.
 const DEADLINE: Duration = Duration::from_secs(120);
