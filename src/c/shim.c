@@ -31,11 +31,11 @@ void *rpmem_helper_bvec_virt(struct bio_vec *bvec)
 	return bvec_virt(bvec);
 }
 
+/* TRUE is 1: the last byte could not be read. */
 unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len)
 {
 	return copy_mc_to_kernel(dst, src, len);
 }
-/* True is 1: the last byte could not be read. */
 ALLOW_ERROR_INJECTION(rpmem_helper_copy_mc_to_kernel, TRUE);
 
 void rpmem_helper_cond_resched(void)

@@ -94,7 +94,7 @@ mod tests {
         image[2048 + 16..2048 + 18].copy_from_slice(&[0x1f, 0x8b]);
         image[2048 + 16 + 20..2048 + 16 + 24].copy_from_slice(&77u32.to_le_bytes());
         let (data, size) = payload(&image).unwrap();
-        assert_eq!((data.len(), size, tool(data)), (20, 77, Some("gzip")));
+        assert_eq!((data.len(), size, tool(data)), (24, 77, Some("gzip")));
         image[0x24c..0x250].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(payload(&image).is_none());
     }
