@@ -230,18 +230,20 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     Ok(())
 }
 
-fn describe(tap: &mut Tap, p: &Plan) {
+/// Seconds since the kernel has started.
+fn uptime() -> String {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_string()
+}
+
+fn describe(tap: &mut Tap, p: &Plan, booted: &str) {
     let version = fs::read_to_string("/proc/version").unwrap_or_default();
     tap.line(&format!("# rpmem: kernel {}", version.trim()));
     tap.line(&format!("# rpmem: driver {} {}", p.driver, p.params));
     tap.line(&format!("# rpmem: seed {}", p.seed));
     tap.line(&format!(
-        "# rpmem: ready at {} s of uptime",
-        fs::read_to_string("/proc/uptime")
-            .unwrap_or_default()
-            .split(' ')
-            .next()
-            .unwrap_or_default()
+        "# rpmem: booted at {booted}, ready at {} s of uptime",
+        uptime()
     ));
     let module = format!("/sys/module/{}", p.driver);
     let mut set: Vec<String> = fs::read_dir(format!("{module}/parameters"))
@@ -264,6 +266,7 @@ fn describe(tap: &mut Tap, p: &Plan) {
 
 pub fn main() -> i32 {
     let plan = set_up();
+    let booted = uptime();
     let mut tap = match Tap::open() {
         Ok(t) => t,
         Err(e) => {
@@ -288,7 +291,7 @@ pub fn main() -> i32 {
     if let Err(e) = set_up_driver(&plan) {
         bail(&mut tap, e);
     }
-    describe(&mut tap, &plan);
+    describe(&mut tap, &plan, &booted);
     std::env::set_var("RPMEM_DRIVER", &plan.driver);
     std::env::set_var("RPMEM_PARAMS", &plan.params);
     std::env::set_var("RPMEM_FLAVOUR", &plan.flavour);
