@@ -14,7 +14,7 @@ modules_install: modules ## install it for that kernel
 
 module: ## build rpmem.ko for Debian's newest supported kernel, in the build root
 	@scripts/build-module
-	@. scripts/env.sh && echo $$RPMEM_OUT/module/rpmem.ko
+	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
 demo: ## the main job, shown in virtual machines
 	@scripts/run-harness demo

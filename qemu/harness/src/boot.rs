@@ -119,8 +119,8 @@ pub fn initrd(env: &Env, plan: &str, to: &Path) -> Result<(), String> {
 
 pub fn cmdline(fixture: &Fixture, boot: &Boot, flavour: &str) -> String {
     // Early boot is quiet because every character on an emulated UART is slow; init turns
-    // the console up before it loads the driver.
-    // The kernel measures whether the timer ticks; on a busy host the emulated one can look dead.
+    // the console up before it loads the driver. The kernel measures whether the timer ticks; on a
+    // busy host the emulated one can look dead.
     let mut c = String::from("console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check");
     if boot.allow_splat.is_empty() {
         c += " panic_on_warn=1";
