@@ -10,7 +10,7 @@ use crate::ctx::{Ctx, TestResult};
 use crate::ctx::{Outcome, Test};
 use crate::disk::{self, Buf};
 use crate::t_namespace::{active, release};
-use crate::tools::{self, errno, Space, PAGE};
+use crate::tools::{self, errno, names, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -479,17 +479,6 @@ const FOLDERS: &[&str] = &[
     "/sys/kernel/slab",
     "/dev",
 ];
-
-fn names(dir: impl AsRef<Path>) -> Vec<String> {
-    let mut v: Vec<String> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    v.sort();
-    v
-}
 
 /// Everything by which a namespace that is not bound could show.
 fn rest(c: &Ctx, nd: &str) -> TestResult<BTreeMap<String, String>> {

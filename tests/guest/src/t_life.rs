@@ -6,7 +6,7 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::sys::{self, Map};
-use crate::tools::{self, Peer, Space, HUGE, PAGE};
+use crate::tools::{self, names, Peer, Space, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -309,17 +309,6 @@ fn holdings(c: &Ctx) -> TestResult<Holdings> {
         available: meminfo("MemAvailable")?,
         percpu: meminfo("Percpu")?,
     })
-}
-
-fn names(dir: &str) -> Vec<String> {
-    let mut v: Vec<String> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    v.sort();
-    v
 }
 
 /// What grew by about as much as `cycles` leaks of one object each: by three quarters of that. Other

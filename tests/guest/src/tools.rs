@@ -5,7 +5,7 @@
 use crate::ctx::{Ctx, TestResult};
 use crate::sys::Map;
 use crate::{check, fail};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -407,4 +407,16 @@ impl Drop for Trace {
     fn drop(&mut self) {
         let _ = std::fs::write(format!("{}/events/{}/enable", self.dir, self.event), "0");
     }
+}
+
+/// The names of what is in a folder, sorted; none if there is no such folder.
+pub fn names(dir: impl AsRef<Path>) -> Vec<String> {
+    let mut v: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    v.sort();
+    v
 }
