@@ -163,19 +163,27 @@ pub fn scenario(
             s.name.clone()
         };
         let mut extra = actions(&b.before, &dir, &mut snaps);
-        let logs = dir.join(format!("boot{}", n + 1));
-        let booted = boot::run(
-            &Job {
-                env,
-                fixture,
-                boot: b,
-                dir: &dir,
-                logs: &logs,
-                label: &label,
-            },
-            ui,
-            |_| {},
-        )?;
+        let boot_in = |logs: &Path| {
+            boot::run(
+                &Job {
+                    env,
+                    fixture,
+                    boot: b,
+                    dir: &dir,
+                    logs,
+                    label: &label,
+                },
+                ui,
+                |_| {},
+            )
+        };
+        let mut booted = boot_in(&dir.join(format!("boot{}", n + 1)))?;
+        if booted.emulator_race {
+            ui.line(&format!(
+                "  {label}: the emulator broke the kernel before init ran; booting once more"
+            ));
+            booted = boot_in(&dir.join(format!("boot{}-again", n + 1)))?;
+        }
         if interrupted() {
             out.green = false;
             break;

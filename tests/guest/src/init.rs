@@ -332,14 +332,17 @@ fn leaks(tap: &mut Tap) {
     if !Path::new(FILE).exists() {
         return;
     }
-    // kmemleak does not look at objects that are younger than this.
-    std::thread::sleep(Duration::from_millis(5100));
-    // An object is reported when two scans agree on it.
-    for _ in 0..2 {
+    let scan = || {
         if let Err(e) = fs::write(FILE, "scan") {
             kmsg(&format!("BUG: rpmem-test: kmemleak cannot scan: {e}"));
         }
-    }
+    };
+    // An object is reported when two scans agree on it, and by then it is older than this.
+    const MIN_AGE: Duration = Duration::from_millis(5100);
+    let start = Instant::now();
+    scan();
+    std::thread::sleep(MIN_AGE.saturating_sub(start.elapsed()));
+    scan();
     let found = fs::read_to_string(FILE).unwrap_or_default();
     for line in found.lines().take(200) {
         tap.line(&format!("# kmemleak: {line}"));

@@ -376,11 +376,14 @@ fn cycles(c: &Ctx) -> usize {
     }
 }
 
+/// How often what a cycle has left behind must grow before that is a leak.
+const ROUNDS: usize = 8;
+
 /// `body` a few times, then `cycles` times with a look at what the kernel holds before and after.
 ///
 /// Caches that fill up to a bound (per-CPU lists of pages, sheaves of objects that wait for RCU)
 /// look like growth. They stop at their bound; a leak does not. So red is what grows in each of
-/// three rounds.
+/// `ROUNDS`.
 fn cycle(c: &Ctx, cycles: usize, mut body: impl FnMut(usize) -> TestResult) -> TestResult {
     let mut done = 0;
     let mut run = |n: usize| -> TestResult {
@@ -393,7 +396,7 @@ fn cycle(c: &Ctx, cycles: usize, mut body: impl FnMut(usize) -> TestResult) -> T
     run(cycles / 10)?;
     let mut before = holdings(c)?;
     let mut suspects: Option<BTreeMap<String, String>> = None;
-    for _ in 0..3 {
+    for _ in 0..ROUNDS {
         let start = Instant::now();
         run(cycles)?;
         println!("{cycles} cycles in {:.1} s", start.elapsed().as_secs_f64());
@@ -410,7 +413,7 @@ fn cycle(c: &Ctx, cycles: usize, mut body: impl FnMut(usize) -> TestResult) -> T
         suspects = Some(now);
         before = after;
     }
-    fail!("grown in each of three rounds of {cycles} cycles: {suspects:?}")
+    fail!("grown in each of {ROUNDS} rounds of {cycles} cycles: {suspects:?}")
 }
 
 // I/O in the background.
