@@ -353,7 +353,9 @@ mod tests {
     fn only_a_boot_that_tested_nothing_is_repeated() {
         assert!(emulator_race("[ 1.8] Oops: int3: 0000 [#1] SMP NOPTI\n"));
         assert!(!emulator_race("[ 1.8] Oops: 0000 [#1] SMP NOPTI\n"));
-        assert!(!emulator_race("[ 2.0] rpmem-test: init\n[ 2.1] Oops: int3: 0000 [#1]\n"));
+        assert!(!emulator_race(
+            "[ 2.0] rpmem-test: init\n[ 2.1] Oops: int3: 0000 [#1]\n"
+        ));
         assert!(!emulator_race(""));
     }
 }
