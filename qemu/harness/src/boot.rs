@@ -53,22 +53,19 @@ impl Env {
     }
 }
 
+/// Seconds that a kernel has to start init, on a machine of its own.
+const TO_INIT: u64 = 15;
+
 pub struct Booted {
     pub verdict: Verdict,
     /// Seconds of each test that has a result.
     pub times: BTreeMap<String, f64>,
     pub seconds: f64,
-    /// See [`emulator_race`].
-    pub emulator_race: bool,
-}
-
-/// Whether the kernel died of the emulator before init ran, so that nothing was tested.
-///
-/// A kernel that patches its own code puts a breakpoint there for a moment. With a thread per CPU,
-/// QEMU's TCG may run that breakpoint after it is gone, when nobody expects it: one boot in about a
-/// thousand.
-fn emulator_race(console: &str) -> bool {
-    !console.contains("rpmem-test: init") && console.contains("Oops: int3: 0000")
+    /// The kernel did not get as far as init: nothing was tested.
+    ///
+    /// QEMU's TCG with a thread per CPU breaks one boot in some hundreds: a kernel that patches its
+    /// own code puts a breakpoint there for a moment, and the emulator may run it after it is gone.
+    pub nothing_ran: bool,
 }
 
 fn ctx<T>(r: std::io::Result<T>, what: &Path) -> Result<T, String> {
@@ -249,6 +246,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let mut ktap_text = String::new();
     let mut times = BTreeMap::new();
     let limit = Duration::from_secs(boot.limit(env.factor()));
+    let limit_to_init = Duration::from_secs(TO_INIT * env.factor()).min(limit);
     let child = spawn(&args, true, |c| {
         let err = stderr.try_clone().expect("dup of a log file");
         c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
@@ -309,7 +307,9 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
                 if kill_for.is_none() {
                     if interrupted() {
                         kill_for = Some(Ended::Interrupted);
-                    } else if began.elapsed() > limit {
+                    } else if began.elapsed() > limit
+                        || ktap_text.is_empty() && began.elapsed() > limit_to_init
+                    {
                         kill_for = Some(Ended::Timeout);
                     }
                     if kill_for.is_some() {
@@ -338,24 +338,9 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         allow_splat: &boot.allow_splat,
     });
     Ok(Booted {
-        emulator_race: env.accel == Accel::Tcg && emulator_race(&console),
+        nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),
         verdict,
         times,
         seconds: began.elapsed().as_secs_f64(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::emulator_race;
-
-    #[test]
-    fn only_a_boot_that_tested_nothing_is_repeated() {
-        assert!(emulator_race("[ 1.8] Oops: int3: 0000 [#1] SMP NOPTI\n"));
-        assert!(!emulator_race("[ 1.8] Oops: 0000 [#1] SMP NOPTI\n"));
-        assert!(!emulator_race(
-            "[ 2.0] rpmem-test: init\n[ 2.1] Oops: int3: 0000 [#1]\n"
-        ));
-        assert!(!emulator_race(""));
-    }
 }

@@ -178,9 +178,10 @@ pub fn scenario(
             )
         };
         let mut booted = boot_in(&dir.join(format!("boot{}", n + 1)))?;
-        if booted.emulator_race {
+        if booted.nothing_ran {
             ui.line(&format!(
-                "  {label}: the emulator broke the kernel before init ran; booting once more"
+                "  {label}: the kernel did not get as far as init: {}; booting once more",
+                booted.verdict.reasons.join(", ")
             ));
             booted = boot_in(&dir.join(format!("boot{}-again", n + 1)))?;
         }
