@@ -372,7 +372,7 @@ fn cycles(c: &Ctx) -> usize {
     if c.long {
         100
     } else {
-        30
+        20
     }
 }
 
