@@ -7,6 +7,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod dirty;
 pub mod extent;
+pub mod fault;
 pub mod geometry;
 pub mod info_block;
+pub mod ioctl;
+pub mod mmap;

@@ -157,6 +157,17 @@ fn main() {
         );
         run(Command::new("ar").arg("rcs").arg(&archive).arg(&object));
     }
+    let object = out.join("uapi.o");
+    println!("cargo:rerun-if-changed=../../include");
+    run(
+        Command::new(env::var("RPMEM_HOST_CC").unwrap_or("cc".into()))
+            .args(["-c", "-O2", "-g", "-std=gnu11", "-fPIC", "-D_GNU_SOURCE"])
+            .args(["-Wall", "-Wextra", "-Werror", "-I../../include/uapi"])
+            .arg("libnvdimm/uapi.c")
+            .arg("-o")
+            .arg(&object),
+    );
+    run(Command::new("ar").arg("rcs").arg(&archive).arg(&object));
     println!("cargo:rustc-link-search=native={}", out.display());
     println!("cargo:rustc-link-lib=static=libnvdimm");
 }

@@ -7,11 +7,15 @@
 use crate::{
     libnvdimm::{self, DeviceMemory, Libnvdimm},
     logic::{
+        dirty,
         extent::{dax_extent, pages_to_sectors, DaxExtent},
+        fault::{plan, widen, Area, Memory, Plan, Run},
         geometry::{Geometry, GeometryError, Pfn, Pgoff, Sector, PAGE_SHIFT, PAGE_SIZE},
         info_block::{self, parse, InfoBlock, Kind, Namespace, PageMapLocation, Platform, SIZE},
+        mmap,
     },
 };
+use core::ops::Range;
 
 const PFN_SIGNATURE: &[u8; 16] = b"NVDIMM_PFN_INFO\0";
 const DAX_SIGNATURE: &[u8; 16] = b"NVDIMM_DAX_INFO\0";
@@ -381,4 +385,146 @@ pub fn extents_tile(page: u64, pages: u64, bad: u128) {
         done += n;
     }
     assert_eq!(done, pages);
+}
+
+/// A fault at `address` with an entry of 2^`order` pages, where the pages of the device for which
+/// `bad` is true have poison: what is mapped is exactly what belongs there, and nothing that could
+/// have been mapped is refused.
+pub fn fault(area: Area, memory: Memory, address: u64, order: u32, bad: &dyn Fn(u64) -> bool) {
+    let any_bad = |page: u64, pages: u64| (page..page + pages).any(bad);
+    let pages = 1u128 << order.min(100);
+    let bytes = pages << PAGE_SHIFT;
+    let start = u128::from(address) / bytes * bytes;
+    let inside = start >= area.start.into() && start + bytes <= area.end.into();
+    let page = (start.wrapping_sub(area.start.into()) >> PAGE_SHIFT) + u128::from(area.first);
+    let pfn = u128::from(memory.pfn.0) + page;
+    let there = inside && page + pages <= memory.pages.into() && pfn % pages == 0;
+    let miss = if order == 0 {
+        Plan::Sigbus
+    } else {
+        Plan::Fallback
+    };
+    let got = plan(&area, &memory, address, order, any_bad);
+    if !there {
+        assert_eq!(got, miss);
+    } else if any_bad(page as u64, pages as u64) {
+        let poison = if order == 0 {
+            Plan::HwPoison
+        } else {
+            Plan::Fallback
+        };
+        assert_eq!(got, poison);
+    } else {
+        let run = Run {
+            address: start as u64,
+            page: page as u64,
+            pfn: Pfn(pfn as u64),
+            pages: pages as u64,
+        };
+        assert_eq!(got, Plan::Map(run));
+        if order == 0 {
+            fault_around(area, memory, run, bad);
+        }
+    }
+}
+
+/// Pages that are mapped with one that is touched: they are in the mapping, in the memory, in the
+/// same block, linear with the one, and good; and as many as that allows.
+fn fault_around(area: Area, memory: Memory, one: Run, bad: &dyn Fn(u64) -> bool) {
+    let any_bad = |page: u64, pages: u64| (page..page + pages).any(bad);
+    for around in [1, 2, 16, 64, 512] {
+        let run = widen(&area, &memory, one, around, any_bad);
+        let end = run.address + (run.pages << PAGE_SHIFT);
+        assert!(run.address <= one.address && one.address < end);
+        assert!(run.address >= area.start && end <= area.end);
+        let block = |address: u64| address >> PAGE_SHIFT as u64 >> around.trailing_zeros();
+        assert_eq!(block(run.address), block(end - 1));
+        let back = (one.address - run.address) >> PAGE_SHIFT;
+        assert_eq!((run.page, run.pfn.0), (one.page - back, one.pfn.0 - back));
+        assert!(run.page + run.pages <= memory.pages);
+        assert!(!any_bad(run.page, run.pages));
+        // One page more at either end is not possible, or there is poison in between.
+        if run.pages > 1 || around == 1 {
+            let low = run.address == area.start || run.page == 0;
+            let high = end == area.end || run.page + run.pages == memory.pages;
+            assert!(low || block(run.address - PAGE_SIZE) != block(run.address));
+            assert!(high || block(end) != block(run.address));
+        }
+    }
+}
+
+/// A part of a file is on the device, in one window, or refused.
+pub fn located(device: mmap::Device, pgoff: u64, pages: u64) {
+    let window = u128::from(mmap::DIRECT_WINDOW >> PAGE_SHIFT);
+    let (pgoff_, pages_) = (u128::from(pgoff), u128::from(pages));
+    let fits = |base: u128| {
+        pages > 0
+            && device.pages <= window as u64
+            && pgoff_ >= base
+            && pgoff_ + pages_ <= base + u128::from(device.pages)
+    };
+    match mmap::locate(&device, pgoff, pages) {
+        Ok(extent) => {
+            assert_eq!(extent.pages, pages);
+            assert!(fits(if extent.direct { window } else { 0 }));
+            let first = pgoff_ - if extent.direct { window } else { 0 };
+            assert_eq!(u128::from(extent.first), first);
+        }
+        Err(why) => {
+            assert_eq!(why, mmap::Refusal::OutOfRange);
+            assert!(!fits(0) && !fits(window));
+        }
+    }
+}
+
+/// What is written back is what was asked for, and on the device.
+pub fn write_back(device: mmap::Device, first: u64, last: u64) {
+    let got = mmap::pages_of(&device, first, last);
+    assert!(got.start <= got.end && got.end <= device.pages);
+    let window = if first >= mmap::DIRECT_WINDOW {
+        mmap::DIRECT_WINDOW
+    } else {
+        0
+    };
+    for page in [0, 1, got.start, got.end, device.pages / 2, device.pages] {
+        if page >= device.pages {
+            continue;
+        }
+        let start = u128::from(page) << PAGE_SHIFT;
+        let asked = start + u128::from(PAGE_SIZE) > u128::from(first - window)
+            && start <= u128::from(last.saturating_sub(window))
+            && last >= first;
+        assert!(
+            !asked || got.contains(&page),
+            "{page} of {first:#x}-{last:#x}"
+        );
+        let nothing = last < first;
+        assert!(
+            asked || nothing || !got.contains(&page),
+            "{page} of {first:#x}-{last:#x}"
+        );
+    }
+}
+
+/// Bits of a word in a range, and runs of bits, are those that counting gives.
+pub fn bits(words: &[u64], range: Range<u64>) {
+    for word in 0..words.len() as u64 + 2 {
+        let mask = dirty::mask(word, &range);
+        for bit in 0..dirty::WORD {
+            let inside = range.contains(&(word * dirty::WORD + bit));
+            assert_eq!((mask >> bit) & 1 != 0, inside);
+        }
+    }
+    let set = |at: u64| (words[(at / 64) as usize] >> (at % 64)) & 1 != 0;
+    let end = words.len() as u64 * 64;
+    let mut at = 0;
+    for run in dirty::runs(words) {
+        assert!(run.start >= at && run.start < run.end && run.end <= end);
+        assert!(at == 0 || run.start > at);
+        assert!((at..run.start).all(|at| !set(at)));
+        assert!(run.clone().all(set));
+        assert!(run.end == end || !set(run.end));
+        at = run.end;
+    }
+    assert!((at..end).all(|at| !set(at)));
 }

@@ -10,3 +10,4 @@ pub mod logic;
 pub mod check;
 pub mod libnvdimm;
 pub mod sample;
+pub mod uapi;

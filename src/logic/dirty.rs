@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which pages have been stored to: sets of pages, as bits in words.
+//!
+//! C counterpart: `PAGECACHE_TAG_DIRTY` in the page cache of a DAX file (`fs/dax.c`), which a device
+//! without file does not have.
+
+use core::ops::Range;
+
+/// Bits in a word.
+pub const WORD: u64 = u64::BITS as u64;
+
+/// The bits of word number `word` that lie in `range` (positions of bits from word 0 on).
+pub fn mask(word: u64, range: &Range<u64>) -> u64 {
+    let first = word.saturating_mul(WORD);
+    let low = range.start.saturating_sub(first).min(WORD);
+    let high = range.end.saturating_sub(first).min(WORD);
+    if low >= high {
+        return 0;
+    }
+    u64::MAX >> (WORD - (high - low)) << low
+}
+
+/// The runs of ones in `words`, as ranges of positions, from low to high. Runs go on over the
+/// borders of words.
+pub fn runs(words: &[u64]) -> Runs<'_> {
+    Runs { words, at: 0 }
+}
+
+/// See [`runs`].
+pub struct Runs<'a> {
+    words: &'a [u64],
+    at: u64,
+}
+
+impl Runs<'_> {
+    /// The first position from `from` on whose bit is `bit`, or the end.
+    fn next_is(&self, from: u64, bit: bool) -> u64 {
+        let end = self.words.len() as u64 * WORD;
+        let mut at = from;
+        while at < end {
+            let word = self.words[(at / WORD) as usize];
+            let word = if bit { word } else { !word } >> (at % WORD);
+            if word != 0 {
+                return at + u64::from(word.trailing_zeros());
+            }
+            at = (at / WORD + 1) * WORD;
+        }
+        end
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Range<u64>;
+
+    fn next(&mut self) -> Option<Range<u64>> {
+        let start = self.next_is(self.at, true);
+        let end = self.next_is(start, false);
+        self.at = end;
+        (start < end).then_some(start..end)
+    }
+}

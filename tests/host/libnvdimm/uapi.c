@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The header for applications, as a C compiler reads it: see src/uapi.rs. */
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <linux/rpmem.h>
+
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE 3
+#define MAP_SYNC 0x80000
+#endif
+
+const struct {
+	unsigned long long direct_window, map_sync, map_shared, map_shared_validate, map_type;
+	size_t info_size, prefault_size, prefault_done;
+	unsigned int info, prefault, info_sync, info_pages, prefault_write;
+} rpmem_uapi = {
+	.direct_window = RPMEM_DIRECT_WINDOW,
+	.map_sync = MAP_SYNC,
+	.map_shared = MAP_SHARED,
+	.map_shared_validate = MAP_SHARED_VALIDATE,
+	.map_type = MAP_TYPE,
+	.info_size = sizeof(struct rpmem_info),
+	.prefault_size = sizeof(struct rpmem_prefault),
+	.prefault_done = offsetof(struct rpmem_prefault, done),
+	.info = RPMEM_INFO,
+	.prefault = RPMEM_PREFAULT,
+	.info_sync = RPMEM_INFO_SYNC,
+	.info_pages = RPMEM_INFO_PAGES,
+	.prefault_write = RPMEM_PREFAULT_WRITE,
+};
+
+_Static_assert(sizeof(struct rpmem_info) == 32 && sizeof(struct rpmem_prefault) == 32,
+	       "the tests have buffers of this size");
+
+void rpmem_uapi_info(void *bytes, unsigned int flags, unsigned long long size,
+		     unsigned long long huge_page)
+{
+	struct rpmem_info info = {
+		.argsz = sizeof(info),
+		.flags = flags,
+		.size = size,
+		.huge_page = huge_page,
+	};
+
+	memcpy(bytes, &info, sizeof(info));
+}
+
+void rpmem_uapi_prefault(void *bytes, unsigned int argsz, unsigned int flags,
+			 unsigned long long addr, unsigned long long len)
+{
+	struct rpmem_prefault prefault = {
+		.argsz = argsz,
+		.flags = flags,
+		.addr = addr,
+		.len = len,
+	};
+
+	memcpy(bytes, &prefault, sizeof(prefault));
+}
