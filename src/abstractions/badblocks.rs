@@ -77,8 +77,8 @@ impl Badblocks {
         (found != 0).then_some(bad)
     }
 
-    /// Marks the `sectors` sectors from `start` on as bad, which libnvdimm does otherwise.
-    #[cfg(CONFIG_KUNIT = "y")]
+    /// Marks the `sectors` sectors from `start` on as bad; `false` if the list is full.
+    #[must_use]
     pub(crate) fn mark(&self, start: u64, sectors: u64) -> bool {
         // SAFETY: By the type invariants the structure is initialised.
         unsafe { bindings::badblocks_set(self.as_raw(), start, sectors, 1) }

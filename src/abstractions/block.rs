@@ -66,6 +66,20 @@ pub(crate) struct Segment<'bio> {
 }
 
 impl Segment<'_> {
+    /// A piece of memory that is not a bio's.
+    ///
+    /// # Safety
+    ///
+    /// `addr` is valid for reads and writes of `len` bytes for as long as the result lives.
+    pub(super) unsafe fn from_raw(addr: NonNull<u8>, len: usize) -> Self {
+        // INVARIANT: Guaranteed by the caller.
+        Self {
+            addr,
+            len,
+            _bio: PhantomData,
+        }
+    }
+
     /// The address of the first byte.
     pub(super) fn as_ptr(&self) -> *mut u8 {
         self.addr.as_ptr()
@@ -439,6 +453,19 @@ impl<T: Operations> GenDisk<T> {
         self.disk.as_ptr()
     }
 
+    /// The name, `pmemN`.
+    pub(crate) fn name(&self) -> Result<&CStr> {
+        // SAFETY: By the type invariants the disk is live; its name does not change any more.
+        let name = unsafe { &(*self.disk.as_ptr()).disk_name };
+        CStr::from_bytes_until_nul(name).map_err(|_| EINVAL)
+    }
+
+    /// What stands for the disk in [`Claim::open`].
+    pub(crate) fn number(&self) -> DiskNumber {
+        // SAFETY: By the type invariants the disk is live; its number does not change any more.
+        unsafe { DiskNumber((*(*self.disk.as_ptr()).part0).bd_dev) }
+    }
+
     /// Takes read-only over from the region (`nvdimm_check_and_set_ro()`). Context: may sleep.
     ///
     /// The disk's parent has to be a child of a region, as that of a disk made by a
@@ -459,6 +486,56 @@ impl<T: Operations> Drop for GenDisk<T> {
             bindings::put_disk(self.disk.as_ptr());
             drop(Arc::<T>::from_foreign(data.cast()));
         }
+    }
+}
+
+/// The number of a disk (`dev_t`).
+#[derive(Clone, Copy)]
+pub(crate) struct DiskNumber(bindings::dev_t);
+
+/// An exclusive claim on a disk: nobody else can mount it or open it with O_EXCL meanwhile, so
+/// `ndctl disable-namespace` and mkfs refuse to touch it.
+///
+/// # Invariants
+///
+/// The file is from `bdev_file_open_by_dev()`.
+pub(crate) struct Claim(NonNull<bindings::file>);
+
+// SAFETY: A `struct file` is reference counted and not tied to a thread.
+unsafe impl Send for Claim {}
+
+impl Claim {
+    /// Claims a disk in the name of `holder`, an address of the caller's own.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it is mounted or held; `ENXIO` if it has gone. Context: may sleep; takes the
+    /// `open_mutex` of the disk.
+    pub(crate) fn open<T>(disk: DiskNumber, holder: &T) -> Result<Self> {
+        // SAFETY: The holder is only compared; there are no holder operations.
+        let file = from_err_ptr(unsafe {
+            bindings::bdev_file_open_by_dev(
+                disk.0,
+                bindings::BLK_OPEN_READ,
+                core::ptr::from_ref(holder).cast_mut().cast(),
+                core::ptr::null(),
+            )
+        })?;
+        // INVARIANT: Opened just now. A success is never a null pointer.
+        NonNull::new(file).map(Self).ok_or(ENXIO)
+    }
+
+    /// Whether the disk is read-only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: By the type invariants the file is that of a block device.
+        unsafe { bindings::rpmem_helper_bdev_file_read_only(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the file is ours.
+        unsafe { bindings::bdev_fput(self.0.as_ptr()) };
     }
 }
 

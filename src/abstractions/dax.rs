@@ -208,6 +208,19 @@ impl<T: Operations> Device<T> {
         unsafe { bindings::dax_write_cache_enabled(self.ptr.as_ptr()) }
     }
 
+    /// Writes back the CPU caches over `len` bytes at `offset` of the mapping, unless that is
+    /// switched off (`write_cache`).
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if they are not all in the mapping.
+    pub(crate) fn flush_cache(&self, offset: usize, len: usize) -> Result {
+        let addr = self.data.mapping().address(offset, len)?;
+        // SAFETY: By the type invariants `ptr` is valid; the address is for `len` bytes.
+        unsafe { bindings::dax_flush(self.ptr.as_ptr(), addr.as_ptr(), len) };
+        Ok(())
+    }
+
     /// Ends the claim of a file system on the device, as if it had let go of it itself, so that
     /// `kill_dax()` does not tell it.
     ///

@@ -16,6 +16,7 @@ use super::{
         Operations,
         Segment, //
     },
+    chrdev,
     dax::Source,
     memremap::{
         Mapping,
@@ -24,7 +25,10 @@ use super::{
 };
 use crate::{
     bindings,
-    logic::info_block, //
+    logic::{
+        geometry::Pfn,
+        info_block, //
+    }, //
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -34,6 +38,10 @@ use kernel::{
     },
     error::to_result,
     faux,
+    ffi::{
+        c_ulong,
+        c_void, //
+    },
     prelude::*,
     str::CString,
     sync::{
@@ -332,6 +340,74 @@ pub(crate) fn with_segment(
     result
 }
 
+/// A mapping of a device node in an address space of the test's own, which ends with the test.
+pub(crate) struct UserMapping {
+    addr: usize,
+    private: *mut c_void,
+}
+
+/// An entry of a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) pfn: Pfn,
+    pub(crate) order: u32,
+    pub(crate) special: bool,
+    pub(crate) writable: bool,
+    pub(crate) write_back: bool,
+}
+
+impl UserMapping {
+    /// mmap(2), readable and writable.
+    pub(crate) fn new(path: &CStr, len: usize, flags: u64, offset: u64) -> Result<Self> {
+        let mut private = core::ptr::null_mut();
+        // SAFETY: The path is a string, the out-pointer is to a local; this is a thread of KUnit.
+        let addr = unsafe {
+            bindings::rpmem_kunit_mmap(
+                path.as_char_ptr(),
+                len,
+                flags as c_ulong,
+                offset,
+                &mut private,
+            )
+        };
+        // The last page of addresses stands for errors.
+        if (-4095..0).contains(&addr) {
+            return Err(Error::from_errno(addr as i32));
+        }
+        Ok(Self {
+            addr: addr as usize,
+            private,
+        })
+    }
+
+    /// Loads or stores a byte; `EFAULT` if that ends in a signal.
+    pub(crate) fn touch(&self, at: usize, write: bool) -> Result {
+        // SAFETY: An access to user memory, wherever it is.
+        to_result(unsafe { bindings::rpmem_kunit_touch(self.addr + at, write) })
+    }
+
+    /// The entry of the page table for the byte at `at`.
+    pub(crate) fn entry(&self, at: usize) -> Option<Entry> {
+        let mut entry = bindings::rpmem_kunit_entry::default();
+        // SAFETY: The thread has an address space, as `self` is in it.
+        unsafe { bindings::rpmem_kunit_entry_at(self.addr + at, &mut entry) }.then_some(Entry {
+            pfn: Pfn(entry.pfn as u64),
+            order: entry.order,
+            special: entry.special,
+            writable: entry.writable,
+            write_back: entry.write_back,
+        })
+    }
+
+    /// The data of the device.
+    ///
+    /// The node has to be one that serves a `T`.
+    pub(crate) fn data<T: chrdev::Operations>(&self) -> &T {
+        // SAFETY: The file is open, as it is mapped; tests ask for the type that it has.
+        unsafe { chrdev::data_of_private(self.private) }
+    }
+}
+
 /// What a disk for tests serves: [`Ram`].
 #[pin_data]
 pub(crate) struct TestDisk {
@@ -479,9 +555,13 @@ mod tests {
         abstractions::{
             errno,
             nd,
-            platform, //
+            platform,
+            vm, //
         },
-        logic::geometry, //
+        logic::{
+            geometry,
+            mmap, //
+        }, //
     };
     use bindings::*;
     use core::mem::{
@@ -557,6 +637,17 @@ mod tests {
         "DISK_NAME_LEN" => DISK_NAME_LEN,
         "MEMORY_DEVICE_FS_DAX" => memory_type_MEMORY_DEVICE_FS_DAX,
         "ND_DRIVER_NAMESPACE_IO" => nd::NAMESPACE_IO,
+        "BLK_OPEN_READ" => BLK_OPEN_READ,
+        "FMODE_WRITE" => FMODE_WRITE,
+        "FOP_MMAP_SYNC" => FOP_MMAP_SYNC,
+        "MAP_FIXED" => MAP_FIXED,
+        "MAP_SHARED" => mmap::MAP_SHARED,
+        "MAP_SHARED_VALIDATE" => mmap::MAP_SHARED_VALIDATE,
+        "MAP_SYNC" => mmap::MAP_SYNC,
+        "MAP_TYPE" => mmap::MAP_TYPE,
+        "PMD_ORDER" => vm::PMD_ORDER,
+        "PUD_ORDER" => vm::PUD_ORDER,
+        "VM_MAYWRITE" => VM_MAYWRITE,
         "ND_DRIVER_NAMESPACE_PMEM" => nd::NAMESPACE_PMEM,
         "NVDIMM_CCLASS_DAX" => nvdimm_claim_class_NVDIMM_CCLASS_DAX,
         "NVDIMM_CCLASS_NONE" => nvdimm_claim_class_NVDIMM_CCLASS_NONE,

@@ -25,8 +25,14 @@ use super::{
     },
     errno::eopnotsupp, //
 };
-use crate::bindings;
-use core::ptr::NonNull;
+use crate::{
+    bindings,
+    logic::geometry::Pfn, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 use kernel::{
     device::Device,
     error::{
@@ -341,9 +347,10 @@ enum Backing {
 ///
 /// # Invariants
 ///
-/// `addr` is valid for `len` bytes for as long as `self` lives.
+/// `addr` is valid for `len` bytes for as long as `self` lives; physical address `phys` is there.
 pub(crate) struct Mapping {
     addr: NonNull<u8>,
+    phys: u64,
     len: usize,
     backing: Backing,
 }
@@ -366,6 +373,7 @@ impl Mapping {
         // INVARIANT: `memremap()` gives an address valid for `len` bytes until `memunmap()`.
         Ok(Self {
             addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
+            phys,
             len,
             backing: Backing::Remap,
         })
@@ -383,7 +391,7 @@ impl Mapping {
         data_phys: u64,
         dev: &kernel::device::Device<kernel::device::Core<'_>>,
     ) -> Result<Self> {
-        let (_, len) = range.range();
+        let (phys, len) = range.range();
         let len = usize::try_from(len)?;
         let mut raw = range.0;
         raw.type_ = bindings::memory_type_MEMORY_DEVICE_FS_DAX;
@@ -407,6 +415,7 @@ impl Mapping {
         // `memunmap_pages()`.
         Ok(Self {
             addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
+            phys,
             len,
             backing: Backing::Pages(map),
         })
@@ -445,6 +454,23 @@ impl Mapping {
     /// `EIO` if the range is not all in the mapping.
     pub(crate) fn address(&self, offset: usize, len: usize) -> Result<NonNull<c_void>> {
         NonNull::new(self.at(offset, len)?.cast()).ok_or(EIO)
+    }
+
+    /// `pages` page frames of the mapping, from `pfn` on.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if they are not all in the mapping.
+    pub(crate) fn frames(&self, pfn: Pfn, pages: u64) -> Result<Frames<'_>> {
+        let offset = (pfn.0 << bindings::PAGE_SHIFT).wrapping_sub(self.phys);
+        let len = pages.checked_mul(bindings::PAGE_SIZE as u64).ok_or(EIO)?;
+        self.at(usize::try_from(offset)?, usize::try_from(len)?)?;
+        // INVARIANT: Checked just now.
+        Ok(Frames {
+            first: pfn,
+            pages,
+            _mapping: PhantomData,
+        })
     }
 
     /// Stores the segment at `offset`, past the CPU caches: durable after the region's flush.
@@ -546,6 +572,31 @@ impl Mapping {
         // SAFETY: `addr` is valid for `len` bytes, checked by `at`.
         unsafe { bindings::arch_invalidate_pmem(addr.cast(), len) };
         Ok(())
+    }
+}
+
+/// Page frames that are mapped into the kernel, write-back, for the lifetime `'a`: mappings of them
+/// by users have that cache mode as well.
+///
+/// # Invariants
+///
+/// As it says.
+#[derive(Clone, Copy)]
+pub(crate) struct Frames<'a> {
+    first: Pfn,
+    pages: u64,
+    _mapping: PhantomData<&'a Mapping>,
+}
+
+impl Frames<'_> {
+    /// The first frame.
+    pub(super) fn first(&self) -> Pfn {
+        self.first
+    }
+
+    /// How many there are.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
     }
 }
 

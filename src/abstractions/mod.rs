@@ -6,10 +6,14 @@
 //! |---|---|---|
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
+//! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
+//! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
+//! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
+//! | `vm.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
 //!
 //! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test.
 //!
@@ -17,6 +21,7 @@
 
 pub(crate) mod badblocks;
 pub(crate) mod block;
+pub(crate) mod chrdev;
 pub(crate) mod dax;
 pub(crate) mod errno;
 #[cfg(CONFIG_KUNIT = "y")]
@@ -24,7 +29,10 @@ pub(crate) mod kunit;
 pub(crate) mod memremap;
 pub(crate) mod nd;
 pub(crate) mod platform;
+pub(crate) mod space;
+pub(crate) mod srcu;
 pub(crate) mod sysfs;
+pub(crate) mod vm;
 
 use crate::bindings;
 use kernel::device::{Device, DeviceContext};

@@ -15,3 +15,9 @@ pub(crate) fn memremap_compat_align() -> u64 {
     // SAFETY: No conditions.
     unsafe { bindings::memremap_compat_align() as u64 }
 }
+
+/// Whether a message about a request of a user may be logged now: not too many are.
+pub(crate) fn may_log() -> bool {
+    // SAFETY: No conditions.
+    unsafe { bindings::rpmem_helper_ratelimit() != 0 }
+}

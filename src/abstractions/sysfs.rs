@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Attributes of disks in sysfs.
+//! Attributes of devices in sysfs.
 //!
 //! C headers: [`include/linux/sysfs.h`](srctree/include/linux/sysfs.h),
 //! [`include/linux/device.h`](srctree/include/linux/device.h)
@@ -111,6 +111,17 @@ impl<T: Operations> Attribute<T> {
         A::store(&data, value);
         len as isize
     }
+}
+
+impl<T> Attribute<T> {
+    /// An attribute with callbacks of its own.
+    ///
+    /// # Safety
+    ///
+    /// The callbacks are for devices that [`AttributeGroups<T>`] is used for.
+    pub(super) const unsafe fn from_raw(attr: bindings::device_attribute) -> Self {
+        Self(attr, PhantomData)
+    }
 
     const fn as_ptr(&'static self) -> *mut bindings::attribute {
         (&raw const self.0.attr).cast_mut()
@@ -123,10 +134,17 @@ pub(crate) struct Attributes<T, const N: usize>([*mut bindings::attribute; N], P
 // SAFETY: sysfs reads the list and does not change it.
 unsafe impl<T, const N: usize> Sync for Attributes<T, N> {}
 
-impl<T: Operations> Attributes<T, 2> {
-    /// A list of one.
-    pub(crate) const fn new(attr: &'static Attribute<T>) -> Self {
-        Self([attr.as_ptr(), core::ptr::null_mut()], PhantomData)
+impl<T, const N: usize> Attributes<T, N> {
+    /// A list of `M` attributes; `N` is one more.
+    pub(crate) const fn new<const M: usize>(attrs: [&'static Attribute<T>; M]) -> Self {
+        const { assert!(N == M + 1) };
+        let mut list = [core::ptr::null_mut(); N];
+        let mut i = 0;
+        while i < M {
+            list[i] = attrs[i].as_ptr();
+            i += 1;
+        }
+        Self(list, PhantomData)
     }
 }
 
@@ -136,15 +154,17 @@ pub(crate) struct AttributeGroup<T>(bindings::attribute_group, PhantomData<fn(T)
 // SAFETY: sysfs reads the structure and does not change it.
 unsafe impl<T> Sync for AttributeGroup<T> {}
 
-impl<T: Operations> AttributeGroup<T> {
-    /// The attributes `attrs` in a folder `name`.
+impl<T> AttributeGroup<T> {
+    /// The attributes `attrs` in a folder `name`, or in that of the device.
     #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
     pub(crate) const fn new<const N: usize>(
-        name: &'static CStr,
+        name: Option<&'static CStr>,
         attrs: &'static Attributes<T, N>,
     ) -> Self {
         let mut group: bindings::attribute_group = pin_init::zeroed();
-        group.name = name.as_ptr().cast();
+        if let Some(name) = name {
+            group.name = name.as_ptr().cast();
+        }
         group.__bindgen_anon_2.attrs = attrs.0.as_ptr().cast_mut();
         Self(group, PhantomData)
     }
@@ -156,7 +176,7 @@ pub(crate) struct AttributeGroups<T>([*const bindings::attribute_group; 2], Phan
 // SAFETY: sysfs reads the list and does not change it.
 unsafe impl<T> Sync for AttributeGroups<T> {}
 
-impl<T: Operations> AttributeGroups<T> {
+impl<T> AttributeGroups<T> {
     /// A list of one.
     pub(crate) const fn new(group: &'static AttributeGroup<T>) -> Self {
         Self([&raw const group.0, core::ptr::null()], PhantomData)
@@ -168,7 +188,7 @@ impl<T: Operations> AttributeGroups<T> {
         Self([core::ptr::null(); 2], PhantomData)
     }
 
-    /// For `device_add_disk()`.
+    /// For `device_add_disk()` and `device_add()`.
     pub(super) fn as_ptr(&'static self) -> *mut *const bindings::attribute_group {
         self.0.as_ptr().cast_mut()
     }
@@ -235,8 +255,8 @@ mod tests {
     }
 
     static FLAG: Attribute<TestDisk> = Attribute::new::<Flag>();
-    static ATTRIBUTES: Attributes<TestDisk, 2> = Attributes::new(&FLAG);
-    static GROUP: AttributeGroup<TestDisk> = AttributeGroup::new(c"folder", &ATTRIBUTES);
+    static ATTRIBUTES: Attributes<TestDisk, 2> = Attributes::new([&FLAG]);
+    static GROUP: AttributeGroup<TestDisk> = AttributeGroup::new(Some(c"folder"), &ATTRIBUTES);
     static GROUPS: AttributeGroups<TestDisk> = AttributeGroups::new(&GROUP);
 
     fn disk(dev: &TestDevice, data: Arc<TestDisk>) -> Result<GenDisk<TestDisk>> {

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What bindgen reads: the headers that kernel::bindings does not cover. */
+#include <linux/anon_inodes.h>
 #include <linux/badblocks.h>
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/io.h>
 #include <linux/libnvdimm.h>
+#include <linux/memory-failure.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/nd.h>
 
 #include "nd_private.h"
 #include "shim.h"
+#include "vm.h"
 #if IS_BUILTIN(CONFIG_KUNIT)
 #include "kunit.h"
 #endif
@@ -26,6 +31,12 @@ const u32 RPMEM_CONST_REQ_FUA = (__force u32)REQ_FUA;
 const u32 RPMEM_CONST_REQ_OP_WRITE = (__force u32)REQ_OP_WRITE;
 const unsigned long RPMEM_CONST_ARCH_MEMREMAP_PMEM = ARCH_MEMREMAP_PMEM;
 const int RPMEM_CONST_NVDIMM_FLUSH_ASYNC = NVDIMM_FLUSH_ASYNC;
+const u32 RPMEM_CONST_FOP_MMAP_SYNC = (__force u32)FOP_MMAP_SYNC;
+const u32 RPMEM_CONST_FMODE_WRITE = (__force u32)FMODE_WRITE;
+const u32 RPMEM_CONST_BLK_OPEN_READ = (__force u32)BLK_OPEN_READ;
+const unsigned long RPMEM_CONST_MAP_FIXED = MAP_FIXED;
+const unsigned int RPMEM_CONST_RPMEM_PMD_ORDER = PMD_ORDER;
+const unsigned int RPMEM_CONST_RPMEM_PUD_ORDER = PUD_ORDER;
 const size_t RPMEM_CONST_PAGE_STRUCT_SIZE = sizeof(struct page);
 const bool RPMEM_CONST_FLUSH_DCACHE = ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE;
 const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_IO = ND_DRIVER_NAMESPACE_IO;

@@ -12,14 +12,21 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/dax.h>
+#include <linux/fs.h>
 #include <linux/io.h>
 #include <linux/kprobes.h>
 #include <linux/libnvdimm.h>
 #include <linux/memremap.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/ndctl.h>
+#include <linux/pgtable.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include <kunit/test.h>
 
 #include "kunit.h"
 #include "nd_private.h"
@@ -51,6 +58,18 @@ static const struct rpmem_kunit_value values[] = {
 	FLAG(REQ_OP_READ),
 	FLAG(REQ_OP_WRITE),
 	FLAG(REQ_PREFLUSH),
+
+	VALUE(MAP_FIXED),
+	VALUE(MAP_SHARED),
+	VALUE(MAP_SHARED_VALIDATE),
+	VALUE(MAP_SYNC),
+	VALUE(MAP_TYPE),
+	VALUE(PMD_ORDER),
+	VALUE(PUD_ORDER),
+	VALUE(VM_MAYWRITE),
+	FLAG(BLK_OPEN_READ),
+	FLAG(FMODE_WRITE),
+	FLAG(FOP_MMAP_SYNC),
 
 	VALUE(ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE),
 	VALUE(ARCH_MEMREMAP_PMEM),
@@ -448,4 +467,82 @@ u64 rpmem_kunit_info_block(const struct rpmem_kunit_info *info, u8 *block)
 	sum = nd_sb_checksum((struct nd_gen_sb *)sb);
 	sb->checksum = cpu_to_le64(sum);
 	return sum;
+}
+
+long rpmem_kunit_mmap(const char *path, size_t len, unsigned long flags, u64 offset,
+		      void **private)
+{
+	struct file *file;
+	long addr;
+	int ret;
+
+	/* It goes with the thread of this test. */
+	ret = kunit_attach_mm();
+	if (ret)
+		return ret;
+	file = filp_open(path, O_RDWR, 0);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	*private = file->private_data;
+	addr = vm_mmap(file, 0, len, PROT_READ | PROT_WRITE, flags, offset);
+	/* The mapping holds it. */
+	fput(file);
+	return addr;
+}
+
+int rpmem_kunit_touch(unsigned long addr, bool write)
+{
+	u8 __user *byte = (u8 __user *)addr;
+	u8 value;
+
+	return write ? put_user(0x5a, byte) : get_user(value, byte);
+}
+
+/* With neither bit the entry of the PAT is 0 or 4, both write-back. */
+static bool rpmem_kunit_is_wb(pgprot_t prot)
+{
+	return !(pgprot_val(prot) & (_PAGE_PCD | _PAGE_PWT));
+}
+
+/* Nobody else changes the page tables of the test's address space. */
+bool rpmem_kunit_entry_at(unsigned long addr, struct rpmem_kunit_entry *entry)
+{
+	pud_t *pud;
+	pmd_t *pmd;
+	pte_t *pte;
+
+	pud = pud_offset(p4d_offset(pgd_offset(current->mm, addr), addr), addr);
+	if (pud_none(*pud))
+		return false;
+	if (pud_leaf(*pud)) {
+		*entry = (struct rpmem_kunit_entry) {
+			.pfn = pud_pfn(*pud),
+			.order = PUD_ORDER,
+			.special = pud_special(*pud),
+			.writable = pud_write(*pud),
+			.write_back = rpmem_kunit_is_wb(pud_pgprot(*pud)),
+		};
+		return true;
+	}
+	pmd = pmd_offset(pud, addr);
+	if (pmd_none(*pmd))
+		return false;
+	if (pmd_leaf(*pmd)) {
+		*entry = (struct rpmem_kunit_entry) {
+			.pfn = pmd_pfn(*pmd),
+			.order = PMD_ORDER,
+			.special = pmd_special(*pmd),
+			.writable = pmd_write(*pmd),
+			.write_back = rpmem_kunit_is_wb(pmd_pgprot(*pmd)),
+		};
+		return true;
+	}
+	pte = pte_offset_kernel(pmd, addr);
+	*entry = (struct rpmem_kunit_entry) {
+		.pfn = pte_pfn(*pte),
+		.special = pte_special(*pte),
+		.writable = pte_write(*pte),
+		.write_back = rpmem_kunit_is_wb(pte_pgprot(*pte)),
+	};
+	return pte_present(*pte);
 }

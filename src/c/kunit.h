@@ -61,4 +61,24 @@ struct rpmem_kunit_info {
 
 u64 rpmem_kunit_info_block(const struct rpmem_kunit_info *info, u8 *block);
 
+/* An entry of a page table. */
+struct rpmem_kunit_entry {
+	unsigned long pfn;
+	/* Of the pages that it covers: 0, that of a PMD, or that of a PUD. */
+	unsigned int order;
+	bool special;
+	bool writable;
+	bool write_back;
+};
+
+/*
+ * Map @len bytes at @offset of a device node into an address space of the
+ * calling test's own. An address, or an errno; @private is what its driver keeps
+ * with the open file.
+ */
+long rpmem_kunit_mmap(const char *path, size_t len, unsigned long flags, u64 offset,
+		      void **private);
+int rpmem_kunit_touch(unsigned long addr, bool write);
+bool rpmem_kunit_entry_at(unsigned long addr, struct rpmem_kunit_entry *entry);
+
 #endif /* RPMEM_KUNIT_H */

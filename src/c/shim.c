@@ -26,6 +26,11 @@
 #error "rpmem needs a kernel without CONFIG_HIGHMEM"
 #endif
 
+bool rpmem_helper_bdev_file_read_only(struct file *file)
+{
+	return bdev_read_only(file_bdev(file));
+}
+
 void *rpmem_helper_bvec_virt(struct bio_vec *bvec)
 {
 	return bvec_virt(bvec);

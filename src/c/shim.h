@@ -12,6 +12,7 @@ struct address_space;
 struct badblocks;
 struct bio_vec;
 struct device;
+struct file;
 struct folio;
 struct gendisk;
 struct kernfs_node;
@@ -19,6 +20,7 @@ struct nd_namespace_common;
 struct nd_namespace_io;
 struct page;
 
+bool rpmem_helper_bdev_file_read_only(struct file *file);
 void *rpmem_helper_bvec_virt(struct bio_vec *bvec);
 unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len);
 void rpmem_helper_cond_resched(void);

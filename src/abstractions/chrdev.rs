@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Character devices whose files can be mapped.
+//!
+//! C headers: [`include/linux/cdev.h`](srctree/include/linux/cdev.h),
+//! [`include/linux/device/class.h`](srctree/include/linux/device/class.h),
+//! [`include/linux/fs.h`](srctree/include/linux/fs.h)
+//!
+//! Staging module until it can move to `kernel::chrdev`. `kernel::miscdevice` has only the
+//! deprecated `->mmap`, no `->fsync` and no `->get_unmapped_area`.
+//!
+//! # Who keeps whom alive
+//!
+//! A device is a `struct device` with a `struct cdev` and the driver's data in one allocation. An
+//! open file holds the cdev, which holds the device (`cdev_set_parent()`); a mapping holds its file.
+//! So the data outlives all of them, and dropping a [`Registration`] only takes the name away: files
+//! that are open stay so. They also hold [`Operations::OWNER`].
+
+use super::{
+    device_raw,
+    space::AddressSpace,
+    sysfs,
+    vm::{
+        self,
+        NewArea,
+        Ready, //
+    }, //
+};
+use crate::bindings;
+use core::{
+    fmt::Write,
+    ptr::NonNull, //
+};
+use kernel::{
+    device::{
+        Core,
+        Device, //
+    },
+    error::{
+        from_result,
+        to_result, //
+    },
+    ffi::{
+        c_char,
+        c_int,
+        c_long,
+        c_uint,
+        c_ulong, //
+    },
+    prelude::*,
+    str::NullTerminatedFormatter,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+    types::Opaque,
+    uaccess::UserPtr,
+    ThisModule, //
+};
+
+/// Devices that there can be at a time.
+const MINORS: u32 = 1 << bindings::MINORBITS;
+
+/// A mapping that is asked for: the arguments of mmap(2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    /// As the caller gave them.
+    pub(crate) flags: u64,
+    /// File offset in pages.
+    pub(crate) pgoff: u64,
+    /// In pages, rounded up.
+    pub(crate) pages: u64,
+}
+
+/// What a driver of a character device implements, on the data of a device.
+pub(crate) trait Operations: vm::Operations {
+    /// The module that open files keep loaded.
+    const OWNER: &'static ThisModule;
+
+    /// Attributes of the device in sysfs.
+    const GROUPS: &'static sysfs::AttributeGroups<Self>;
+
+    /// The device is opened. Context: may sleep.
+    ///
+    /// # Errors
+    ///
+    /// Any; the file is then not open.
+    fn open(&self, dev: &Device, writable: bool) -> Result;
+
+    /// A file ends: its last descriptor is closed and its last mapping gone. Context: may sleep.
+    fn release(&self);
+
+    /// Where the mappings of the device are.
+    fn space(&self) -> &AddressSpace;
+
+    /// Looks at a request before a mapping is made. Gives the physical address of its first byte,
+    /// to which the user address is aligned for huge entries. Context: may sleep, mmap lock held.
+    ///
+    /// # Errors
+    ///
+    /// Any; mmap(2) then fails with it.
+    fn check(&self, dev: &Device, request: Request) -> Result<u64>;
+
+    /// Makes the mapping. What [`Operations::check`] has seen may have changed. Context: as above.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    fn map(&self, dev: &Device, area: NewArea<'_>) -> Result<Ready>;
+
+    /// Makes stores from byte `first` to byte `last` of the file durable. Context: may sleep.
+    ///
+    /// # Errors
+    ///
+    /// Any; msync(2) and fsync(2) then fail with it.
+    fn sync(&self, first: u64, last: u64) -> Result;
+
+    /// ioctl(2). Context: may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` for an unknown `command`.
+    fn ioctl(&self, command: u32, argument: UserPtr) -> Result;
+}
+
+/// Major number of the devices; 0 while there is none.
+static MAJOR: Atomic<u32> = Atomic::new(0);
+
+/// A C structure with a lock of its own, for a `static`.
+#[repr(transparent)]
+struct Storage<T>(Opaque<T>);
+
+// SAFETY: Only used for structures that lock by themselves.
+unsafe impl<T> Sync for Storage<T> {}
+
+static CLASS: Storage<bindings::class> = Storage(Opaque::new(class()));
+static NUMBERS: Storage<bindings::ida> = Storage(Opaque::zeroed());
+
+#[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
+const fn class() -> bindings::class {
+    let mut class: bindings::class = pin_init::zeroed();
+    class.name = c"rpmem".as_ptr().cast();
+    class
+}
+
+/// The class of the devices, and the numbers for them.
+///
+/// # Invariants
+///
+/// Class and numbers are registered.
+pub(crate) struct Class(());
+
+impl Class {
+    /// Registers the class `rpmem`. At most once at a time.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`, `EBUSY`, `ENOMEM`. Context: may sleep.
+    pub(crate) fn register() -> Result<Self> {
+        // SAFETY: The structure is static and zeroed, or was destroyed, and nobody uses it yet.
+        unsafe { bindings::rpmem_helper_ida_init(NUMBERS.0.get()) };
+        let mut first = 0;
+        // SAFETY: The name is a static string, the out-pointer is to a local.
+        to_result(unsafe {
+            bindings::alloc_chrdev_region(&mut first, 0, MINORS, c"rpmem".as_char_ptr())
+        })?;
+        // SAFETY: The class is static, complete, and not registered.
+        let ret = to_result(unsafe { bindings::class_register(CLASS.0.get()) });
+        if let Err(err) = ret {
+            // SAFETY: Allocated just now.
+            unsafe { bindings::unregister_chrdev_region(first, MINORS) };
+            return Err(err);
+        }
+        MAJOR.store(first >> bindings::MINORBITS, Relaxed);
+        // INVARIANT: Registered just now.
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Class {
+    fn drop(&mut self) {
+        let first = MAJOR.xchg(0, Relaxed) << bindings::MINORBITS;
+        // SAFETY: By the type invariants class and numbers are registered. There are no devices:
+        // open files hold the module, and the drivers that make devices are unregistered before.
+        unsafe {
+            bindings::class_unregister(CLASS.0.get());
+            bindings::unregister_chrdev_region(first, MINORS);
+            bindings::ida_destroy(NUMBERS.0.get());
+        }
+    }
+}
+
+/// A device with its data.
+#[pin_data]
+struct Inner<T> {
+    #[pin]
+    data: T,
+    #[pin]
+    dev: Opaque<bindings::device>,
+    #[pin]
+    cdev: Opaque<bindings::cdev>,
+    minor: u32,
+}
+
+impl<T> Inner<T> {
+    /// # Safety
+    ///
+    /// `dev` is that of a live `Inner<T>`.
+    unsafe fn of_device(dev: *mut bindings::device) -> *mut Self {
+        // SAFETY: Guaranteed by the caller.
+        unsafe { kernel::container_of!(Opaque::cast_from(dev), Self, dev) }.cast_mut()
+    }
+
+    fn device(&self) -> &Device {
+        // SAFETY: The device is initialised and lives as long as `self`. CAST: `Device` is a
+        // transparent wrapper of `Opaque<bindings::device>`.
+        unsafe { &*self.dev.get().cast::<Device>() }
+    }
+}
+
+/// A registered device. Dropping it takes the name away, see the head of this file.
+///
+/// # Invariants
+///
+/// The pointer is to a device that was added, and holds a reference.
+pub(crate) struct Registration<T: Operations>(NonNull<Inner<T>>);
+
+// SAFETY: A `struct device` is reference counted and not tied to a thread, and `T` is `Send + Sync`.
+unsafe impl<T: Operations> Send for Registration<T> {}
+// SAFETY: As above.
+unsafe impl<T: Operations> Sync for Registration<T> {}
+
+impl<T: Operations> Registration<T> {
+    /// Makes a device `name` with `data`, a child of `parent`.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if the name is taken, `ENOSPC`, `ENOMEM`, those of `data`. Context: may sleep; needs
+    /// a [`Class`].
+    pub(crate) fn new(
+        parent: &Device<Core<'_>>,
+        name: &CStr,
+        data: impl PinInit<T, Error>,
+    ) -> Result<Self> {
+        // SAFETY: A class is registered, so the numbers are initialised.
+        let minor = unsafe {
+            bindings::ida_alloc_range(NUMBERS.0.get(), 0, MINORS - 1, bindings::GFP_KERNEL)
+        };
+        to_result(minor)?;
+        let minor = minor as u32;
+
+        let inner = KBox::pin_init(
+            try_pin_init!(Inner {
+                data <- data,
+                // SAFETY: The structure is valid, zeroed, and pinned until its release.
+                dev <- Opaque::ffi_init(|dev: *mut bindings::device| unsafe {
+                    dev.write_bytes(0, 1);
+                    bindings::device_initialize(dev);
+                }),
+                // SAFETY: As above; the operations are static.
+                cdev <- Opaque::ffi_init(|cdev: *mut bindings::cdev| unsafe {
+                    bindings::cdev_init(cdev, Self::FOPS);
+                    (*cdev).owner = T::OWNER.as_ptr();
+                }),
+                minor,
+            }? Error),
+            GFP_KERNEL,
+        )
+        // SAFETY: Allocated above.
+        .inspect_err(|_| unsafe { bindings::ida_free(NUMBERS.0.get(), minor) })?;
+
+        // SAFETY: Pinned data is not moved out: the pointer is only given back to a box to be
+        // dropped.
+        let inner = KBox::into_raw(unsafe { Pin::into_inner_unchecked(inner) });
+        // SAFETY: `inner` is valid and ours; from here on the device is dropped by its reference
+        // count. `dev_set_name()` copies the name.
+        let ret = unsafe {
+            let dev = (*inner).dev.get();
+            (*dev).release = Some(Self::release_device_callback);
+            (*dev).class = CLASS.0.get();
+            (*dev).parent = device_raw(parent);
+            (*dev).groups = T::GROUPS.as_ptr();
+            (*dev).devt = MAJOR.load(Relaxed) << bindings::MINORBITS | minor;
+            to_result(bindings::dev_set_name(
+                dev,
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
+            ))
+            .and_then(|()| to_result(bindings::cdev_device_add((*inner).cdev.get(), dev)))
+        };
+        if let Err(err) = ret {
+            // SAFETY: The reference is ours, from `device_initialize()`.
+            unsafe { bindings::put_device((*inner).dev.get()) };
+            return Err(err);
+        }
+        // INVARIANT: Added just now. A box is never null.
+        NonNull::new(inner).map(Self).ok_or(ENOMEM)
+    }
+
+    /// The data of the device.
+    pub(crate) fn data(&self) -> &T {
+        // SAFETY: By the type invariants the device is valid.
+        unsafe { &(*self.0.as_ptr()).data }
+    }
+
+    const FOPS: &'static bindings::file_operations = &bindings::file_operations {
+        owner: T::OWNER.as_ptr(),
+        fop_flags: bindings::FOP_MMAP_SYNC,
+        open: Some(Self::open_callback),
+        release: Some(Self::release_callback),
+        mmap_prepare: Some(Self::mmap_prepare_callback),
+        get_unmapped_area: Some(Self::get_unmapped_area_callback),
+        fsync: Some(Self::fsync_callback),
+        unlocked_ioctl: Some(Self::ioctl_callback),
+        compat_ioctl: bindings::compat_ptr_ioctl,
+        llseek: Some(bindings::noop_llseek),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// `file` is one that `open_callback` has opened.
+    unsafe fn of_file<'a>(file: *const bindings::file) -> &'a Inner<T> {
+        // SAFETY: `open_callback` put an `Inner<T>` there, which the file keeps alive.
+        unsafe { &*(*file).private_data.cast::<Inner<T>>() }
+    }
+
+    /// # Safety
+    ///
+    /// For `device_release()` only.
+    unsafe extern "C" fn release_device_callback(dev: *mut bindings::device) {
+        // SAFETY: `device_release()` passes a device with this callback, hence in an `Inner<T>`,
+        // to which nobody has a reference any more; it is from `KBox::into_raw()`.
+        let inner = unsafe { KBox::from_raw(Inner::<T>::of_device(dev)) };
+        // SAFETY: The number was allocated for this device.
+        unsafe { bindings::ida_free(NUMBERS.0.get(), inner.minor) };
+    }
+
+    /// # Safety
+    ///
+    /// For `chrdev_open()` only.
+    unsafe extern "C" fn open_callback(
+        inode: *mut bindings::inode,
+        file: *mut bindings::file,
+    ) -> c_int {
+        // SAFETY: `chrdev_open()` passes the inode of a cdev with these operations, hence in an
+        // `Inner<T>`, to which it holds a reference for the file.
+        let inner = unsafe {
+            let cdev = (*inode).__bindgen_anon_5.i_cdev;
+            kernel::container_of!(Opaque::cast_from(cdev), Inner<T>, cdev)
+        };
+        // SAFETY: As above; the file is not shared yet.
+        let (inner_ref, mode) = unsafe { (&*inner, (*file).f_mode) };
+        from_result(|| {
+            inner_ref
+                .data
+                .open(inner_ref.device(), mode & bindings::FMODE_WRITE != 0)?;
+            // SAFETY: As above. The address space lives as long as the data, see the head of this
+            // file.
+            unsafe {
+                (*file).private_data = inner.cast_mut().cast();
+                (*file).f_mapping = inner_ref.data.space().as_raw();
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// For `__fput()` only.
+    unsafe extern "C" fn release_callback(
+        _inode: *mut bindings::inode,
+        file: *mut bindings::file,
+    ) -> c_int {
+        // SAFETY: `__fput()` passes a file that was opened.
+        unsafe { Self::of_file(file) }.data.release();
+        0
+    }
+
+    /// # Safety
+    ///
+    /// For `__get_unmapped_area()` only.
+    unsafe extern "C" fn get_unmapped_area_callback(
+        file: *mut bindings::file,
+        addr: c_ulong,
+        len: c_ulong,
+        pgoff: c_ulong,
+        flags: c_ulong,
+    ) -> c_ulong {
+        // SAFETY: `__get_unmapped_area()` passes an open file.
+        let inner = unsafe { Self::of_file(file) };
+        let request = Request {
+            flags: flags as u64,
+            pgoff: pgoff as u64,
+            pages: (len as u64).div_ceil(bindings::PAGE_SIZE as u64),
+        };
+        match inner.data.check(inner.device(), request) {
+            // SAFETY: The file is open, and the caller holds the mmap lock.
+            Ok(phys) => unsafe { vm::unmapped_area(file, addr, len, pgoff, flags, phys) },
+            Err(err) => err.to_errno() as c_ulong,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// For `__mmap_region()` only.
+    unsafe extern "C" fn mmap_prepare_callback(desc: *mut bindings::vm_area_desc) -> c_int {
+        // SAFETY: `call_mmap_prepare()` passes a valid description of a mapping of an open file.
+        let inner = unsafe { Self::of_file((*desc).file) };
+        // SAFETY: As above.
+        let area = unsafe { NewArea::from_raw(desc) };
+        match inner.data.map(inner.device(), area) {
+            Ok(Ready { .. }) => 0,
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// For `vfs_fsync_range()` only.
+    unsafe extern "C" fn fsync_callback(
+        file: *mut bindings::file,
+        first: bindings::loff_t,
+        last: bindings::loff_t,
+        _datasync: c_int,
+    ) -> c_int {
+        // SAFETY: `vfs_fsync_range()` passes an open file.
+        let inner = unsafe { Self::of_file(file) };
+        from_result(|| {
+            inner.data.sync(first as u64, last as u64)?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// For `vfs_ioctl()` only.
+    unsafe extern "C" fn ioctl_callback(
+        file: *mut bindings::file,
+        command: c_uint,
+        argument: c_ulong,
+    ) -> c_long {
+        // SAFETY: `vfs_ioctl()` passes an open file.
+        let inner = unsafe { Self::of_file(file) };
+        match inner.data.ioctl(command, UserPtr::from_addr(argument)) {
+            Ok(()) => 0,
+            Err(err) => err.to_errno() as c_long,
+        }
+    }
+}
+
+impl<T: Operations> Drop for Registration<T> {
+    fn drop(&mut self) {
+        let inner = self.0.as_ptr();
+        // SAFETY: By the type invariants the device was added and the reference is ours.
+        unsafe {
+            bindings::cdev_device_del((*inner).cdev.get(), (*inner).dev.get());
+            bindings::put_device((*inner).dev.get());
+        }
+    }
+}
+
+/// The data of the device that an open file is of.
+///
+/// # Safety
+///
+/// `private` is that of an open file of a device that serves `T`, and stays so for `'a`.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(super) unsafe fn data_of_private<'a, T>(private: *mut kernel::ffi::c_void) -> &'a T {
+    // SAFETY: Guaranteed by the caller.
+    unsafe { &(*private.cast::<Inner<T>>()).data }
+}
+
+/// A read-only attribute of a device: a number.
+pub(crate) trait NumberAttribute<T> {
+    /// File name.
+    const NAME: &'static CStr;
+
+    /// The value. Context: may sleep; the device is registered.
+    fn value(data: &T) -> u64;
+}
+
+/// The C structure for `A`.
+#[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
+pub(crate) const fn attribute<T: Operations, A: NumberAttribute<T>>() -> sysfs::Attribute<T> {
+    let mut attr: bindings::device_attribute = pin_init::zeroed();
+    attr.attr.name = A::NAME.as_ptr().cast();
+    attr.attr.mode = 0o444;
+    attr.__bindgen_anon_1.show = Some(show_callback::<T, A>);
+    // SAFETY: Groups of `T` are used for devices with `T` alone (`Operations::GROUPS`).
+    unsafe { sysfs::Attribute::from_raw(attr) }
+}
+
+/// # Safety
+///
+/// For `dev_attr_show()` only: `dev` is that of an `Inner<T>`, `buf` a page.
+unsafe extern "C" fn show_callback<T: Operations, A: NumberAttribute<T>>(
+    dev: *mut bindings::device,
+    _attr: *mut bindings::device_attribute,
+    buf: *mut c_char,
+) -> isize {
+    // SAFETY: `dev_attr_show()` is called for a device that has this attribute, in an `Inner<T>`.
+    let data = unsafe { &(*Inner::<T>::of_device(dev)).data };
+    // SAFETY: sysfs gives a buffer of a page.
+    let page = unsafe { core::slice::from_raw_parts_mut(buf.cast::<u8>(), bindings::PAGE_SIZE) };
+    let Some(mut text) = NullTerminatedFormatter::new(page) else {
+        return 0;
+    };
+    match writeln!(text, "{}", A::value(data)) {
+        // SAFETY: The formatter has terminated the string.
+        Ok(()) => unsafe { bindings::strlen(buf) as isize },
+        Err(_) => EIO.to_errno() as isize,
+    }
+}

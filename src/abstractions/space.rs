@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An address space of its own for the mappings of a device, so that they can be found.
+//!
+//! C headers: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h),
+//! [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//!
+//! Staging module until it can move to `kernel::mm`.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{
+    error::from_err_ptr,
+    prelude::*, //
+};
+
+/// The address space of an anonymous inode. Not of the inode of the device node: there can be many
+/// of those for one device.
+///
+/// # Invariants
+///
+/// The file is from `anon_inode_create_getfile()`, and the reference is ours.
+pub(crate) struct AddressSpace(NonNull<bindings::file>);
+
+// SAFETY: A `struct file` is reference counted and not tied to a thread.
+unsafe impl Send for AddressSpace {}
+// SAFETY: Methods on `&AddressSpace` call functions that lock by themselves.
+unsafe impl Sync for AddressSpace {}
+
+/// Nobody opens the file: it has no operations, and no owner, which would keep the module loaded.
+struct NoOperations(bindings::file_operations);
+
+// SAFETY: Never changed.
+unsafe impl Sync for NoOperations {}
+
+static NO_OPERATIONS: NoOperations = NoOperations(pin_init::zeroed());
+
+impl AddressSpace {
+    /// An address space without mappings.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENFILE`. Context: may sleep.
+    #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
+    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+        // SAFETY: The name is a string, the operations are static; there is no private data.
+        let file = from_err_ptr(unsafe {
+            bindings::anon_inode_create_getfile(
+                name.as_ptr().cast(),
+                &NO_OPERATIONS.0,
+                core::ptr::null_mut(),
+                bindings::O_RDWR as i32,
+                core::ptr::null(),
+            )
+        })?;
+        // INVARIANT: Made just now.
+        NonNull::new(file).map(Self).ok_or(ENOMEM)
+    }
+
+    /// The C structure.
+    pub(super) fn as_raw(&self) -> *mut bindings::address_space {
+        // SAFETY: By the type invariants the file is valid; its mapping is set once.
+        unsafe { (*self.0.as_ptr()).f_mapping }
+    }
+
+    /// Takes `pages` pages from file offset `pgoff` (in pages) on out of every page table. Context:
+    /// may sleep.
+    pub(crate) fn unmap(&self, pgoff: u64, pages: u64) {
+        // SAFETY: By the type invariants the address space is valid.
+        unsafe {
+            bindings::unmap_mapping_pages(self.as_raw(), pgoff as usize, pages as usize, true)
+        };
+    }
+
+    /// Takes everything out of every page table. Context: may sleep.
+    pub(crate) fn unmap_all(&self) {
+        // SAFETY: As above; 0 pages stand for all that follow.
+        unsafe { bindings::unmap_mapping_pages(self.as_raw(), 0, 0, true) };
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours. It is given up at once and not by
+        // deferred work, which could find the operations gone with the module.
+        unsafe { bindings::__fput_sync(self.0.as_ptr()) };
+    }
+}

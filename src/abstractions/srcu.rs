@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Values that can be taken away while readers, which may sleep, use them.
+//!
+//! C header: [`include/linux/srcu.h`](srctree/include/linux/srcu.h)
+//!
+//! Staging module until it can move to `kernel::sync`. `kernel::revocable::Revocable` is the same
+//! for readers that do not sleep.
+
+use crate::bindings;
+use core::{
+    cell::UnsafeCell,
+    ops::Deref, //
+};
+use kernel::{
+    error::to_result,
+    ffi::c_int,
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Relaxed,
+        Release, //
+    },
+    types::Opaque, //
+};
+
+/// A value that readers use until it is revoked.
+///
+/// # Invariants
+///
+/// `srcu` was initialised by `init_srcu_struct()`. `value` is `Some` while `alive` is not 0, and is
+/// only changed by the one that has set `alive` to 0, after all readers have left.
+#[pin_data(PinnedDrop)]
+pub(crate) struct SrcuRevocable<T> {
+    #[pin]
+    srcu: Opaque<bindings::srcu_struct>,
+    alive: Atomic<i32>,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: An SRCU domain is not tied to a thread.
+unsafe impl<T: Send> Send for SrcuRevocable<T> {}
+// SAFETY: Readers share `&T`, and the one that revokes drops the `T`.
+unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
+
+/// The right to use a value: revoking waits for it to be dropped.
+pub(crate) struct Guard<'a, T> {
+    owner: &'a SrcuRevocable<T>,
+    idx: c_int,
+}
+
+impl<T> SrcuRevocable<T> {
+    /// A value that is there.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`. Context: may sleep.
+    pub(crate) fn new(value: T) -> impl PinInit<Self, Error> {
+        // INVARIANT: `init_srcu_struct()` initialises the structure, or fails.
+        try_pin_init!(Self {
+            srcu <- Opaque::try_ffi_init(|ptr: *mut bindings::srcu_struct| {
+                // SAFETY: `ptr` is valid for writes and pinned until `cleanup_srcu_struct()`.
+                to_result(unsafe { bindings::rpmem_helper_init_srcu_struct(ptr) })
+            }),
+            alive: Atomic::new(1),
+            value: UnsafeCell::new(Some(value)),
+        })
+    }
+
+    /// Uses the value; `None` once it has been revoked. Context: any in which the caller may be
+    /// preempted; the guard may be held across sleeping, but not across [`Self::synchronize`].
+    pub(crate) fn enter(&self) -> Option<Guard<'_, T>> {
+        // SAFETY: By the type invariants the domain is initialised.
+        let idx = unsafe { bindings::rpmem_helper_srcu_read_lock(self.srcu.get()) };
+        let guard = Guard { owner: self, idx };
+        (self.alive.load(Acquire) != 0).then_some(guard)
+    }
+
+    /// Waits until all guards that exist now have been dropped. Context: may sleep.
+    pub(crate) fn synchronize(&self) {
+        // SAFETY: By the type invariants the domain is initialised.
+        unsafe { bindings::synchronize_srcu_expedited(self.srcu.get()) };
+    }
+
+    /// Lets nobody in any more, waits for those who are, and gives the value back; `None` if it was
+    /// revoked before. Context: may sleep.
+    pub(crate) fn revoke(&self) -> Option<T> {
+        if self.alive.xchg(0, Release) == 0 {
+            return None;
+        }
+        self.synchronize();
+        // SAFETY: By the type invariants the value is ours: `alive` was not 0, we have set it to 0,
+        // and every reader that saw it before that has left.
+        unsafe { (*self.value.get()).take() }
+    }
+
+    /// Whether the value has not been revoked. A hint: it may be at any time.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.load(Relaxed) != 0
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariants of the owner the value is there and does not change while
+        // this guard exists, which was made when `alive` was not 0.
+        match unsafe { &*self.owner.value.get() } {
+            Some(value) => value,
+            None => unreachable!(),
+        }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: `idx` is from `srcu_read_lock()` of this domain.
+        unsafe { bindings::rpmem_helper_srcu_read_unlock(self.owner.srcu.get(), self.idx) };
+    }
+}
+
+#[pinned_drop]
+impl<T> PinnedDrop for SrcuRevocable<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants the domain is initialised; there are no readers, since
+        // guards borrow `self`.
+        unsafe { bindings::cleanup_srcu_struct(self.srcu.get()) };
+    }
+}

@@ -1,0 +1,707 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Mappings of memory without struct pages, or as if without.
+//!
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
+//!
+//! Staging module until it can move to `kernel::mm::virt`. `VmaNew` there is for the deprecated
+//! `->mmap`, and knows neither VM_PFNMAP nor operations.
+//!
+//! # Lock order
+//!
+//! Faults run under the lock of the VMA or the mmap lock, both outside of everything that the
+//! operations take; the locks of page tables are taken inside.
+
+use super::{
+    block::Segment,
+    errno::eopnotsupp,
+    memremap::Frames,
+    space::AddressSpace, //
+};
+use crate::{
+    bindings,
+    logic::{
+        fault::Area,
+        geometry::Pfn, //
+    }, //
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    error::to_result,
+    ffi::{
+        c_int,
+        c_uint,
+        c_ulong,
+        c_void, //
+    },
+    prelude::*,
+    sync::{
+        atomic::Atomic,
+        Arc, //
+    },
+    types::Opaque, //
+};
+
+/// log2 of the pages that an entry of a PMD covers.
+pub(crate) const PMD_ORDER: u32 = bindings::RPMEM_PMD_ORDER;
+/// log2 of the pages that an entry of a PUD covers.
+pub(crate) const PUD_ORDER: u32 = bindings::RPMEM_PUD_ORDER;
+
+/// What happened to a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The access can go on.
+    Mapped,
+    /// No entry of this size.
+    Fallback,
+    /// SIGBUS, BUS_ADRERR.
+    Sigbus,
+    /// SIGBUS, BUS_MCEERR_AR, for one page.
+    HwPoison,
+    /// No memory for page tables.
+    Oom,
+}
+
+impl Outcome {
+    fn code(self) -> bindings::vm_fault_t {
+        match self {
+            Outcome::Mapped => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            Outcome::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            Outcome::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+            Outcome::Oom => bindings::vm_fault_reason_VM_FAULT_OOM,
+        }
+    }
+
+    fn of(code: bindings::vm_fault_t) -> Self {
+        match code {
+            bindings::vm_fault_reason_VM_FAULT_NOPAGE => Outcome::Mapped,
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
+            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::Oom,
+            _ => Outcome::Sigbus,
+        }
+    }
+}
+
+/// What a driver with mappings implements.
+pub(crate) trait Operations: Send + Sync + Sized + 'static {
+    /// Answers a fault with entries of 2^`order` pages, or with [`Outcome::Fallback`] if `order` is
+    /// not 0. Context: may sleep; called concurrently, for one mapping as well.
+    fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome;
+
+    /// Maps pages from user address `from` on with entries of one page, ahead of any access, as far
+    /// as they are linear, and at most up to `to`. Gives the address up to which that is done.
+    ///
+    /// # Errors
+    ///
+    /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `ENOMEM`.
+    fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
+
+    /// The file offset in pages at which a mapping has `pfn`, if that is of this device; `mapping`
+    /// is the offset of the mapping's own start. Context: atomic.
+    fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64>;
+
+    /// Moves bytes between `buffer` and the page of the device at `page`, from byte `offset` of it
+    /// on, for a debugger. They are in one page.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if there is nothing or poison.
+    fn access(&self, page: u64, offset: usize, buffer: &Segment<'_>, write: bool) -> Result;
+
+    /// A mapping came to be: by mmap(2), fork, or a cut through another one.
+    fn opened(&self, tracked: bool);
+
+    /// A mapping ended.
+    fn closed(&self, tracked: bool);
+}
+
+/// A mapping that is being made.
+///
+/// # Invariants
+///
+/// The pointer is valid for `'a`, and nobody else uses it.
+pub(crate) struct NewArea<'a>(*mut bindings::vm_area_desc, PhantomData<&'a ()>);
+
+/// The proof that a [`NewArea`] has been set up.
+pub(crate) struct Ready {
+    _made_here: (),
+}
+
+impl<'a> NewArea<'a> {
+    /// # Safety
+    ///
+    /// For `->mmap_prepare` only: `desc` is valid for `'a`.
+    pub(super) unsafe fn from_raw(desc: *mut bindings::vm_area_desc) -> Self {
+        // INVARIANT: Guaranteed by the caller.
+        Self(desc, PhantomData)
+    }
+
+    /// The file offset in pages.
+    pub(crate) fn pgoff(&self) -> u64 {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { (*self.0).pgoff as u64 }
+    }
+
+    /// The length in pages.
+    pub(crate) fn pages(&self) -> u64 {
+        // SAFETY: By the type invariants the pointer is valid.
+        let bytes = unsafe { (*self.0).end - (*self.0).start };
+        (bytes / bindings::PAGE_SIZE) as u64
+    }
+
+    /// Whether it is shared: MAP_SHARED or MAP_SHARED_VALIDATE.
+    pub(crate) fn is_shared(&self) -> bool {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { bindings::rpmem_helper_vma_desc_shared(self.0) }
+    }
+
+    /// Whether MAP_SYNC was given, with whatever type.
+    pub(crate) fn is_sync(&self) -> bool {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { bindings::rpmem_helper_vma_desc_sync(self.0) }
+    }
+
+    /// Makes it a mapping of page frames, without struct pages as far as anybody can see, with
+    /// faults answered by `owner`. If it is `tracked`, pages start read-only and the first store to
+    /// each is a fault.
+    pub(crate) fn map_frames<T: Operations>(self, owner: &T, tracked: bool) -> Ready {
+        // SAFETY: By the type invariants the pointer is valid and ours. The tables are static.
+        // `owner` outlives the file, which the mapping holds (`chrdev::Device`).
+        unsafe {
+            bindings::rpmem_helper_vma_desc_set_pfnmap(self.0);
+            (*self.0).private_data = core::ptr::from_ref(owner).cast_mut().cast();
+            (*self.0).vm_ops = if tracked {
+                &Table::<T>::TRACKED.0
+            } else {
+                &Table::<T>::UNTRACKED.0
+            };
+        }
+        Ready { _made_here: () }
+    }
+}
+
+/// A mapping made by [`NewArea::map_frames`], while it cannot change.
+///
+/// # Invariants
+///
+/// The pointer is to such a mapping, and its lock or the mmap lock is held for `'a`.
+pub(crate) struct Mapped<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
+
+impl Mapped<'_> {
+    /// Where it is, with `first` the file offset in pages of its start.
+    pub(crate) fn area(&self) -> Area {
+        let vma = self.0.as_ptr();
+        // SAFETY: By the type invariants the VMA is valid and does not change.
+        unsafe {
+            Area {
+                start: (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start as u64,
+                end: (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_end as u64,
+                first: (*vma).vm_pgoff as u64,
+            }
+        }
+    }
+
+    /// Whether stores to it are tracked page by page.
+    pub(crate) fn is_tracked(&self) -> bool {
+        // SAFETY: By the type invariants the VMA is valid, and has operations.
+        unsafe { (*(*self.0.as_ptr()).vm_ops).pfn_mkwrite.is_some() }
+    }
+
+    /// Whether it is writable, or can become so.
+    pub(crate) fn may_write(&self) -> bool {
+        // SAFETY: By the type invariants the VMA is valid.
+        let flags = unsafe { (*self.0.as_ptr()).__bindgen_anon_2.vm_flags };
+        flags & bindings::VM_MAYWRITE as bindings::vm_flags_t != 0
+    }
+
+    /// Maps `frames` from user address `address` on with entries of one page, up to the end of the
+    /// mapping. Entries that are there are kept, and made writable if it is by a store.
+    ///
+    /// With `marks` there is a mark for each page, from before its entry until that can have been
+    /// unmapped: who takes a mark away and unmaps the page then has seen all stores to it.
+    pub(crate) fn insert(
+        &self,
+        address: u64,
+        frames: Frames<'_>,
+        write: bool,
+        marks: Option<Marks<'_>>,
+    ) -> Outcome {
+        let area = self.area();
+        if address < area.start || address >= area.end {
+            return Outcome::Sigbus;
+        }
+        let pages = frames
+            .pages()
+            .min((area.end - address) >> bindings::PAGE_SHIFT);
+        let (bits, first, any) = match marks {
+            None => (core::ptr::null_mut(), 0, core::ptr::null_mut()),
+            Some(marks) => {
+                if marks.bits.len() as u64 * 64 < marks.first.saturating_add(pages) {
+                    return Outcome::Sigbus;
+                }
+                (
+                    marks.bits.as_ptr().cast_mut().cast(),
+                    marks.first as usize,
+                    marks.any.as_ptr(),
+                )
+            }
+        };
+        // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in
+        // it, and the frames are memory that is mapped write-back while they are borrowed. There
+        // are as many bits as pages, checked above, and all accesses to them are atomic.
+        let ret = unsafe {
+            bindings::rpmem_helper_insert_pfns(
+                self.0.as_ptr(),
+                address as usize,
+                frames.first().0 as usize,
+                pages as usize,
+                write,
+                bits,
+                first,
+                any,
+            )
+        };
+        match to_result(ret) {
+            // Somebody else has put a huge entry there: the access goes on with that.
+            Ok(()) | Err(EAGAIN) => Outcome::Mapped,
+            Err(_) => Outcome::Oom,
+        }
+    }
+}
+
+/// Where stores to pages are remembered.
+#[derive(Clone, Copy)]
+pub(crate) struct Marks<'a> {
+    /// A bit per page.
+    pub(crate) bits: &'a [Atomic<u64>],
+    /// The bit of the first page.
+    pub(crate) first: u64,
+    /// Becomes 1 when a bit is set, after it.
+    pub(crate) any: &'a Atomic<i32>,
+}
+
+/// A page fault.
+///
+/// # Invariants
+///
+/// The pointer is to a fault in progress in `mapping`.
+pub(crate) struct Fault<'a> {
+    vmf: NonNull<bindings::vm_fault>,
+    mapping: Mapped<'a>,
+}
+
+impl<'a> Fault<'a> {
+    /// The mapping.
+    pub(crate) fn mapping(&self) -> &Mapped<'a> {
+        &self.mapping
+    }
+
+    /// The user address, at the start of a page.
+    pub(crate) fn address(&self) -> u64 {
+        // SAFETY: By the type invariants the fault is valid.
+        unsafe { (*self.vmf.as_ptr()).__bindgen_anon_1.address as u64 }
+    }
+
+    /// Whether it is by a store.
+    pub(crate) fn is_write(&self) -> bool {
+        // SAFETY: By the type invariants the fault is valid.
+        let flags = unsafe { (*self.vmf.as_ptr()).flags };
+        flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0
+    }
+
+    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`Outcome::Fallback`] for any
+    /// other than the orders of PMD and PUD.
+    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> Outcome {
+        let pfn = frames.first().0;
+        let pages = 1u64 << order;
+        if frames.pages() != pages || pfn & (pages - 1) != 0 {
+            return Outcome::Fallback;
+        }
+        // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is locked;
+        // the frame is aligned, and memory that is mapped write-back while it is borrowed. That the
+        // entry lies in the VMA follows from the core's call of `->huge_fault` for it.
+        Outcome::of(unsafe {
+            match order {
+                PMD_ORDER => bindings::vmf_insert_pfn_pmd(self.vmf.as_ptr(), pfn as usize, write),
+                PUD_ORDER => bindings::vmf_insert_pfn_pud(self.vmf.as_ptr(), pfn as usize, write),
+                _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            }
+        })
+    }
+}
+
+/// A `struct vm_operations_struct` for a `static`.
+struct Table<T>(bindings::vm_operations_struct, PhantomData<fn(T)>);
+
+// SAFETY: The core reads the table and does not change it.
+unsafe impl<T> Sync for Table<T> {}
+
+impl<T: Operations> Table<T> {
+    const UNTRACKED: &'static Self = &Self(Self::table(false), PhantomData);
+    const TRACKED: &'static Self = &Self(Self::table(true), PhantomData);
+
+    const fn table(tracked: bool) -> bindings::vm_operations_struct {
+        let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
+        ops.fault = Some(Self::fault_callback);
+        ops.huge_fault = Some(Self::huge_fault_callback);
+        ops.map_pages = Some(Self::map_pages_callback);
+        ops.access = Some(Self::access_callback);
+        if tracked {
+            ops.mapped = Some(Self::mapped_callback::<true>);
+            ops.open = Some(Self::open_callback::<true>);
+            ops.close = Some(Self::close_callback::<true>);
+            ops.pfn_mkwrite = Some(Self::fault_callback);
+        } else {
+            ops.mapped = Some(Self::mapped_callback::<false>);
+            ops.open = Some(Self::open_callback::<false>);
+            ops.close = Some(Self::close_callback::<false>);
+        }
+        ops
+    }
+
+    /// # Safety
+    ///
+    /// `vma` was made by [`NewArea::map_frames`] for `T`.
+    unsafe fn owner<'a>(vma: *mut bindings::vm_area_struct) -> &'a T {
+        // SAFETY: `map_frames` put a `T` there, which outlives the mapping.
+        unsafe { &*(*vma).vm_private_data.cast::<T>() }
+    }
+
+    /// # Safety
+    ///
+    /// `vmf` is a fault in a mapping made by [`NewArea::map_frames`] for `T`.
+    unsafe fn answer(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
+        // SAFETY: Guaranteed by the caller.
+        let vma = unsafe { (*vmf).__bindgen_anon_1.vma };
+        let (Some(vmf), Some(area)) = (NonNull::new(vmf), NonNull::new(vma)) else {
+            return Outcome::Sigbus.code();
+        };
+        // INVARIANT: Guaranteed by the caller; a fault holds the lock of its VMA, or the mmap lock.
+        let fault = Fault {
+            vmf,
+            mapping: Mapped(area, PhantomData),
+        };
+        // SAFETY: Guaranteed by the caller.
+        let owner = unsafe { Self::owner(vma) };
+        owner.fault(&fault, order).code()
+    }
+
+    /// # Safety
+    ///
+    /// For `__do_fault()` and `wp_pfn_shared()` only.
+    unsafe extern "C" fn fault_callback(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+        // SAFETY: `__do_fault()` and `wp_pfn_shared()` pass a fault in a mapping with this table.
+        unsafe { Self::answer(vmf, 0) }
+    }
+
+    /// # Safety
+    ///
+    /// For `create_huge_pmd()`, `create_huge_pud()` and their like only.
+    unsafe extern "C" fn huge_fault_callback(
+        vmf: *mut bindings::vm_fault,
+        order: c_uint,
+    ) -> bindings::vm_fault_t {
+        // SAFETY: `create_huge_pmd()` passes a fault in a mapping with this table.
+        unsafe { Self::answer(vmf, order) }
+    }
+
+    /// That there is such a callback lets the core call `->fault` under the lock of the VMA alone
+    /// (`vmf_can_call_fault()`). It may not sleep, as page tables want, so it leaves all to that.
+    ///
+    /// # Safety
+    ///
+    /// No conditions.
+    unsafe extern "C" fn map_pages_callback(
+        _vmf: *mut bindings::vm_fault,
+        _start: c_ulong,
+        _end: c_ulong,
+    ) -> bindings::vm_fault_t {
+        0
+    }
+
+    /// # Safety
+    ///
+    /// For `__access_remote_vm()` only: `buf` is of `len` bytes.
+    unsafe extern "C" fn access_callback(
+        vma: *mut bindings::vm_area_struct,
+        addr: c_ulong,
+        buf: *mut c_void,
+        len: c_int,
+        write: c_int,
+    ) -> c_int {
+        // SAFETY: `__access_remote_vm()` passes a mapping with this table.
+        let owner = unsafe { Self::owner(vma) };
+        let (Some(vma), Some(buf)) = (NonNull::new(vma), NonNull::new(buf.cast::<u8>())) else {
+            return EFAULT.to_errno();
+        };
+        // INVARIANT: As above; the mmap lock is held.
+        let area = Mapped(vma, PhantomData).area();
+        let offset = addr % bindings::PAGE_SIZE;
+        let len = (len.max(0) as usize).min(bindings::PAGE_SIZE - offset);
+        // SAFETY: `buf` is valid for that long.
+        let buffer = unsafe { Segment::from_raw(buf, len) };
+        let page = area.first + ((addr as u64 - area.start) >> bindings::PAGE_SHIFT);
+        match owner.access(page, offset, &buffer, write != 0) {
+            Ok(()) => len as c_int,
+            Err(err) => err.to_errno(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// For `call_vma_mapped()` only.
+    unsafe extern "C" fn mapped_callback<const TRACKED: bool>(
+        _start: c_ulong,
+        _end: c_ulong,
+        _pgoff: c_ulong,
+        _file: *const bindings::file,
+        private: *mut *mut c_void,
+    ) -> c_int {
+        // SAFETY: The core passes what `map_frames` has set.
+        unsafe { &*(*private).cast::<T>() }.opened(TRACKED);
+        0
+    }
+
+    /// # Safety
+    ///
+    /// For `vma_close()`'s counterpart in fork, split and mremap only.
+    unsafe extern "C" fn open_callback<const TRACKED: bool>(vma: *mut bindings::vm_area_struct) {
+        // SAFETY: The core passes a mapping with this table.
+        unsafe { Self::owner(vma) }.opened(TRACKED);
+    }
+
+    /// # Safety
+    ///
+    /// For `vma_close()` only.
+    unsafe extern "C" fn close_callback<const TRACKED: bool>(vma: *mut bindings::vm_area_struct) {
+        // SAFETY: The core passes a mapping with this table.
+        unsafe { Self::owner(vma) }.closed(TRACKED);
+    }
+}
+
+/// Where to map `len` bytes of `file` from page `pgoff` on, such that the user address is aligned
+/// as the physical address `phys` is: to the largest entry that fits. An address, or an errno.
+///
+/// # Safety
+///
+/// For `->get_unmapped_area` only: the arguments are those of that.
+pub(super) unsafe fn unmapped_area(
+    file: *mut bindings::file,
+    addr: c_ulong,
+    len: c_ulong,
+    pgoff: c_ulong,
+    flags: c_ulong,
+    phys: u64,
+) -> c_ulong {
+    // SAFETY: Guaranteed by the caller.
+    let get = |addr, len| unsafe { bindings::mm_get_unmapped_area(file, addr, len, pgoff, flags) };
+    if flags & bindings::MAP_FIXED as c_ulong == 0 && addr == 0 {
+        for order in [PUD_ORDER, PMD_ORDER] {
+            let size = bindings::PAGE_SIZE << order;
+            // A mapping in which no entry of this size fits needs no alignment to it.
+            let head = (phys as usize).wrapping_neg() & (size - 1);
+            if len < head || len - head < size {
+                continue;
+            }
+            // Room to move the start.
+            let Some(padded) = len.checked_add(size) else {
+                continue;
+            };
+            let start = get(0, padded);
+            if start & (bindings::PAGE_SIZE - 1) == 0 {
+                return start + ((phys as usize).wrapping_sub(start) & (size - 1));
+            }
+        }
+    }
+    get(addr, len)
+}
+
+/// Maps what `owner` has at the user addresses from `start` to `end` of the calling process, with
+/// the largest entries that are possible, writable ones if `write`. Gives the address up to which
+/// that is done, and why it stopped if that is not `end`.
+///
+/// Context: may sleep; takes the mmap lock.
+pub(crate) fn prefault<T: Operations>(
+    owner: &T,
+    start: u64,
+    end: u64,
+    write: bool,
+) -> (u64, Result) {
+    let task = kernel::current!();
+    let Some(mm) = task.mm() else {
+        return (start, Err(EFAULT));
+    };
+    let mut at = start;
+    while at < end {
+        match prefault_step(owner, mm, at, end, write) {
+            Ok(next) => at = next,
+            Err(err) => return (at, Err(err)),
+        }
+        // SAFETY: We are in process context and hold no lock.
+        unsafe { bindings::rpmem_helper_cond_resched() };
+    }
+    (at.min(end), Ok(()))
+}
+
+/// Maps one entry, or a run of small ones, at `at`; gives the address after it.
+fn prefault_step<T: Operations>(
+    owner: &T,
+    mm: &kernel::mm::MmWithUser,
+    at: u64,
+    end: u64,
+    write: bool,
+) -> Result<u64> {
+    if kernel::current!().signal_pending() {
+        return Err(EINTR);
+    }
+    let guard = mm.mmap_read_lock();
+    let vma = guard.vma_lookup(at as usize).ok_or(ENOMEM)?.as_ptr();
+    // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
+    unsafe {
+        let ops = (*vma).vm_ops;
+        if ops != &Table::<T>::TRACKED.0 && ops != &Table::<T>::UNTRACKED.0
+            || (*vma).vm_private_data != core::ptr::from_ref(owner).cast_mut().cast()
+        {
+            return Err(EINVAL);
+        }
+    }
+    let vma = NonNull::new(vma).ok_or(EINVAL)?;
+    // INVARIANT: The operations are those of `map_frames`, and the mmap lock is held.
+    let mapping = Mapped(vma, PhantomData);
+    let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
+    if write {
+        flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
+    }
+    // SAFETY: As above. Without a place to say so the fault does not drop the lock.
+    to_result(unsafe {
+        bindings::fixup_user_fault(mm.as_raw(), at as usize, flags, core::ptr::null_mut())
+    })
+    .map_err(|err| {
+        // It does not tell poison from other reasons.
+        let to = at + bindings::PAGE_SIZE as u64;
+        match owner.fill(&mapping, at, to, false) {
+            Err(why) if err == EFAULT => why,
+            _ => err,
+        }
+    })?;
+    let mut found = bindings::follow_pfnmap_args {
+        vma: vma.as_ptr(),
+        address: at as usize,
+        ..Default::default()
+    };
+    // SAFETY: As above.
+    to_result(unsafe { bindings::follow_pfnmap_start(&mut found) })?;
+    // SAFETY: Started just now, with success.
+    unsafe { bindings::follow_pfnmap_end(&mut found) };
+    let mask = found.addr_mask as u64;
+    let next = (at | !mask) + 1;
+    if !mask != bindings::PAGE_SIZE as u64 - 1 {
+        return Ok(next);
+    }
+    // There is a page table now, so that the rest of it takes no faults.
+    let table = (at | ((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1) + 1;
+    let to = table.min(end).min(mapping.area().end);
+    if next >= to {
+        return Ok(next);
+    }
+    // What cannot be mapped is found by the next fault.
+    Ok(owner.fill(&mapping, next, to, write).unwrap_or(next))
+}
+
+/// Page frames without struct pages that users have mapped, registered such that a memory failure in
+/// them reaches those users: SIGBUS, BUS_MCEERR_AR.
+///
+/// # Invariants
+///
+/// `inner` is registered.
+#[pin_data(PinnedDrop)]
+pub(crate) struct PfnSpace<T> {
+    #[pin]
+    inner: Opaque<bindings::pfn_address_space>,
+    _space: Arc<AddressSpace>,
+    _owner: PhantomData<fn(T)>,
+}
+
+// SAFETY: The structure is only used under the locks of memory failure.
+unsafe impl<T> Send for PfnSpace<T> {}
+// SAFETY: As above.
+unsafe impl<T> Sync for PfnSpace<T> {}
+
+impl<T: Operations> PfnSpace<T> {
+    /// Registers `pages` frames from `first` on, which are mapped by mappings in `space` that
+    /// belong to a `T`. `None` on a kernel that does not handle memory failures.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if one of them is registered already; `ENOMEM`. Context: may sleep.
+    pub(crate) fn register(
+        space: Arc<AddressSpace>,
+        first: Pfn,
+        pages: u64,
+    ) -> Result<Option<Pin<KBox<Self>>>> {
+        let mapping = space.as_raw();
+        let init = try_pin_init!(Self {
+            // INVARIANT: Registered, or the initialisation fails.
+            inner <- Opaque::try_ffi_init(|ptr: *mut bindings::pfn_address_space| {
+                // SAFETY: `ptr` is valid for writes, and pinned until it is unregistered; the
+                // address space lives as long.
+                to_result(unsafe {
+                    ptr.write_bytes(0, 1);
+                    (*ptr).node.start = first.0 as usize;
+                    (*ptr).node.last = (first.0 + (pages - 1)) as usize;
+                    (*ptr).mapping = mapping;
+                    (*ptr).pfn_to_vma_pgoff = Some(Self::pgoff_callback);
+                    bindings::register_pfn_address_space(ptr)
+                })
+            }),
+            _space: space,
+            _owner: PhantomData,
+        }? Error);
+        match KBox::pin_init(init, GFP_KERNEL) {
+            Ok(this) => Ok(Some(this)),
+            Err(err) if err == eopnotsupp() => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// For `collect_procs_pfn()` only.
+    unsafe extern "C" fn pgoff_callback(
+        vma: *mut bindings::vm_area_struct,
+        pfn: c_ulong,
+        pgoff: *mut c_ulong,
+    ) -> c_int {
+        // SAFETY: `collect_procs_pfn()` passes a mapping in our address space, hence one made by
+        // `map_frames` for `T`.
+        let owner = unsafe { Table::<T>::owner(vma) };
+        let Some(vma) = NonNull::new(vma) else {
+            return EFAULT.to_errno();
+        };
+        // INVARIANT: As above; the lock of the address space is held, so that the VMA stays as it
+        // is.
+        let area = Mapped(vma, PhantomData).area();
+        // A process for which the caller does not find an address is killed without a word.
+        let end = area.first + ((area.end - area.start) >> bindings::PAGE_SHIFT);
+        match owner.pgoff(Pfn(pfn as u64), area.first) {
+            Some(found) if (area.first..end).contains(&found) => {
+                // SAFETY: The out-pointer is valid.
+                unsafe { pgoff.write(found as c_ulong) };
+                0
+            }
+            _ => EFAULT.to_errno(),
+        }
+    }
+}
+
+#[pinned_drop]
+impl<T> PinnedDrop for PfnSpace<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants it is registered.
+        unsafe { bindings::unregister_pfn_address_space(self.inner.get()) };
+    }
+}

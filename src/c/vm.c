@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/idr.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/ratelimit.h>
+#include <linux/srcu.h>
+
+#include "vm.h"
+
+int rpmem_helper_init_srcu_struct(struct srcu_struct *ssp)
+{
+	return init_srcu_struct(ssp);
+}
+
+int rpmem_helper_srcu_read_lock(struct srcu_struct *ssp)
+{
+	return srcu_read_lock(ssp);
+}
+
+void rpmem_helper_srcu_read_unlock(struct srcu_struct *ssp, int idx)
+{
+	srcu_read_unlock(ssp, idx);
+}
+
+bool rpmem_helper_vma_desc_shared(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_MAYSHARE_BIT);
+}
+
+bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_SYNC_BIT);
+}
+
+void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)
+{
+	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
+}
+
+struct rpmem_insert {
+	struct vm_area_struct *vma;
+	unsigned long pfn;
+	bool write;
+	/* Where stores are remembered: a bit per page, and whether there are any. */
+	unsigned long *bits;
+	unsigned long bit;
+	int *any;
+};
+
+/*
+ * Under the page table lock, and that is where stores to a page are remembered, too: who takes
+ * the bits out and unmaps the pages then, under that lock, leaves no writable entry without a bit.
+ * An entry that is there is only ever made writable.
+ */
+static int rpmem_insert_one(pte_t *pte, unsigned long addr, void *data)
+{
+	struct rpmem_insert *ins = data;
+	pte_t old = ptep_get(pte);
+	pte_t new = pte_mkyoung(pte_mkspecial(pfn_pte(ins->pfn, ins->vma->vm_page_prot)));
+
+	if (ins->bits) {
+		if (!test_bit(ins->bit, ins->bits))
+			set_bit(ins->bit, ins->bits);
+		/* The bit before what leads to it, */
+		smp_mb__after_atomic();
+		if (!READ_ONCE(*ins->any))
+			WRITE_ONCE(*ins->any, 1);
+		/* and both before the entry. */
+		smp_wmb();
+		ins->bit++;
+	}
+	if (ins->write)
+		new = pte_mkwrite_novma(pte_mkdirty(new));
+	if (pte_none(old) || (ins->write && !pte_write(old) && pte_pfn(old) == ins->pfn))
+		set_pte_at(ins->vma->vm_mm, addr, pte, new);
+	ins->pfn++;
+	return 0;
+}
+
+/* Whether there is a huge entry, which apply_to_page_range() does not expect. */
+static bool rpmem_has_huge(struct mm_struct *mm, unsigned long addr)
+{
+	p4d_t *p4d = p4d_offset(pgd_offset(mm, addr), addr);
+	pud_t pud;
+
+	if (p4d_none(p4dp_get(p4d)))
+		return false;
+	pud = pudp_get(pud_offset(p4d, addr));
+	if (pud_none(pud) || pud_leaf(pud))
+		return pud_leaf(pud);
+	return pmd_leaf(pmdp_get(pmd_offset(&pud, addr)));
+}
+
+/*
+ * Special entries for @nr consecutive frames. vmf_insert_pfn() does one, and looks up its memory
+ * type each time: here the range is write-back for as long as it can be mapped.
+ */
+int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long pfn, unsigned long nr, bool write,
+			     unsigned long *bits, unsigned long first, int *any)
+{
+	struct rpmem_insert ins = {
+		.vma = vma,
+		.pfn = pfn,
+		.write = write,
+		.bits = bits,
+		.bit = first,
+		.any = any,
+	};
+
+	if (rpmem_has_huge(vma->vm_mm, addr))
+		return -EAGAIN;
+	return apply_to_page_range(vma->vm_mm, addr, nr << PAGE_SHIFT, rpmem_insert_one, &ins);
+}
+
+void rpmem_helper_ida_init(struct ida *ida)
+{
+	ida_init(ida);
+}
+
+int rpmem_helper_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(rs, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&rs);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What user mappings need of the kernel's inline functions. */
+#ifndef RPMEM_VM_H
+#define RPMEM_VM_H
+
+#include <linux/types.h>
+
+struct file;
+struct ida;
+struct srcu_struct;
+struct vm_area_desc;
+struct vm_area_struct;
+
+int rpmem_helper_init_srcu_struct(struct srcu_struct *ssp);
+int rpmem_helper_srcu_read_lock(struct srcu_struct *ssp);
+void rpmem_helper_srcu_read_unlock(struct srcu_struct *ssp, int idx);
+
+bool rpmem_helper_vma_desc_shared(const struct vm_area_desc *desc);
+bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc);
+void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
+int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long pfn, unsigned long nr, bool write,
+			     unsigned long *bits, unsigned long first, int *any);
+int rpmem_helper_ratelimit(void);
+void rpmem_helper_ida_init(struct ida *ida);
+
+#endif /* RPMEM_VM_H */
