@@ -16,7 +16,10 @@ mod logic;
 #[cfg(CONFIG_KUNIT = "y")]
 mod logic_kunit;
 
-use abstractions::nd;
+use abstractions::{
+    chrdev,
+    nd, //
+};
 use kernel::{
     driver::Registration,
     prelude::*, //
@@ -26,11 +29,14 @@ use kernel::{
 struct Module {
     #[pin]
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
+    // The devices that the driver makes are of this class.
+    _class: chrdev::Class,
 }
 
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _class: chrdev::Class::register()?,
             _registration <- Registration::new(
                 <LocalModule as kernel::ModuleMetadata>::NAME,
                 module,
@@ -46,4 +52,10 @@ module! {
     description: "Persistent memory block device with DAX",
     license: "GPL v2",
     alias: ["nd:t4*", "nd:t5*", "pmem"],
+    params: {
+        strict_validate: u8 {
+            default: 0,
+            description: "1: mmap(MAP_SHARED_VALIDATE) of /dev/rpmemN without MAP_SYNC is EINVAL",
+        },
+    },
 }

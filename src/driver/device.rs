@@ -13,6 +13,7 @@
 
 use super::{
     blk::Disk,
+    map::BoundNode,
     pmem::Pmem,
     sysfs, //
 };
@@ -67,9 +68,10 @@ use kernel::{
 /// The driver, on the libnvdimm bus.
 pub(crate) struct Driver;
 
-/// A bound namespace. Fields are dropped in this order: file systems lose the DAX device, the disk
+/// A bound namespace. Fields are dropped in this order: mappings of the node end, file systems lose the DAX device, the disk
 /// goes when its I/O has ended, then the memory.
 pub(crate) struct Bound {
+    pub(super) node: Option<BoundNode>,
     pub(super) _host: dax::Host<Pmem>,
     pub(super) disk: GenDisk<Disk>,
     pub(super) pmem: Arc<Pmem>,
@@ -94,7 +96,12 @@ impl nd::Driver for Driver {
 
     fn notify(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>, event: Event) {
         match event {
-            Event::RevalidatePoison => data.pmem.revalidate_badblocks(),
+            Event::RevalidatePoison => {
+                data.pmem.revalidate_badblocks();
+                if let Some(node) = &data.node {
+                    node.badblocks_changed();
+                }
+            }
             Event::RevalidateRegion => data.disk.check_and_set_ro(),
         }
     }
@@ -328,7 +335,7 @@ fn attach(
     };
     let mut disk = NewDisk::new(dev, &limits, geometry.sectors(), dax.clone())?;
     disk.name_after(namespace);
-    let host = dax::Host::new(dax, &disk)?;
+    let host = dax::Host::new(dax.clone(), &disk)?;
     let disk = match disk.add(dev, &sysfs::GROUPS) {
         Ok(disk) => disk,
         Err((err, disk)) => {
@@ -343,7 +350,11 @@ fn attach(
         Some(file) => pmem.watch_badblocks(file),
         None => dev_warn!(dev, "'badblocks' notification disabled\n"),
     }
+    let node = BoundNode::new(dev, &disk, dax, synchronous)
+        .inspect_err(|err| dev_warn!(dev, "no node to map: {}\n", err.to_errno()))
+        .ok();
     Ok(Bound {
+        node,
         _host: host,
         disk,
         pmem,

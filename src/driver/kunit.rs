@@ -70,6 +70,7 @@ impl Setup {
         let host = dax::Host::new(dax, &disk)?;
         let disk = disk.add(dev, &sysfs::GROUPS).map_err(|(err, _)| err)?;
         let bound = Bound {
+            node: None,
             _host: host,
             disk,
             pmem,
@@ -436,6 +437,156 @@ mod bound {
         ]));
         // Nobody else has the memory any more.
         assert!(Arc::into_unique_or_drop(pmem).is_some());
+        Ok(())
+    }
+}
+
+/// Mappings of the node, and the page tables that come of them.
+#[kernel::macros::kunit_tests(rpmem_map)]
+mod map {
+    use super::*;
+    use crate::{
+        abstractions::{
+            kunit::UserMapping,
+            vm::PMD_ORDER, //
+        },
+        driver::map::{
+            BoundNode,
+            Node, //
+        },
+        logic::{
+            geometry::PAGE_SIZE,
+            mmap::{
+                DIRECT_WINDOW,
+                MAP_SHARED,
+                MAP_SHARED_VALIDATE,
+                MAP_SYNC, //
+            }, //
+        }, //
+    };
+    use kernel::str::CString;
+
+    const SYNC: u64 = MAP_SHARED_VALIDATE | MAP_SYNC;
+    const PAGE: usize = PAGE_SIZE as usize;
+    const HUGE: usize = PAGE << PMD_ORDER;
+    /// The namespace that the scenario has.
+    const NODE: &CStr = c"/dev/rpmem0";
+
+    /// The entry for the page at `at` is as it has to be, for the page `page` of the device.
+    fn check(map: &UserMapping, at: usize, page: u64, order: u32, writable: bool) -> Result {
+        let entry = map.entry(at).ok_or(ENOENT)?;
+        let frame = map.data::<Node>().frame(page & !((1 << order) - 1))?;
+        assert_eq!(entry.pfn, frame);
+        assert_eq!((entry.order, entry.writable), (order, writable));
+        assert!(entry.special && entry.write_back);
+        Ok(())
+    }
+
+    #[test]
+    fn huge_entries_are_special_and_of_the_right_frames() -> Result {
+        for window in [0, DIRECT_WINDOW] {
+            let map = UserMapping::new(NODE, 4 * HUGE, SYNC, window + HUGE as u64)?;
+            for (n, write) in [(0, false), (1, true), (3, false)] {
+                assert!(map.entry(n * HUGE).is_none());
+                map.touch(n * HUGE + 5000, write)?;
+                // Read or written: it is synchronous, so nothing is tracked.
+                check(&map, n * HUGE, (n as u64 + 1) << PMD_ORDER, PMD_ORDER, true)?;
+            }
+            assert!(map.entry(2 * HUGE).is_none());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn small_entries_are_special_and_of_the_right_frames() -> Result {
+        for (flags, window) in [(SYNC, 0), (SYNC, DIRECT_WINDOW), (MAP_SHARED, 0)] {
+            // Ends in front of the next huge page.
+            let map = UserMapping::new(NODE, HUGE - PAGE, flags, window + PAGE as u64)?;
+            map.touch(100 * PAGE, false)?;
+            // With it come others, all in one block.
+            let mut found = 0;
+            for n in 0..511 {
+                if map.entry(n * PAGE).is_some() {
+                    check(&map, n * PAGE, n as u64 + 1, 0, flags == SYNC)?;
+                    found += 1;
+                }
+            }
+            assert_eq!(found, 64);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tracked_entries_become_writable_one_by_one() -> Result {
+        let map = UserMapping::new(NODE, HUGE, MAP_SHARED, 0)?;
+        map.touch(0, false)?;
+        map.touch(3 * PAGE, true)?;
+        map.touch(300 * PAGE, true)?;
+        for n in 0..64 {
+            check(&map, n * PAGE, n as u64, 0, n == 3)?;
+        }
+        check(&map, 300 * PAGE, 300, 0, true)?;
+        assert!(map.entry(301 * PAGE).is_none());
+        Ok(())
+    }
+
+    /// A bound namespace of three pages with a node, and the path of that.
+    fn bound() -> Result<(Bound, Arc<Pmem>, TestBus, Ram, CString)> {
+        let setup = Setup::new()?;
+        let pmem = setup.pmem.clone();
+        let (mut bound, bus, ram) = setup.bind()?;
+        let data = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
+        let node = BoundNode::new(bus.child().core(), &bound.disk, data, true)?;
+        bound.node = Some(node);
+        let path = CString::try_from_fmt(fmt!("/dev/r{}", bound.disk.name()?))?;
+        Ok((bound, pmem, bus, ram, path))
+    }
+
+    #[test]
+    fn a_bad_page_is_refused_until_it_is_written() -> Result {
+        use crate::abstractions::kunit::with_segment;
+        let (bound, pmem, _bus, ram, path) = bound()?;
+        let map = UserMapping::new(&path, 3 * PAGE, SYNC, 0)?;
+        for n in 0..3 {
+            map.touch(n * PAGE, true)?;
+            assert!(ram.is(DATA + n * PAGE, DATA + n * PAGE + 1, 0x5a));
+        }
+        assert!(pmem.badblocks().mark(9, 1));
+        if let Some(node) = &bound.node {
+            node.badblocks_changed();
+        }
+        assert!(map.entry(PAGE).is_none());
+        assert_eq!(map.touch(PAGE + 5, false), Err(EFAULT));
+        assert_eq!(map.touch(PAGE + 5, true), Err(EFAULT));
+        map.touch(0, true)?;
+        map.touch(2 * PAGE, true)?;
+        // A write through the disk clears it, and the mapping is as good as new.
+        let memory = Ram::new(0x33)?;
+        with_segment(&memory, 0, PAGE, |from| pmem.write(DATA + PAGE, from))?;
+        map.touch(PAGE + 5, false)?;
+        check(&map, PAGE, 1, 0, true)?;
+        assert!(ram.is(DATA + PAGE, DATA + 2 * PAGE, 0x33));
+        Ok(())
+    }
+
+    #[test]
+    fn an_unbound_namespace_leaves_no_entry() -> Result {
+        for flags in [MAP_SHARED, SYNC] {
+            let (bound, pmem, _bus, ram, path) = bound()?;
+            let map = UserMapping::new(&path, 3 * PAGE, flags, 0)?;
+            for n in 0..3 {
+                map.touch(n * PAGE, true)?;
+            }
+            drop(bound);
+            for n in 0..3 {
+                assert!(map.entry(n * PAGE).is_none());
+                assert_eq!(map.touch(n * PAGE, n == 1), Err(EFAULT));
+            }
+            assert!(ram.is(DATA + 1, DATA + PAGE, 0x11));
+            // The mapping does not keep the memory.
+            assert!(Arc::into_unique_or_drop(pmem).is_some());
+            assert!(map.data::<Node>().frame(0).is_err());
+        }
         Ok(())
     }
 }

@@ -7,7 +7,9 @@
 mod blk;
 mod daxops;
 pub(crate) mod device;
+mod dirty;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
+mod map;
 mod pmem;
 mod sysfs;

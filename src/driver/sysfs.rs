@@ -30,8 +30,8 @@ impl BoolAttribute<Disk> for WriteCache {
 }
 
 static WRITE_CACHE: Attribute<Disk> = Attribute::new::<WriteCache>();
-static DAX_ATTRIBUTES: Attributes<Disk, 2> = Attributes::new(&WRITE_CACHE);
-static DAX_GROUP: AttributeGroup<Disk> = AttributeGroup::new(c"dax", &DAX_ATTRIBUTES);
+static DAX_ATTRIBUTES: Attributes<Disk, 2> = Attributes::new([&WRITE_CACHE]);
+static DAX_GROUP: AttributeGroup<Disk> = AttributeGroup::new(Some(c"dax"), &DAX_ATTRIBUTES);
 
 /// The attribute groups of the disk.
 pub(crate) static GROUPS: AttributeGroups<Disk> = AttributeGroups::new(&DAX_GROUP);

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * /dev/rpmemN: persistent memory mapped by applications without a file system.
+ * The contract is in Documentation/mmap.md.
+ */
+#ifndef _UAPI_LINUX_RPMEM_H
+#define _UAPI_LINUX_RPMEM_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/*
+ * The bytes of the device appear a second time from this file offset on. What
+ * is mapped there is a direct mapping for as long as it lives.
+ */
+#define RPMEM_DIRECT_WINDOW	(1ULL << 60)
+
+#define RPMEM_IOC		0xbd
+
+/*
+ * What the device is. The caller sets argsz to sizeof(struct rpmem_info); the
+ * kernel fills in as much as it knows, at most that, and says in argsz how much
+ * it knows.
+ */
+struct rpmem_info {
+	__u32 argsz;
+	__u32 flags;		/* RPMEM_INFO_* */
+	__u64 size;		/* bytes that can be mapped */
+	__u64 huge_page;	/* largest entry that a mapping can have, bytes */
+	__u64 reserved;		/* 0 */
+};
+
+#define RPMEM_INFO_SYNC		(1U << 0)	/* MAP_SYNC is possible */
+#define RPMEM_INFO_PAGES	(1U << 1)	/* there are struct pages */
+
+#define RPMEM_INFO		_IO(RPMEM_IOC, 0)
+
+/*
+ * Map pages of this device in this process ahead of any access, with the
+ * largest entries that are possible. addr and len are in whole pages. done says
+ * how many bytes were mapped, also when it fails: EINVAL for an unknown flag, a
+ * bad argsz, or a range that is not a mapping of this device; ENOMEM where
+ * nothing is mapped or memory is short; EFAULT without access to it; EHWPOISON
+ * at a bad page; EINTR.
+ */
+struct rpmem_prefault {
+	__u32 argsz;
+	__u32 flags;		/* RPMEM_PREFAULT_* */
+	__u64 addr;
+	__u64 len;
+	__u64 done;
+};
+
+#define RPMEM_PREFAULT_WRITE	(1U << 0)	/* as if it was stored to */
+
+#define RPMEM_PREFAULT		_IO(RPMEM_IOC, 1)
+
+#ifndef __KERNEL__
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE	0x03
+#endif
+#ifndef MAP_SYNC
+#define MAP_SYNC		0x80000
+#endif
+#ifndef MAP_POPULATE
+#define MAP_POPULATE		0x8000
+#endif
+
+/*
+ * mmap(2) of such a device. MAP_POPULATE, which the kernel skips for mappings
+ * without struct pages, maps all pages ahead of any access, as far as possible.
+ */
+static inline void *rpmem_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
+{
+	struct rpmem_prefault prefault;
+	void *ptr = mmap(addr, len, prot, flags, fd, offset);
+	int saved = errno;
+
+	if (ptr == MAP_FAILED || !(flags & MAP_POPULATE) || prot == PROT_NONE)
+		return ptr;
+	prefault.argsz = sizeof(prefault);
+	prefault.flags = prot & PROT_WRITE ? RPMEM_PREFAULT_WRITE : 0;
+	prefault.addr = (__u64)(unsigned long)ptr;
+	prefault.len = (len + 4095) / 4096 * 4096;
+	prefault.done = 0;
+	/* As with mmap(2), a page that cannot be populated is no error. */
+	(void)ioctl(fd, RPMEM_PREFAULT, &prefault);
+	errno = saved;
+	return ptr;
+}
+#endif /* __KERNEL__ */
+
+#endif /* _UAPI_LINUX_RPMEM_H */

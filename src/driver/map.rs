@@ -1,0 +1,739 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/rpmemN`: the memory of a namespace, mapped by applications without a file system.
+//!
+//! C counterpart: `dax_mmap_prepare()` and `dev_dax_huge_fault()` in `drivers/dax/device.c`, as far
+//! as there is one. `Documentation/mmap.md` is the contract.
+//!
+//! # Lifetimes and lock order
+//!
+//! The node outlives the binding of its namespace: files and mappings hold it. What it serves is in
+//! [`Node::live`], which unbinding revokes: that waits for faults, write-backs and accesses under
+//! way, and those that come later find nothing.
+//!
+//! Locks, from the outside: mmap lock or VMA lock; `writeback`; the SRCU domain of `live` (read);
+//! locks of page tables and of the address space. `claims` is taken without any of them, and the
+//! block layer's `open_mutex` inside of it.
+//!
+//! # Who maps what
+//!
+//! A mapping whose stores are tracked and that can be written has entries of one page only. In all
+//! others an entry is as large as its address, its place on the device and the poison near it
+//! allow. Both depend on nothing that changes while faults are under way: two faults never
+//! disagree on whether there is a page table at an address.
+
+use super::{
+    blk::Disk,
+    dirty::{
+        Dirty,
+        Taken, //
+    }, //
+};
+use crate::{
+    abstractions::{
+        badblocks::Badblocks,
+        block::{
+            Claim,
+            DiskNumber,
+            GenDisk,
+            Segment, //
+        },
+        chrdev::{
+            attribute,
+            NumberAttribute,
+            Operations,
+            Registration,
+            Request, //
+        },
+        dax::{
+            AccessMode,
+            Operations as _, //
+        },
+        errno::{
+            ehwpoison,
+            eopnotsupp, //
+        },
+        platform,
+        space::AddressSpace,
+        srcu::SrcuRevocable,
+        sysfs::{
+            Attribute,
+            AttributeGroup,
+            AttributeGroups,
+            Attributes, //
+        },
+        vm::{
+            self,
+            Fault,
+            Mapped,
+            NewArea,
+            Outcome,
+            PfnSpace,
+            Ready,
+            PMD_ORDER,
+            PUD_ORDER, //
+        }, //
+    },
+    logic::{
+        dirty::runs,
+        fault::{
+            plan,
+            widen,
+            Area,
+            Memory,
+            Plan,
+            Run, //
+        },
+        geometry::{
+            Pfn,
+            Pgoff,
+            Sector,
+            PAGE_SHIFT,
+            PAGE_SIZE, //
+        },
+        ioctl::{
+            self,
+            Prefault, //
+        },
+        mmap::{
+            self,
+            Class,
+            Refusal,
+            DIRECT_WINDOW, //
+        }, //
+    },
+    THIS_MODULE, //
+};
+use core::ops::{
+    Deref,
+    Range, //
+};
+use kernel::{
+    device::{
+        Core,
+        Device, //
+    },
+    new_mutex,
+    prelude::*,
+    str::CString,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full,
+            Relaxed,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+    ThisModule, //
+};
+
+/// Pages that a fault of one page brings in at most.
+const FAULT_AROUND: u64 = 64;
+/// log2 of the pages of the unit in which stores to mappings that are not tracked are remembered.
+const COARSE: u32 = 9;
+
+/// The open files of a node, and their claim on the disk.
+struct Claims {
+    files: usize,
+    claim: Option<Claim>,
+}
+
+/// What a node serves while its namespace is bound. Fields are dropped in this order.
+struct Live {
+    _failures: Option<Pin<KBox<PfnSpace<Node>>>>,
+    disk: Arc<Disk>,
+}
+
+impl Deref for Live {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.disk
+    }
+}
+
+/// The data of a device node.
+#[pin_data]
+pub(super) struct Node {
+    /// The disk with its memory, while the namespace is bound.
+    #[pin]
+    live: SrcuRevocable<Live>,
+    space: Arc<AddressSpace>,
+    disk: DiskNumber,
+    limits: mmap::Device,
+    memory: Memory,
+    page_backed: bool,
+    #[pin]
+    claims: Mutex<Claims>,
+    /// Serialises write-back: what one has taken out of the sets is durable when the next returns.
+    #[pin]
+    writeback: Mutex<KBox<Taken>>,
+    /// Pages stored to in tracked mappings.
+    stored: Dirty,
+    /// Units of 2^[`COARSE`] pages that could have been stored to in others.
+    touched: Dirty,
+    /// Mappings, and how many of them are not tracked.
+    mappings: Atomic<i64>,
+    untracked: Atomic<i64>,
+    /// Sectors that are bad or once were: there are no huge entries over them. With `frozen` set
+    /// there are no new entries at all, so that the list can change.
+    #[pin]
+    scars: Badblocks,
+    frozen: Atomic<i32>,
+    /// The list of scars is full: no huge entries any more.
+    scarred: Atomic<i32>,
+}
+
+impl Node {
+    /// A node for a disk.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` if no page of the disk can be mapped; `ENOMEM`. Context: may sleep.
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        number: DiskNumber,
+        synchronous: bool,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
+        let page_backed = disk.data().mapping().has_pages();
+        let stored = Dirty::new(pages)?;
+        let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
+        let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        let space = Arc::new(AddressSpace::new(c"[rpmem]")?, GFP_KERNEL)?;
+        // Pages with a struct page are libnvdimm's and the file system's to report.
+        let failures = if page_backed {
+            None
+        } else {
+            PfnSpace::register(space.clone(), pfn, pages)?
+        };
+        let live = Live {
+            _failures: failures,
+            disk,
+        };
+        Ok(try_pin_init!(Self {
+            live <- SrcuRevocable::new(live),
+            space,
+            disk: number,
+            limits: mmap::Device {
+                pages,
+                synchronous,
+            },
+            memory: Memory { pfn, pages },
+            page_backed,
+            claims <- new_mutex!(Claims {
+                files: 0,
+                claim: None,
+            }),
+            writeback <- new_mutex!(taken),
+            stored,
+            touched,
+            mappings: Atomic::new(0),
+            untracked: Atomic::new(0),
+            scars <- Badblocks::new(),
+            frozen: Atomic::new(0),
+            scarred: Atomic::new(0),
+        }? Error))
+    }
+
+    /// The namespace is being unbound: ends all mappings, in that later accesses are SIGBUS. Waits
+    /// for faults under way, not for any mapping. Context: may sleep.
+    pub(super) fn revoke(&self) {
+        let disk = self.live.revoke();
+        self.space.unmap_all();
+        // Who opens the node from now on finds it dead before it claims the disk.
+        self.claims.lock().claim = None;
+        drop(disk);
+    }
+
+    /// The list of bad sectors has changed: no entries stay over those that it has now. Context: may
+    /// sleep.
+    pub(super) fn badblocks_changed(&self) {
+        let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
+            return;
+        };
+        // Faults under way plan with the old list of scars, later ones with the new one; in between
+        // there are none.
+        self.frozen.fetch_add(1, Relaxed);
+        self.live.synchronize();
+        let mut page = 0;
+        while let Some(bad) = self.first_bad(&disk, page..self.memory.pages) {
+            let sector = Pgoff(bad).to_sector().unwrap_or(Sector(0)).0;
+            if !self.scars.mark(sector, PAGE_SIZE >> 9) {
+                self.scarred.store(1, Relaxed);
+            }
+            self.unmap(bad..bad + 1);
+            page = bad + 1;
+        }
+        self.frozen.fetch_sub(1, Release);
+    }
+
+    /// The first page in `pages` that has a bad sector.
+    fn first_bad(&self, disk: &Disk, pages: Range<u64>) -> Option<u64> {
+        let start = Pgoff(pages.start).to_sector()?.0;
+        let len = Pgoff(pages.end - pages.start).to_sector()?.0;
+        let bad = disk.data().badblocks().first_bad(start, len)?;
+        Some(bad >> (PAGE_SHIFT - 9))
+    }
+
+    /// Takes pages out of all page tables.
+    fn unmap(&self, pages: Range<u64>) {
+        let len = pages.end - pages.start;
+        self.space.unmap(pages.start, len);
+        self.space
+            .unmap((DIRECT_WINDOW >> PAGE_SHIFT) + pages.start, len);
+    }
+
+    /// The frame of a page of the device.
+    #[cfg(CONFIG_KUNIT = "y")]
+    pub(super) fn frame(&self, page: u64) -> Result<Pfn> {
+        let sector = Pgoff(page).to_sector().ok_or(ERANGE)?;
+        let disk = self.live.enter().ok_or(ENXIO)?;
+        let (pfn, _) = disk.data().sector_to_pfn(sector, 1, AccessMode::Access)?;
+        Ok(pfn)
+    }
+
+    /// The largest order of an entry, for `huge_page` in sysfs.
+    fn largest_order(&self) -> u32 {
+        [PUD_ORDER, PMD_ORDER]
+            .into_iter()
+            .find(|order| {
+                let pages = 1u64 << order;
+                let head = self.memory.pfn.0.wrapping_neg() & (pages - 1);
+                self.memory.pages.checked_sub(head) >= Some(pages)
+            })
+            .unwrap_or(0)
+    }
+
+    /// The mapping, with `first` a page of the device.
+    fn area(&self, mapping: &Mapped<'_>) -> Option<Area> {
+        let mut area = mapping.area();
+        let pages = (area.end - area.start) >> PAGE_SHIFT;
+        area.first = mmap::locate(&self.limits, area.first, pages).ok()?.first;
+        Some(area)
+    }
+
+    /// Whether the `pages` pages from `page` on cannot be mapped by one entry.
+    fn is_bad(&self, disk: &Disk, page: u64, pages: u64) -> bool {
+        let Some(sector) = Pgoff(page).to_sector() else {
+            return true;
+        };
+        if pages > 1 && (self.scarred.load(Relaxed) != 0 || self.has_scar(page, pages)) {
+            return true;
+        }
+        disk.data()
+            .sector_to_pfn(sector, pages, AccessMode::Access)
+            .is_err()
+    }
+
+    fn has_scar(&self, page: u64, pages: u64) -> bool {
+        let to_sector = |n| Pgoff(n).to_sector().map_or(0, |s| s.0);
+        self.scars
+            .first_bad(to_sector(page), to_sector(pages))
+            .is_some()
+    }
+
+    /// Remembers that pages of a mapping that is not tracked could be stored to.
+    fn touch(&self, pages: &Range<u64>) -> Result {
+        self.touched
+            .add(pages.start >> COARSE..((pages.end - 1) >> COARSE) + 1)
+    }
+
+    /// Maps `run`, at least its first page, with entries of one page; gives how many pages it was.
+    fn insert(
+        &self,
+        disk: &Disk,
+        mapping: &Mapped<'_>,
+        run: Run,
+        write: bool,
+    ) -> Result<(Outcome, u64)> {
+        let pages = run.page..run.page + run.pages;
+        let tracked = mapping.is_tracked();
+        let (marks, len) = if tracked && write {
+            let (marks, len) = self.stored.marks(&pages)?;
+            (Some(marks), len)
+        } else {
+            // Entries of mappings that are not tracked are writable at once.
+            if !tracked && mapping.may_write() {
+                self.touch(&pages)?;
+            }
+            (None, run.pages)
+        };
+        let frames = disk.data().mapping().frames(run.pfn, len)?;
+        Ok((mapping.insert(run.address, frames, write, marks), len))
+    }
+
+    fn answer(&self, disk: &Disk, fault: &Fault<'_>, order: u32) -> Result<Outcome> {
+        let mapping = fault.mapping();
+        let area = self.area(mapping).ok_or(EFAULT)?;
+        let tracked = mapping.is_tracked();
+        if order != 0 && tracked && mapping.may_write() {
+            return Ok(Outcome::Fallback);
+        }
+        let is_bad = |page, pages| self.is_bad(disk, page, pages);
+        let run = match plan(&area, &self.memory, fault.address(), order, is_bad) {
+            Plan::Map(run) => run,
+            Plan::Fallback => return Ok(Outcome::Fallback),
+            Plan::Sigbus => return Ok(Outcome::Sigbus),
+            Plan::HwPoison => return Ok(Outcome::HwPoison),
+        };
+        if order != 0 {
+            if mapping.may_write() {
+                self.touch(&(run.page..run.page + run.pages))?;
+            }
+            let frames = disk.data().mapping().frames(run.pfn, run.pages)?;
+            return Ok(fault.insert_huge(frames, order, fault.is_write()));
+        }
+        // Stores are tracked by the page; what else is near is mapped with it.
+        let write = fault.is_write();
+        let run = if tracked && write {
+            run
+        } else {
+            widen(&area, &self.memory, run, FAULT_AROUND, is_bad)
+        };
+        Ok(self.insert(disk, mapping, run, write)?.0)
+    }
+
+    /// Writes back what has been stored to in `pages`.
+    fn write_back(&self, pages: Range<u64>) -> Result {
+        let mut taken = self.writeback.lock();
+        let mut at = pages.start;
+        while let Some(first) = self.stored.take(at, &pages, &mut taken) {
+            // Marks are made under the lock of the page table that the entry is in. So what has been
+            // taken is unmapped below, and the next store to it is marked again.
+            let disk = self.live.enter().ok_or(EIO)?;
+            for run in runs(&**taken) {
+                let run = first + run.start..first + run.end;
+                self.space.unmap(run.start, run.end - run.start);
+                self.flush_cache(&disk, run)?;
+            }
+            at = first + super::dirty::CHUNK;
+        }
+
+        let units = pages.start >> COARSE..pages.end.div_ceil(1 << COARSE);
+        let mut at = units.start;
+        while let Some(first) = self.touched.take(at, &units, &mut taken) {
+            // Mappings that are not tracked can go on with stores: as long as there are any, what
+            // was touched stays in the set. One that has touched a unit that is taken now was
+            // counted before that.
+            let live = self.untracked.load(Acquire) != 0;
+            let disk = self.live.enter().ok_or(EIO)?;
+            for run in runs(&**taken) {
+                let run = first + run.start..first + run.end;
+                if live {
+                    self.touched.add(run.clone())?;
+                }
+                let run =
+                    (run.start << COARSE).max(pages.start)..(run.end << COARSE).min(pages.end);
+                self.flush_cache(&disk, run)?;
+            }
+            at = first + super::dirty::CHUNK;
+        }
+        let disk = self.live.enter().ok_or(EIO)?;
+        disk.data().region().flush()
+    }
+
+    fn flush_cache(&self, disk: &Disk, pages: Range<u64>) -> Result {
+        /// Pages between two looks at the scheduler.
+        const STEP: u64 = 512;
+        let mut at = pages.start;
+        while at < pages.end {
+            let next = (at + STEP).min(pages.end);
+            let sector = Pgoff(at).to_sector().ok_or(EIO)?;
+            let len = (next - at) << PAGE_SHIFT;
+            let offset = disk.data().geometry().sector_to_offset(sector, len)?;
+            disk.flush_cache(offset, usize::try_from(len)?)?;
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn prefault(&self, argument: UserPtr) -> Result {
+        let mut raw = [0u8; ioctl::PREFAULT_SIZE];
+        UserSlice::new(argument, raw.len())
+            .reader()
+            .read_slice(&mut raw)?;
+        let request = Prefault::parse(&raw, PAGE_SIZE).map_err(|_| EINVAL)?;
+        let (end, result) = vm::prefault(self, request.start, request.end, request.write);
+        let done = argument.wrapping_byte_add(ioctl::PREFAULT_DONE);
+        UserSlice::new(done, size_of::<u64>())
+            .writer()
+            .write(&(end - request.start))?;
+        result
+    }
+
+    fn info(&self, argument: UserPtr) -> Result {
+        let info = ioctl::Info {
+            size: self.limits.pages << PAGE_SHIFT,
+            huge_page: PAGE_SIZE << self.largest_order(),
+            synchronous: self.limits.synchronous,
+            page_backed: self.page_backed,
+        };
+        let raw = info.to_bytes();
+        let argsz: u32 = UserSlice::new(argument, size_of::<u32>()).reader().read()?;
+        if (argsz as usize) < raw.len() {
+            return Err(EINVAL);
+        }
+        UserSlice::new(argument, raw.len())
+            .writer()
+            .write_slice(&raw)
+    }
+}
+
+/// Says why a request was refused, if not too often, and gives the errno.
+fn refuse(dev: &Device, refusal: Refusal) -> Error {
+    if platform::may_log() {
+        dev_notice!(dev, "mmap refused: {}\n", refusal.reason());
+    }
+    match refusal {
+        Refusal::NotSynchronous => eopnotsupp(),
+        _ => EINVAL,
+    }
+}
+
+impl Operations for Node {
+    const OWNER: &'static ThisModule = &THIS_MODULE;
+
+    const GROUPS: &'static AttributeGroups<Self> = &GROUPS;
+
+    fn open(&self, dev: &Device, writable: bool) -> Result {
+        let mut claims = self.claims.lock();
+        if !self.live.is_alive() {
+            return Err(ENXIO);
+        }
+        if claims.claim.is_none() {
+            let claim = Claim::open(self.disk, self).inspect_err(|err| {
+                if *err == EBUSY && platform::may_log() {
+                    dev_notice!(dev, "open refused: the disk is mounted or in use\n");
+                }
+            })?;
+            claims.claim = Some(claim);
+        }
+        let read_only = claims.claim.as_ref().is_some_and(Claim::is_read_only);
+        if writable && read_only {
+            if claims.files == 0 {
+                claims.claim = None;
+            }
+            return Err(EROFS);
+        }
+        claims.files += 1;
+        Ok(())
+    }
+
+    fn release(&self) {
+        let mut claims = self.claims.lock();
+        claims.files -= 1;
+        if claims.files == 0 {
+            claims.claim = None;
+        }
+    }
+
+    fn space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    fn check(&self, dev: &Device, request: Request) -> Result<u64> {
+        if !self.live.is_alive() {
+            return Err(ENXIO);
+        }
+        let strict = *crate::module_parameters::strict_validate.value() != 0;
+        mmap::check_flags(request.flags, strict)
+            .and_then(|()| mmap::locate(&self.limits, request.pgoff, request.pages))
+            .map(|extent| (self.memory.pfn.0 + extent.first) << PAGE_SHIFT)
+            .map_err(|refusal| refuse(dev, refusal))
+    }
+
+    fn map(&self, dev: &Device, area: NewArea<'_>) -> Result<Ready> {
+        if !self.live.is_alive() {
+            return Err(ENXIO);
+        }
+        if !area.is_shared() {
+            return Err(refuse(dev, Refusal::Private));
+        }
+        let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
+            .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
+            .map_err(|refusal| refuse(dev, refusal))?;
+        Ok(area.map_frames(self, class == Class::Plain))
+    }
+
+    fn sync(&self, first: u64, last: u64) -> Result {
+        self.write_back(mmap::pages_of(&self.limits, first, last))
+    }
+
+    fn ioctl(&self, command: u32, argument: UserPtr) -> Result {
+        match command {
+            ioctl::PREFAULT => self.prefault(argument),
+            ioctl::INFO => self.info(argument),
+            _ => Err(ENOTTY),
+        }
+    }
+}
+
+impl vm::Operations for Node {
+    fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64> {
+        const WINDOW: u64 = DIRECT_WINDOW >> PAGE_SHIFT;
+        let page = pfn.0.checked_sub(self.memory.pfn.0)?;
+        (page < self.memory.pages).then_some(if mapping >= WINDOW {
+            WINDOW + page
+        } else {
+            page
+        })
+    }
+
+    fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome {
+        let Some(disk) = self.live.enter() else {
+            return if order == 0 {
+                Outcome::Sigbus
+            } else {
+                Outcome::Fallback
+            };
+        };
+        // Not for long: the access is tried again until the list has changed.
+        if self.frozen.load(Acquire) != 0 {
+            return Outcome::Mapped;
+        }
+        match self.answer(&disk, fault, order) {
+            Ok(outcome) => outcome,
+            Err(ENOMEM) => Outcome::Oom,
+            Err(_) if order == 0 => Outcome::Sigbus,
+            Err(_) => Outcome::Fallback,
+        }
+    }
+
+    fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64> {
+        let disk = self.live.enter().ok_or(EFAULT)?;
+        if self.frozen.load(Acquire) != 0 {
+            return Err(EAGAIN);
+        }
+        let area = self.area(mapping).ok_or(EFAULT)?;
+        let one = match plan(&area, &self.memory, from, 0, |page, n| {
+            self.is_bad(&disk, page, n)
+        }) {
+            Plan::Map(run) => run,
+            Plan::HwPoison => return Err(ehwpoison()),
+            _ => return Err(EFAULT),
+        };
+        let wanted = (to - from) >> PAGE_SHIFT;
+        let mut run = Run {
+            pages: wanted.min(self.memory.pages - one.page),
+            ..one
+        };
+        if let Some(bad) = self.first_bad(&disk, run.page..run.page + run.pages) {
+            run.pages = bad - run.page;
+        }
+        match self.insert(&disk, mapping, run, write)? {
+            (Outcome::Mapped, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
+            (Outcome::Oom, _) => Err(ENOMEM),
+            _ => Err(EFAULT),
+        }
+    }
+
+    fn access(&self, page: u64, offset: usize, buffer: &Segment<'_>, write: bool) -> Result {
+        let disk = self.live.enter().ok_or(EIO)?;
+        let page = mmap::locate(&self.limits, page, 1).map_err(|_| EIO)?.first;
+        let sector = Pgoff(page).to_sector().ok_or(EIO)?;
+        let pmem = disk.data();
+        let start = pmem.geometry().sector_to_offset(sector, PAGE_SIZE)?;
+        if pmem.is_bad(start, PAGE_SIZE as usize) {
+            return Err(EIO);
+        }
+        if write {
+            pmem.mapping().write(start + offset, buffer)?;
+            pmem.region().flush()
+        } else {
+            pmem.mapping().read(start + offset, buffer)
+        }
+    }
+
+    fn opened(&self, tracked: bool) {
+        self.mappings.fetch_add(1, Relaxed);
+        if !tracked {
+            // Before it touches anything, see `write_back`.
+            self.untracked.fetch_add(1, Full);
+        }
+    }
+
+    fn closed(&self, tracked: bool) {
+        self.mappings.fetch_sub(1, Relaxed);
+        if !tracked {
+            self.untracked.fetch_sub(1, Release);
+        }
+    }
+}
+
+macro_rules! attributes {
+    ($($name:ident: $file:literal, $doc:literal, |$node:ident| $value:expr;)*) => {
+        $(
+            #[doc = $doc]
+            struct $name;
+
+            impl NumberAttribute<Node> for $name {
+                const NAME: &'static CStr = $file;
+
+                fn value($node: &Node) -> u64 {
+                    $value
+                }
+            }
+        )*
+    };
+}
+
+attributes! {
+    Size: c"size", "Bytes that can be mapped.", |node| node.limits.pages << PAGE_SHIFT;
+    PageBacked: c"page_backed", "Whether there are struct pages.", |node| node.page_backed.into();
+    Synchronous: c"synchronous", "Whether MAP_SYNC is possible.",
+        |node| node.limits.synchronous.into();
+    HugePage: c"huge_page", "The largest entry that a mapping can have, in bytes.",
+        |node| PAGE_SIZE << node.largest_order();
+    Mappings: c"mappings", "Mappings that live.",
+        |node| node.mappings.load(Relaxed).max(0) as u64;
+}
+
+static SIZE: Attribute<Node> = attribute::<Node, Size>();
+static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
+static SYNCHRONOUS: Attribute<Node> = attribute::<Node, Synchronous>();
+static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
+static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
+static ATTRIBUTES: Attributes<Node, 6> =
+    Attributes::new([&SIZE, &PAGE_BACKED, &SYNCHRONOUS, &HUGE_PAGE, &MAPPINGS]);
+static GROUP: AttributeGroup<Node> = AttributeGroup::new(None, &ATTRIBUTES);
+static GROUPS: AttributeGroups<Node> = AttributeGroups::new(&GROUP);
+
+/// The node of a bound namespace: dropping it ends what it serves.
+pub(super) struct BoundNode(Registration<Node>);
+
+impl BoundNode {
+    /// Makes `/dev/rpmemN` for the disk `pmemN`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Node::new`] and [`Registration::new`]. Context: may sleep.
+    pub(super) fn new(
+        dev: &Device<Core<'_>>,
+        disk: &GenDisk<Disk>,
+        data: Arc<Disk>,
+        synchronous: bool,
+    ) -> Result<Self> {
+        let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
+        let node = Node::new(data, disk.number(), synchronous)?;
+        Ok(Self(Registration::new(dev, &name, node)?))
+    }
+
+    /// See [`Node::badblocks_changed`].
+    pub(super) fn badblocks_changed(&self) {
+        self.0.data().badblocks_changed();
+    }
+}
+
+impl Drop for BoundNode {
+    fn drop(&mut self) {
+        self.0.data().revoke();
+    }
+}
