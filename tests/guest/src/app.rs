@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! An application as a user of persistent memory writes it: maps a file with MAP_SYNC, stores,
-//! flushes the CPU caches, and calls neither msync nor fsync.
+//! An application as a user of persistent memory writes it: maps a file, or the device itself, with
+//! MAP_SYNC, stores, flushes the CPU caches, and calls neither msync nor fsync.
 
 use crate::sys::{self, Map};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::Duration;
 
 pub const SEED: u64 = 0x72706d656d;
@@ -23,8 +24,10 @@ pub fn main(args: &[&str]) -> i32 {
             .parse()
             .map_err(io::Error::other)
             .and_then(|n| verify(file, n)),
+        ["read-into", device, disk] => read_into(device, disk),
         _ => {
             eprintln!("usage: app write|write-and-wait|verify FILE BYTES");
+            eprintln!("       app read-into DEVICE DISK");
             return 2;
         }
     };
@@ -38,13 +41,16 @@ pub fn main(args: &[&str]) -> i32 {
 }
 
 fn map_and_store(file: &str, len: usize) -> io::Result<(File, Map)> {
+    let device = std::fs::metadata(file).is_ok_and(|m| m.file_type().is_char_device());
     let f = File::options()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create(!device)
+        .truncate(!device)
         .open(file)?;
-    f.set_len(len as u64)?;
+    if !device {
+        f.set_len(len as u64)?;
+    }
     let mut m = Map::sync(&f, 0, len)?;
     println!("{file}: {len} bytes mapped with MAP_SHARED_VALIDATE | MAP_SYNC");
     sys::pattern(SEED, m.slice_mut());
@@ -69,8 +75,30 @@ fn write_and_wait(file: &str, len: usize) -> io::Result<()> {
     }
 }
 
+/// Direct I/O into a mapping of the device: refused, as there are no pages to pin.
+fn read_into(device: &str, disk: &str) -> io::Result<()> {
+    let f = File::options().read(true).write(true).open(device)?;
+    let map = Map::sync(&f, 0, 4096)?;
+    let disk = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(disk)?;
+    match crate::tools::pread_raw(&disk, map.as_ptr(), 4096, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
+            println!("O_DIRECT read into the mapping: EFAULT");
+            Ok(())
+        }
+        other => Err(io::Error::other(format!("O_DIRECT read: {other:?}"))),
+    }
+}
+
 fn verify(file: &str, len: usize) -> io::Result<()> {
-    let data = std::fs::read(file)?;
+    let data = if std::fs::metadata(file)?.file_type().is_char_device() {
+        let f = File::options().read(true).write(true).open(file)?;
+        Map::sync(&f, 0, len)?.slice().to_vec()
+    } else {
+        std::fs::read(file)?
+    };
     if data.len() != len {
         return Err(io::Error::other(format!(
             "{file}: {} bytes, must be {len}",

@@ -35,6 +35,7 @@ mod t_infoblock;
 mod t_kunit;
 mod t_layout;
 mod t_life;
+mod t_map;
 mod t_namespace;
 mod t_selftest;
 mod t_smoke;
@@ -56,6 +57,7 @@ fn registry() -> Vec<&'static Test> {
         t_kunit::TESTS,
         t_layout::TESTS,
         t_life::TESTS,
+        t_map::TESTS,
         t_namespace::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,

@@ -5,6 +5,7 @@
 // A toolbox: not every tool is in use at every time.
 #![allow(dead_code)]
 
+use rpmem::Instruction;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -109,7 +110,7 @@ impl Map {
     }
 
     /// Write the range back from the CPU caches and wait for it, without any system call.
-    pub fn persist(&self, at: usize, len: usize) -> Flush {
+    pub fn persist(&self, at: usize, len: usize) -> Instruction {
         assert!(at + len <= self.len);
         persist(self.ptr.wrapping_add(at), len)
     }
@@ -122,67 +123,11 @@ impl Drop for Map {
     }
 }
 
-/// The instruction used to write a cache line back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    Clwb,
-    ClflushOpt,
-    Clflush,
-}
-
-impl Flush {
-    pub fn best() -> Flush {
-        use std::arch::x86_64::__cpuid_count;
-        // SAFETY: every x86-64 CPU has CPUID; leaf 7 is there if leaf 0 says so.
-        let ebx = unsafe {
-            if __cpuid_count(0, 0).eax < 7 {
-                return Flush::Clflush;
-            }
-            __cpuid_count(7, 0).ebx
-        };
-        if ebx & (1 << 24) != 0 {
-            Flush::Clwb
-        } else if ebx & (1 << 23) != 0 {
-            Flush::ClflushOpt
-        } else {
-            Flush::Clflush
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Flush::Clwb => "clwb",
-            Flush::ClflushOpt => "clflushopt",
-            Flush::Clflush => "clflush",
-        }
-    }
-}
-
-const LINE: usize = 64;
-
-pub fn persist(p: *mut u8, len: usize) -> Flush {
-    use std::arch::asm;
-    let how = Flush::best();
-    let end = p as usize + len;
-    let mut line = p as usize & !(LINE - 1);
-    while line < end {
-        // SAFETY: CPUID said that the instruction exists; it changes no data.
-        unsafe {
-            match how {
-                Flush::Clwb => asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags)),
-                Flush::ClflushOpt => {
-                    asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags))
-                }
-                Flush::Clflush => {
-                    asm!("clflush [{}]", in(reg) line, options(nostack, preserves_flags))
-                }
-            }
-        }
-        line += LINE;
-    }
-    // SAFETY: a fence.
-    unsafe { asm!("sfence", options(nostack, preserves_flags)) };
-    how
+/// Write the range back from the CPU caches and wait for it.
+pub fn persist(p: *mut u8, len: usize) -> Instruction {
+    // SAFETY: the caller has mapped it; nothing is read or written.
+    rpmem::persist(unsafe { std::slice::from_raw_parts(p, len) });
+    Instruction::best()
 }
 
 /// What a signal handler was told about a fault.

@@ -5,7 +5,7 @@
 //! The driver shown is the one in the parameters of the plan, "rpmem" or "nd_pmem".
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, fail, tools};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -65,12 +65,11 @@ fn carriers(c: &Ctx, driver: &str) -> TestResult<Vec<String>> {
     Ok(all)
 }
 
+/// Those for file systems.
 fn disks(c: &Ctx) -> TestResult<Vec<String>> {
-    let disks = c.disks();
+    let mut disks = c.disks();
+    disks.retain(|d| c.disk_attr(d, "queue/dax").is_ok_and(|dax| dax == "1"));
     check_eq!(disks.len(), FILE_SYSTEMS.len(), "disks {disks:?}");
-    for d in &disks {
-        check_eq!(c.disk_attr(d, "queue/dax")?, "1", "DAX of {d}");
-    }
     Ok(disks)
 }
 
@@ -119,6 +118,12 @@ fn store(c: &mut Ctx) -> TestResult {
             &format!("ndctl create-namespace -m fsdax -s 480M -n for-{fs} | tr -d ' \\n'; echo"),
         )?;
     }
+    if driver == "rpmem" {
+        show(
+            c,
+            "ndctl create-namespace -m raw -s 32M -n for-mmap | tr -d ' \\n'; echo",
+        )?;
+    }
     c.settle();
     list(c, "-DR")?;
     carriers(c, "nd_pmem")?;
@@ -161,8 +166,54 @@ fn store(c: &mut Ctx) -> TestResult {
             "the mapping is not synchronous: {flags}"
         );
     }
-    println!("== both applications still run, both files are open and mapped: the power fails now");
+    if driver == "rpmem" {
+        map_raw(c)?;
+    }
+    println!("== the applications still run, all they use is open and mapped: the power fails now");
     c.power_cut()
+}
+
+/// The node of the namespace without struct pages.
+fn raw_node(c: &Ctx) -> TestResult<String> {
+    for node in tools::names("/sys/class/rpmem") {
+        if c.read(format!("/sys/class/rpmem/{node}/page_backed"))?
+            .trim()
+            == "0"
+        {
+            c.wait_exists(format!("/dev/{node}"))?;
+            return Ok(node);
+        }
+    }
+    fail!("no namespace without struct pages")
+}
+
+/// A namespace without file system and without struct pages, mapped.
+fn map_raw(c: &Ctx) -> TestResult {
+    println!("== a raw namespace: no file system, no struct pages; mapped all the same");
+    let node = raw_node(c)?;
+    let disk = node.trim_start_matches('r').to_string();
+    show(
+        c,
+        &format!("ls -l /dev/{node}; cd /sys/class/rpmem/{node}; grep . size page_backed synchronous huge_page"),
+    )?;
+    println!("struct pages for it: 0 bytes");
+    let pid = application(&format!("/dev/{node}"))?;
+    let flags = show(
+        c,
+        &format!("grep -A30 /dev/{node} /proc/{pid}/smaps | grep -m1 VmFlags"),
+    )?;
+    check!(
+        ["sf", "pf"]
+            .iter()
+            .all(|f| flags.split_whitespace().any(|g| g == *f)),
+        "not a synchronous mapping of page frames: {flags}"
+    );
+    show(
+        c,
+        &format!("rpmem-guest app read-into /dev/{node} /dev/{disk}"),
+    )?;
+    show(c, &format!("! mount /dev/{disk} /mnt 2>&1"))?;
+    Ok(())
 }
 
 fn verify(c: &mut Ctx) -> TestResult {
@@ -177,7 +228,8 @@ fn verify(c: &mut Ctx) -> TestResult {
         },
     )?;
     c.settle();
-    c.wait_for("the disks", 20, || c.disks().len() == FILE_SYSTEMS.len())?;
+    let all = FILE_SYSTEMS.len() + usize::from(driver == "rpmem");
+    c.wait_for("the disks", 20, || c.disks().len() == all)?;
     carriers(c, &driver)?;
     let disks = disks(c)?;
     println!("== the same file systems, mounted again, and every byte compared");
@@ -196,6 +248,12 @@ fn verify(c: &mut Ctx) -> TestResult {
         let out = show(c, &format!("rpmem-guest app verify /mnt/{fs}/data {BYTES}"))?;
         check!(out.contains(&format!("all {BYTES} bytes")), "{out}");
         show(c, &format!("umount /mnt/{fs}"))?;
+    }
+    if driver == "rpmem" {
+        println!("== and the namespace without a file system, compared through its mapping");
+        let node = raw_node(c)?;
+        let out = show(c, &format!("rpmem-guest app verify /dev/{node} {BYTES}"))?;
+        check!(out.contains(&format!("all {BYTES} bytes")), "{out}");
     }
     Ok(())
 }

@@ -420,3 +420,273 @@ pub fn names(dir: impl AsRef<Path>) -> Vec<String> {
     v.sort();
     v
 }
+
+/// A probe on a kernel function, while it lives.
+pub struct Probe {
+    name: &'static str,
+}
+
+const TRACING: &str = "/sys/kernel/tracing";
+
+impl Probe {
+    /// `what` is the function and the arguments to fetch, as in `kprobe_events`.
+    pub fn new(c: &Ctx, name: &'static str, what: &str) -> TestResult<Probe> {
+        use std::io::Write;
+        File::options()
+            .append(true)
+            .open(format!("{TRACING}/kprobe_events"))?
+            .write_all(format!("p:{name} {what}\n").as_bytes())
+            .map_err(|e| format!("kprobe on {what}: {e}"))?;
+        let p = Probe { name };
+        c.write(format!("{TRACING}/events/kprobes/{name}/enable"), "1")?;
+        p.restart()?;
+        Ok(p)
+    }
+
+    /// Forget what was seen, by this and other probes.
+    pub fn restart(&self) -> TestResult {
+        // Truncation empties the buffer.
+        Ok(fs::write(format!("{TRACING}/trace"), "")?)
+    }
+
+    fn lines(&self, c: &Ctx) -> TestResult<Vec<String>> {
+        let all = c.read(format!("{TRACING}/trace"))?;
+        check!(!all.contains("LOST"), "the trace has lost events");
+        let tag = format!(" {}: ", self.name);
+        Ok(all
+            .lines()
+            .filter(|l| l.contains(&tag))
+            .map(str::to_string)
+            .collect())
+    }
+
+    pub fn count(&self, c: &Ctx) -> TestResult<usize> {
+        Ok(self.lines(c)?.len())
+    }
+
+    /// The values of one argument.
+    pub fn values(&self, c: &Ctx, argument: &str) -> TestResult<Vec<u64>> {
+        let tag = format!("{argument}=");
+        let mut found = Vec::new();
+        for l in self.lines(c)? {
+            let value = l.split(' ').find_map(|w| w.strip_prefix(&tag));
+            match value.and_then(|v| v.parse().ok()) {
+                Some(v) => found.push(v),
+                None => fail!("no {argument} in {l}"),
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        use std::io::Write;
+        let _ = fs::write(
+            format!("{TRACING}/events/kprobes/{}/enable", self.name),
+            "0",
+        );
+        if let Ok(mut f) = File::options()
+            .append(true)
+            .open(format!("{TRACING}/kprobe_events"))
+        {
+            let _ = f.write_all(format!("-:{}\n", self.name).as_bytes());
+        }
+    }
+}
+
+/// `struct rpmem_info` of include/uapi/linux/rpmem.h.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Info {
+    pub argsz: u32,
+    pub flags: u32,
+    pub size: u64,
+    pub huge_page: u64,
+    pub reserved: u64,
+}
+
+/// `struct rpmem_prefault` of include/uapi/linux/rpmem.h.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Prefault {
+    pub argsz: u32,
+    pub flags: u32,
+    pub addr: u64,
+    pub len: u64,
+    pub done: u64,
+}
+
+pub fn ioctl_raw<T>(f: &File, request: u64, arg: *mut T) -> io::Result<()> {
+    // SAFETY: the kernel checks the address, EFAULT tells.
+    match unsafe { libc::ioctl(f.as_raw_fd(), request as _, arg) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// RPMEM_INFO, by a caller that takes the structure for `argsz` bytes long.
+pub fn rpmem_info(f: &File, argsz: u32) -> io::Result<Info> {
+    let mut info = Info {
+        argsz,
+        ..Default::default()
+    };
+    ioctl_raw(f, 0xbd00, &mut info)?;
+    Ok(info)
+}
+
+/// RPMEM_PREFAULT of a part of a mapping: bytes done, and the errno.
+pub fn rpmem_prefault(f: &File, m: &Map, offset: usize, len: u64, flags: u32) -> (u64, i32) {
+    let mut arg = Prefault {
+        argsz: 32,
+        flags,
+        addr: m.as_ptr() as u64 + offset as u64,
+        len,
+        done: 0,
+    };
+    let r = ioctl_raw(f, 0xbd01, &mut arg);
+    (arg.done, errno(&r))
+}
+
+/// process_vm_readv or process_vm_writev between `theirs` and `mine`.
+pub fn process_vm(
+    pid: i32,
+    theirs: *mut u8,
+    mine: *mut u8,
+    len: usize,
+    write: bool,
+) -> io::Result<usize> {
+    let io = |p: *mut u8| libc::iovec {
+        iov_base: p.cast(),
+        iov_len: len,
+    };
+    let (theirs, mine) = (io(theirs), io(mine));
+    // SAFETY: the kernel checks the addresses, EFAULT tells.
+    let n = unsafe {
+        if write {
+            libc::process_vm_writev(pid, &mine, 1, &theirs, 1, 0)
+        } else {
+            libc::process_vm_readv(pid, &mine, 1, &theirs, 1, 0)
+        }
+    };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// Gives pages to a pipe.
+pub fn vmsplice(p: *mut u8, len: usize) -> io::Result<usize> {
+    let mut fds = [0; 2];
+    let io = libc::iovec {
+        iov_base: p.cast(),
+        iov_len: len,
+    };
+    // SAFETY: as above; the pipe is closed here.
+    unsafe {
+        if libc::pipe(fds.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let n = libc::vmsplice(fds[1], &io, 1, 0);
+        let e = io::Error::last_os_error();
+        libc::close(fds[0]);
+        libc::close(fds[1]);
+        usize::try_from(n).map_err(|_| e)
+    }
+}
+
+/// Registers a fixed buffer with a new io_uring: a long-term pin.
+pub fn uring_register(p: *mut u8, len: usize) -> io::Result<()> {
+    let io = libc::iovec {
+        iov_base: p.cast(),
+        iov_len: len,
+    };
+    // struct io_uring_params.
+    let mut params = [0u8; 120];
+    // SAFETY: as above; the ring is closed here.
+    unsafe {
+        let ring = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr());
+        if ring < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // IORING_REGISTER_BUFFERS is 0.
+        let r = libc::syscall(libc::SYS_io_uring_register, ring, 0, &raw const io, 1);
+        let e = io::Error::last_os_error();
+        libc::close(ring as i32);
+        if r < 0 {
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// Wakes who waits for a futex that is shared between processes.
+pub fn futex_wake_shared(p: *mut u8) -> io::Result<()> {
+    // SAFETY: as above.
+    let r = unsafe { libc::syscall(libc::SYS_futex, p, libc::FUTEX_WAKE, 1) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Passes a descriptor through a socket.
+pub fn send_fd(s: &std::os::unix::net::UnixStream, f: &File) -> io::Result<()> {
+    let fd = f.as_raw_fd();
+    fd_message(s, Some(fd)).map(|_| ())
+}
+
+pub fn receive_fd(s: &std::os::unix::net::UnixStream) -> io::Result<File> {
+    use std::os::fd::FromRawFd;
+    let fd = fd_message(s, None)?;
+    // SAFETY: received just now, and ours alone.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Sends or receives one byte with a descriptor.
+fn fd_message(s: &std::os::unix::net::UnixStream, send: Option<i32>) -> io::Result<i32> {
+    let mut byte = 0u8;
+    let mut io = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    let mut control = [0u64; 8];
+    // SAFETY: the message refers to locals; there is room for one descriptor.
+    unsafe {
+        let mut m: libc::msghdr = std::mem::zeroed();
+        m.msg_iov = &mut io;
+        m.msg_iovlen = 1;
+        m.msg_control = control.as_mut_ptr().cast();
+        m.msg_controllen = libc::CMSG_SPACE(4) as usize;
+        let head = libc::CMSG_FIRSTHDR(&m);
+        let data = libc::CMSG_DATA(head).cast::<i32>();
+        let n = match send {
+            Some(fd) => {
+                (*head).cmsg_level = libc::SOL_SOCKET;
+                (*head).cmsg_type = libc::SCM_RIGHTS;
+                (*head).cmsg_len = libc::CMSG_LEN(4) as usize;
+                data.write_unaligned(fd);
+                libc::sendmsg(s.as_raw_fd(), &m, 0)
+            }
+            None => libc::recvmsg(s.as_raw_fd(), &mut m, 0),
+        };
+        if n != 1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(data.read_unaligned())
+    }
+}
+
+/// Tells the kernel of an uncorrected memory error at a physical address, by its own means for tests
+/// of that (mce-inject): in software, so that what listens to machine checks hears of it.
+pub fn inject_mce(c: &Ctx, phys: u64) -> TestResult {
+    c.modprobe("mce_inject")?;
+    let dir = "/sys/kernel/debug/mce-inject";
+    c.wait_exists(dir)?;
+    // Valid, uncorrected, enabled, misc and address valid; a memory error for Intel (bit 7) and for
+    // AMD (extended code 8, in bank 4).
+    c.write(format!("{dir}/status"), "0xbc0000000008009f")?;
+    c.write(format!("{dir}/addr"), &format!("{phys:#x}"))?;
+    // The address is exact to its page, and physical.
+    c.write(format!("{dir}/misc"), "0x8c")?;
+    c.write(format!("{dir}/cpu"), "0")?;
+    c.write(format!("{dir}/flags"), "sw\n")?;
+    c.write(format!("{dir}/bank"), "4")
+}

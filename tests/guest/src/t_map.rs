@@ -1,0 +1,1390 @@
+// SPDX-License-Identifier: GPL-2.0
+//! /dev/rpmemN: the contract of Documentation/mmap.md.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::disk;
+use crate::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::tools::{self, errno, Peer, Probe, Space, GOT_SIGBUS, HUGE};
+use crate::{check, check_eq, fail};
+use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "map_node",
+        run: node,
+    },
+    Test {
+        name: "map_flags",
+        run: flags,
+    },
+    Test {
+        name: "map_strict",
+        run: strict,
+    },
+    Test {
+        name: "map_ranges",
+        run: ranges,
+    },
+    Test {
+        name: "map_bytes",
+        run: bytes,
+    },
+    Test {
+        name: "map_huge",
+        run: huge,
+    },
+    Test {
+        name: "map_gigantic",
+        run: gigantic,
+    },
+    Test {
+        name: "map_gup",
+        run: gup,
+    },
+    Test {
+        name: "map_access",
+        run: access,
+    },
+    Test {
+        name: "map_exclusive",
+        run: exclusive,
+    },
+    Test {
+        name: "map_vma",
+        run: vma,
+    },
+    Test {
+        name: "map_fork",
+        run: fork,
+    },
+    Test {
+        name: "map_msync",
+        run: msync,
+    },
+    Test {
+        name: "map_msync_cost",
+        run: msync_cost,
+    },
+    Test {
+        name: "map_prefault",
+        run: prefault,
+    },
+    Test {
+        name: "map_crate",
+        run: application_crate,
+    },
+    Test {
+        name: "map_kselftest",
+        run: kselftest,
+    },
+    Test {
+        name: "map_read_only",
+        run: read_only,
+    },
+    Test {
+        name: "map_unbind",
+        run: unbind,
+    },
+    Test {
+        name: "map_unbind_many",
+        run: unbind_many,
+    },
+    Test {
+        name: "map_poison",
+        run: poison,
+    },
+    Test {
+        name: "map_memory_failure",
+        run: memory_failure,
+    },
+];
+
+const PAGE: usize = 4096;
+const RW: i32 = PROT_READ | PROT_WRITE;
+const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
+const MAP_DIRECT: i32 = 0x20_0000;
+const DIRECT_WINDOW: u64 = 1 << 60;
+
+/// The first namespace that has a node.
+struct Here {
+    space: Space,
+    node: String,
+    sysfs: String,
+}
+
+impl Here {
+    fn new(c: &Ctx) -> TestResult<Here> {
+        let Some(space) = tools::spaces(c)?.into_iter().next() else {
+            fail!("no disk");
+        };
+        let node = format!("/dev/r{}", space.disk);
+        c.wait_exists(&node)?;
+        let sysfs = format!("/sys/class/rpmem/r{}", space.disk);
+        Ok(Here { space, node, sysfs })
+    }
+
+    fn open(&self) -> TestResult<File> {
+        Ok(File::options().read(true).write(true).open(&self.node)?)
+    }
+
+    fn attr(&self, c: &Ctx, name: &str) -> TestResult<u64> {
+        c.read_u64(format!("{}/{name}", self.sysfs))
+    }
+
+    fn mappings(&self, c: &Ctx) -> TestResult<u64> {
+        self.attr(c, "mappings")
+    }
+}
+
+fn no_validate(flag: i32) -> i32 {
+    MAP_SHARED | flag
+}
+
+fn node(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let m = std::fs::metadata(&h.node)?;
+    check!(
+        m.file_type().is_char_device(),
+        "{}: no character device",
+        h.node
+    );
+    check_eq!(m.permissions().mode() & 0o7777, 0o600, "mode");
+    check_eq!((m.uid(), m.gid()), (0, 0), "owner");
+
+    // A child of the device that the driver is bound to, in a class of its own.
+    let place = std::fs::canonicalize(&h.sysfs)?;
+    let want = format!("/{}/rpmem/r{}", h.space.nd, h.space.disk);
+    check!(
+        place.to_string_lossy().ends_with(&want),
+        "{} is not at {want}",
+        place.display()
+    );
+    let uevent = c.read(format!("{}/uevent", h.sysfs))?;
+    check!(
+        uevent.contains(&format!("DEVNAME=r{}", h.space.disk)),
+        "uevent: {uevent}"
+    );
+
+    let disk = disk::attr_u64(c, &h.space.disk, "size")? * 512;
+    check_eq!(h.attr(c, "size")?, disk / 4096 * 4096, "size");
+    let pages = tools::has_pages(c, &h.space)?;
+    check_eq!(h.attr(c, "page_backed")?, u64::from(pages), "page_backed");
+    check_eq!(h.attr(c, "synchronous")?, 1, "synchronous");
+    check_eq!(h.attr(c, "huge_page")?, HUGE as u64, "huge_page");
+    check_eq!(h.mappings(c)?, 0, "mappings");
+
+    let f = h.open()?;
+    let info = tools::rpmem_info(&f, 32)?;
+    check_eq!(info.argsz, 32);
+    check_eq!(info.size, h.attr(c, "size")?, "info.size");
+    check_eq!(info.huge_page, HUGE as u64, "info.huge_page");
+    check_eq!(info.flags, 1 | if pages { 2 } else { 0 }, "info.flags");
+    check_eq!(errno(&tools::rpmem_info(&f, 31)), libc::EINVAL, "argsz 31");
+    check_eq!(tools::rpmem_info(&f, 4096)?.argsz, 32, "a newer caller");
+    check_eq!(
+        errno(&tools::ioctl_raw(&f, 0xbdff, std::ptr::null_mut::<u8>())),
+        libc::ENOTTY,
+        "an unknown ioctl"
+    );
+    check_eq!(
+        errno(&tools::ioctl_raw(&f, 0xbd00, std::ptr::null_mut::<u8>())),
+        libc::EFAULT,
+        "no argument"
+    );
+    // Not a file to read or write.
+    check_eq!(errno(&f.read_at(&mut [0; 8], 0)), libc::EINVAL, "read");
+    check_eq!(errno(&f.write_at(&[0; 8], 0)), libc::EINVAL, "write");
+
+    let map = Map::new(&f, 0, PAGE, RW, MAP_SHARED)?;
+    let more = h.open()?;
+    let again = Map::new(&more, 4096, PAGE, PROT_READ, SYNC)?;
+    check_eq!(h.mappings(c)?, 2, "mappings");
+    drop((map, again));
+    check_eq!(h.mappings(c)?, 0, "mappings");
+    Ok(())
+}
+
+fn flags(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    c.mark_dmesg();
+    let unknown = 0x4000_0000u32 as i32 | 0x80_0000;
+    for (what, flags, want) in [
+        ("private", MAP_PRIVATE, libc::EINVAL),
+        ("private, sync", MAP_PRIVATE | MAP_SYNC, libc::EINVAL),
+        ("private, direct", MAP_PRIVATE | MAP_DIRECT, libc::EINVAL),
+        ("shared", MAP_SHARED, 0),
+        ("shared, sync", no_validate(MAP_SYNC), libc::EINVAL),
+        ("shared, direct", no_validate(MAP_DIRECT), libc::EINVAL),
+        (
+            "shared, sync, direct",
+            no_validate(MAP_SYNC | MAP_DIRECT),
+            libc::EINVAL,
+        ),
+        ("validate", MAP_SHARED_VALIDATE, 0),
+        ("validate, sync", SYNC, 0),
+        (
+            "validate, direct",
+            MAP_SHARED_VALIDATE | MAP_DIRECT,
+            libc::EOPNOTSUPP,
+        ),
+        (
+            "validate, sync, direct",
+            SYNC | MAP_DIRECT,
+            libc::EOPNOTSUPP,
+        ),
+        (
+            "validate, unknown",
+            MAP_SHARED_VALIDATE | unknown,
+            libc::EOPNOTSUPP,
+        ),
+        ("validate, sync, unknown", SYNC | unknown, libc::EOPNOTSUPP),
+        ("shared, unknown", MAP_SHARED | unknown, 0),
+        ("shared, populate", MAP_SHARED | libc::MAP_POPULATE, 0),
+        ("sync, locked", SYNC | libc::MAP_LOCKED, 0),
+    ] {
+        for (window, offset) in [("", 0), (" in the direct window", DIRECT_WINDOW)] {
+            let got = errno(&Map::new(&f, offset, PAGE, RW, flags));
+            check_eq!(got, want, "{what}{window}");
+        }
+    }
+    c.dmesg_has("mmap refused: private mappings")?;
+    c.dmesg_has("need MAP_SHARED_VALIDATE instead of MAP_SHARED")?;
+
+    // What the mapping is stands in its flags.
+    let sync = Map::new(&f, 0, PAGE, RW, SYNC)?;
+    let plain = Map::new(&f, 0, PAGE, RW, MAP_SHARED_VALIDATE)?;
+    let of = |m: &Map| tools::smaps_text(c, m.as_ptr() as usize, "VmFlags");
+    let (sync, plain) = (of(&sync)?, of(&plain)?);
+    let has = |flags: &str, flag: &str| flags.split(' ').any(|f| f == flag);
+    check!(
+        has(&sync, "sf") && has(&sync, "pf") && has(&sync, "dd"),
+        "sync: {sync}"
+    );
+    check!(!has(&plain, "sf") && has(&plain, "pf"), "plain: {plain}");
+    check!(!has(&sync, "mm") && !has(&plain, "mm"), "mixed maps");
+    Ok(())
+}
+
+/// With strict_validate=1.
+fn strict(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    for (what, flags, want) in [
+        ("validate", MAP_SHARED_VALIDATE, libc::EINVAL),
+        ("validate, sync", SYNC, 0),
+        ("shared", MAP_SHARED, 0),
+        ("shared, sync", no_validate(MAP_SYNC), libc::EINVAL),
+    ] {
+        check_eq!(errno(&Map::new(&f, 0, PAGE, RW, flags)), want, "{what}");
+    }
+    Ok(())
+}
+
+fn ranges(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let size = h.attr(c, "size")?;
+    let page = PAGE as u64;
+    for (offset, len, want) in [
+        (0, page, 0),
+        (page, page, 0),
+        (page, 3 * page, 0),
+        (3 * page, HUGE as u64 + 5 * page, 0),
+        (size - page, page, 0),
+        (0, size, 0),
+        (page, size - page, 0),
+        // A length is in whole pages.
+        (size - page, 1, 0),
+        (0, size + page, libc::EINVAL),
+        (page, size, libc::EINVAL),
+        (size, page, libc::EINVAL),
+        (size - page, page + 1, libc::EINVAL),
+        (DIRECT_WINDOW - page, page, libc::EINVAL),
+        (DIRECT_WINDOW - page, 2 * page, libc::EINVAL),
+        (DIRECT_WINDOW, page, 0),
+        (DIRECT_WINDOW, size, 0),
+        (DIRECT_WINDOW + size - page, page, 0),
+        (DIRECT_WINDOW + size - page, 2 * page, libc::EINVAL),
+        (DIRECT_WINDOW + size, page, libc::EINVAL),
+        (2 * DIRECT_WINDOW, page, libc::EINVAL),
+        (DIRECT_WINDOW / 2, page, libc::EINVAL),
+        (1, page, libc::EINVAL),
+        (512, page, libc::EINVAL),
+    ] {
+        for flags in [MAP_SHARED, SYNC] {
+            let map = Map::new(&f, offset, len as usize, RW, flags);
+            check_eq!(errno(&map), want, "{len} bytes at {offset:#x}");
+            if let Ok(map) = map {
+                // First and last page are what they should be.
+                let _ = (map.read8(0), map.read8(len as usize - 1));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The disk and all kinds of mappings show the same bytes.
+fn bytes(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let dev = disk::direct(&h.space.dev())?;
+    let len = 3 * HUGE;
+    for (seed, offset) in [(1u64, 0u64), (2, 5 * PAGE as u64), (3, HUGE as u64 + 4096)] {
+        disk::fill(&dev, seed, offset, len as u64)?;
+        let f = h.open()?;
+        for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
+            let mut map = Map::new(&f, base + offset, len, RW, flags)?;
+            let mut want = disk::Buf::page(len);
+            dev.read_exact_at(want.bytes_mut(), offset)?;
+            check!(map.slice() == want.bytes(), "reading, flags {flags:#x}");
+
+            // And back: a store at each page, in an order that jumps.
+            let mut at = 0;
+            for i in 0..len / PAGE {
+                at = (at + 769) % (len / PAGE);
+                map.slice_mut()[at * PAGE + i % PAGE] = i as u8 ^ 0x5a;
+                want.bytes_mut()[at * PAGE + i % PAGE] = i as u8 ^ 0x5a;
+            }
+            map.persist(0, len);
+            let mut back = disk::Buf::page(len);
+            dev.read_exact_at(back.bytes_mut(), offset)?;
+            check!(back.bytes() == want.bytes(), "storing, flags {flags:#x}");
+        }
+        drop(f);
+    }
+    Ok(())
+}
+
+/// Page faults of this thread so far.
+fn faults() -> i64 {
+    // SAFETY: fills a structure of ours.
+    unsafe {
+        let mut r: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut r);
+        r.ru_minflt + r.ru_majflt
+    }
+}
+
+/// Faults that it takes to touch the pages of a mapping, one by one.
+fn faults_for(map: &Map, write: bool) -> i64 {
+    let before = faults();
+    for at in (0..map.len()).step_by(PAGE) {
+        if write {
+            map.write8(at, 1);
+        } else {
+            map.read8(at);
+        }
+    }
+    faults() - before
+}
+
+fn huge(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let huge = HUGE as u64;
+    let page = PAGE as u64;
+    let map = |offset, len: u64, flags| Map::new(&f, offset, len as usize, RW, flags);
+    // How many faults there must be, at most: an entry per huge page, and one per 64 pages at the
+    // ends.
+    for (offset, len, least, most) in [
+        (0, 8 * huge, 8, 8),
+        (4 * huge, 8 * huge, 8, 8),
+        (page, 8 * huge, 7 + 2, 7 + 16),
+        (huge - page, 2 * page, 1, 2),
+        (0, huge - page, 8, 9),
+    ] {
+        for write in [false, true] {
+            for base in [0, DIRECT_WINDOW] {
+                let m = map(base + offset, len, SYNC)?;
+                check_eq!(
+                    (m.as_ptr() as u64) % huge,
+                    if len >= 2 * huge {
+                        offset % huge
+                    } else {
+                        m.as_ptr() as u64 % huge
+                    },
+                    "alignment"
+                );
+                let n = faults_for(&m, write);
+                check!(
+                    (least..=most).contains(&n),
+                    "{len:#x} at {offset:#x}, write {write}: {n} faults"
+                );
+                check_eq!(faults_for(&m, true), 0, "once more");
+            }
+        }
+    }
+    // A plain mapping: fault-around when it reads, and one fault for each page stored to.
+    let m = map(0, 2 * huge, MAP_SHARED)?;
+    check_eq!(faults_for(&m, false), 2 * 512 / 64, "reading");
+    check_eq!(faults_for(&m, true), 2 * 512, "storing");
+    drop(m);
+    // One that cannot be written is huge.
+    let ro = File::open(&h.node)?;
+    let m = Map::new(&ro, 0, 2 * HUGE, PROT_READ, MAP_SHARED)?;
+    check_eq!(faults_for(&m, false), 2, "read-only");
+    // MADV_NOHUGEPAGE is heeded.
+    let m = map(0, 2 * huge, SYNC)?;
+    m.madvise(libc::MADV_NOHUGEPAGE)?;
+    check_eq!(faults_for(&m, true), 2 * 512 / 64, "MADV_NOHUGEPAGE");
+    Ok(())
+}
+
+/// On a device with room for entries of 1 GiB.
+fn gigantic(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    check_eq!(h.attr(c, "huge_page")?, 1 << 30, "huge_page");
+    let gib = 1usize << 30;
+    let touch = |m: &Map| {
+        let before = faults();
+        for at in (0..m.len()).step_by(HUGE / 2) {
+            m.write8(at, 7);
+        }
+        faults() - before
+    };
+    let size = h.attr(c, "size")? as usize;
+    let m = Map::new(&f, 0, gib, RW, SYNC)?;
+    check_eq!(m.as_ptr() as usize % gib, 0, "alignment");
+    check_eq!(touch(&m), 1, "one GiB");
+    // A hole in the middle: what is left is mapped again, smaller.
+    // SAFETY: a part of our mapping.
+    let r = unsafe { libc::munmap(m.as_ptr().add(HUGE).cast(), HUGE) };
+    check_eq!(r, 0);
+    let before = faults();
+    for i in (0..512).filter(|i| *i != 1) {
+        m.write8(i * HUGE, 8);
+    }
+    check_eq!(faults() - before, 511, "after munmap");
+    drop(m);
+    // Not aligned to 1 GiB: entries of 2 MiB where it cannot be, of 1 GiB where it can.
+    let m = Map::new(&f, HUGE as u64, size - HUGE, RW, SYNC)?;
+    let head = (gib - HUGE) / HUGE;
+    let whole = (size - gib) / gib;
+    let tail = (size % gib) / HUGE;
+    check_eq!(touch(&m) as usize, head + whole + tail, "from 2 MiB on");
+    // What was stored is where it belongs.
+    let dev = disk::direct(&h.space.dev())?;
+    let mut b = disk::Buf::page(PAGE);
+    for at in [0, gib - HUGE, gib] {
+        dev.read_exact_at(b.bytes_mut(), (at + HUGE) as u64)?;
+        check_eq!(b.bytes()[0], 7, "at {at:#x}");
+    }
+    Ok(())
+}
+
+/// get_user_pages is refused, at once and always.
+fn gup(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let dev = disk::direct(&h.space.dev())?;
+    let other = tools::anonymous(HUGE)?;
+    for (what, base, flags, len) in [
+        ("4 KiB entries, plain", 0, MAP_SHARED, HUGE - PAGE),
+        ("4 KiB entries, sync", 0, SYNC, HUGE - PAGE),
+        ("2 MiB entries", 0, SYNC, HUGE),
+        ("2 MiB entries, direct", DIRECT_WINDOW, SYNC, HUGE),
+    ] {
+        let m = Map::new(&f, base, len, RW, flags)?;
+        // Not mapped, then mapped.
+        for touched in [false, true] {
+            if touched {
+                m.write8(0, 1);
+                m.write8(PAGE, 1);
+            }
+            let p = m.as_ptr();
+            check_eq!(
+                errno(&tools::pread_raw(&dev, p, PAGE, 0)),
+                libc::EFAULT,
+                "{what}: O_DIRECT read into it"
+            );
+            check_eq!(
+                errno(&tools::pwrite_raw(&dev, p, PAGE, 0)),
+                libc::EFAULT,
+                "{what}: O_DIRECT write from it"
+            );
+            let mine = std::process::id() as i32;
+            for write in [false, true] {
+                check_eq!(
+                    errno(&tools::process_vm(mine, p, other.as_ptr(), PAGE, write)),
+                    libc::EFAULT,
+                    "{what}: process_vm, write {write}"
+                );
+            }
+            check_eq!(
+                errno(&tools::vmsplice(p, PAGE)),
+                libc::EFAULT,
+                "{what}: vmsplice"
+            );
+            check_eq!(
+                errno(&tools::uring_register(p, 2 * PAGE)),
+                libc::EFAULT,
+                "{what}: io_uring buffers"
+            );
+            check_eq!(
+                errno(&tools::futex_wake_shared(p)),
+                libc::EFAULT,
+                "{what}: shared futex"
+            );
+        }
+        // As the buffer of a plain read or write it is memory like any other.
+        let file = tools::file_of("/tmp/gup", 2 * PAGE)?;
+        check_eq!(
+            tools::pread_raw(&file, m.as_ptr(), PAGE, 0)?,
+            PAGE,
+            "{what}: read"
+        );
+        check_eq!(
+            tools::pwrite_raw(&file, m.as_ptr(), PAGE, 0)?,
+            PAGE,
+            "{what}: write"
+        );
+    }
+    Ok(())
+}
+
+/// ptrace and /proc/pid/mem, through vm_ops->access.
+fn access(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let dev = disk::direct(&h.space.dev())?;
+    disk::fill(&dev, 11, 0, 2 * HUGE as u64)?;
+    let mem = File::options()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem")?;
+    let copies = Probe::new(c, "mapaccess", "__memcpy_flushcache size=%dx:u64")?;
+    let flushes = Probe::new(c, "mapflush", "nvdimm_flush")?;
+    for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
+        let m = Map::new(&f, base + PAGE as u64, HUGE, RW, flags)?;
+        let at = m.as_ptr() as u64;
+        let mut got = vec![0; 10000];
+        mem.read_exact_at(&mut got, at + 100)?;
+        check!(got == m.slice()[100..10100], "reading");
+
+        copies.restart()?;
+        mem.write_all_at(&[0x77; 5000], at + 4000)?;
+        check_eq!(
+            copies.values(c, "size")?.iter().sum::<u64>(),
+            5000,
+            "bytes stored past the caches"
+        );
+        check!(flushes.count(c)? >= 1, "flushes");
+        check!(m.slice()[4000..9000].iter().all(|b| *b == 0x77), "stored");
+        check!(
+            m.slice()[3999] != 0x77 || m.slice()[9000] != 0x77,
+            "no more than that"
+        );
+        // A read-only one is written by force, as a debugger sets a breakpoint.
+        drop(m);
+        disk::fill(&dev, 11, 0, 2 * HUGE as u64)?;
+    }
+    drop((copies, flushes));
+    // By another process.
+    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
+    m.write8(5, 0x42);
+    let p = Peer::start(|l| {
+        l.say();
+        l.hear();
+        i32::from(m.read8(6) == 0x43)
+    })?;
+    p.hear()?;
+    let mem = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{}/mem", p.pid()))?;
+    let mut b = [0];
+    mem.read_exact_at(&mut b, m.as_ptr() as u64 + 5)?;
+    check_eq!(b[0], 0x42);
+    mem.write_all_at(&[0x43], m.as_ptr() as u64 + 6)?;
+    p.say();
+    check_eq!(p.wait()?, 1, "seen by the process");
+    Ok(())
+}
+
+/// A file system and a mapping never share a namespace.
+fn exclusive(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let dev = h.space.dev();
+    c.mkfs("ext4", &dev)?;
+    let exclusive = || tools::open_flags(&dev, libc::O_EXCL);
+    let f = h.open()?;
+    let m = Map::new(&f, 0, PAGE, RW, SYNC)?;
+    for held in ["file and mapping", "mapping", "another file"] {
+        let out = c.fails(&["mount", &dev, "/mnt/pmem"])?;
+        check!(out.contains("Can't open blockdev"), "{held}: mount: {out}");
+        c.fails(&["mkfs.ext4", "-q", &dev])?;
+        check!(exclusive().is_err(), "{held}: O_EXCL");
+        c.fails(&["ndctl", "disable-namespace", &h.space.nd])?;
+        check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"), "{held}");
+        // Others can map it, too.
+        drop(Map::new(&h.open()?, 0, PAGE, RW, MAP_SHARED)?);
+        if held == "file and mapping" {
+            // SAFETY: the descriptor is not used any more; the mapping holds the file.
+            unsafe { libc::close(f.as_raw_fd()) };
+        }
+    }
+    std::mem::forget(f);
+    check_eq!(m.read8(0), m.read8(0));
+    drop(m);
+    check!(exclusive().is_ok(), "the claim ends with the last mapping");
+
+    c.mount(&dev, "/mnt/pmem", "defaults")?;
+    c.mark_dmesg();
+    check_eq!(
+        errno(&File::open(&h.node)),
+        libc::EBUSY,
+        "while it is mounted"
+    );
+    // Not more than so many messages in so many seconds.
+    c.wait_for("a message", 10, || {
+        File::open(&h.node).is_err() && c.dmesg_has("open refused").is_ok()
+    })?;
+    c.umount("/mnt/pmem")?;
+    let held = exclusive()?;
+    check_eq!(errno(&File::open(&h.node)), libc::EBUSY, "while it is held");
+    drop(held);
+    check!(h.open().is_ok(), "free again");
+    Ok(())
+}
+
+/// What the calls on mappings do.
+fn vma(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let dev = disk::direct(&h.space.dev())?;
+    disk::fill(&dev, 21, 0, 4 * HUGE as u64)?;
+    for (flags, class) in [(MAP_SHARED, "plain"), (SYNC, "sync")] {
+        let m = Map::new(&f, 0, 4 * HUGE, RW, flags)?;
+        let p = m.as_ptr();
+        faults_for(&m, true);
+
+        // Locking succeeds and means nothing; advice is for page cache.
+        // SAFETY: ranges of our mapping.
+        unsafe {
+            check_eq!(libc::mlock(p.cast(), PAGE), 0, "{class}: mlock");
+            check_eq!(libc::munlock(p.cast(), PAGE), 0, "{class}: munlock");
+        }
+        for (advice, want) in [
+            (libc::MADV_NORMAL, 0),
+            (libc::MADV_SEQUENTIAL, 0),
+            (libc::MADV_DONTFORK, 0),
+            (libc::MADV_DOFORK, libc::EINVAL),
+            (libc::MADV_DONTNEED, libc::EINVAL),
+            (libc::MADV_FREE, libc::EINVAL),
+            (libc::MADV_REMOVE, libc::ENODEV),
+            (libc::MADV_COLD, libc::EINVAL),
+            (libc::MADV_PAGEOUT, libc::EINVAL),
+            (libc::MADV_DODUMP, libc::EINVAL),
+            (libc::MADV_POPULATE_READ, libc::EINVAL),
+            (libc::MADV_POPULATE_WRITE, libc::EINVAL),
+        ] {
+            let got = errno(&m.madvise(advice));
+            check_eq!(got, want, "{class}: madvise {advice}");
+        }
+
+        // A protection that is taken back and given again.
+        m.write8(9, 0x31);
+        // SAFETY: a range of our mapping; nobody has a reference into it.
+        unsafe {
+            check_eq!(libc::mprotect(p.cast(), HUGE, PROT_READ), 0);
+        }
+        check_eq!(m.read8(9), 0x31);
+        check_sig(&m, 9, libc::SIGSEGV, class)?;
+        // SAFETY: as above.
+        unsafe {
+            check_eq!(libc::mprotect(p.cast(), HUGE, PROT_NONE), 0);
+            check_eq!(libc::mprotect(p.cast(), HUGE, RW), 0);
+        }
+        m.write8(9, 0x32);
+
+        // mremap: it moves and shrinks, it does not grow.
+        // SAFETY: the kernel chooses the place, and `m` is given up below.
+        unsafe {
+            let grown = libc::mremap(p.cast(), 4 * HUGE, 5 * HUGE, libc::MREMAP_MAYMOVE);
+            check_eq!(grown, libc::MAP_FAILED, "{class}: growing");
+            check_eq!(
+                io::Error::last_os_error().raw_os_error(),
+                Some(libc::EFAULT)
+            );
+            let copy = libc::mremap(p.cast(), 0, HUGE, libc::MREMAP_MAYMOVE);
+            check_eq!(copy, libc::MAP_FAILED, "{class}: a second one");
+
+            let to = Map::new(&f, 0, 8 * HUGE, PROT_NONE, MAP_SHARED)?;
+            let target = to.as_ptr().add(HUGE + PAGE);
+            let moved = libc::mremap(
+                p.add(HUGE).cast(),
+                HUGE,
+                HUGE,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                target,
+            );
+            check_eq!(moved.cast(), target, "{class}: moving");
+            for at in [0, PAGE, HUGE - 1] {
+                let want = {
+                    let mut b = disk::Buf::page(PAGE);
+                    dev.read_exact_at(b.bytes_mut(), (HUGE + at / PAGE * PAGE) as u64)?;
+                    b.bytes()[at % PAGE]
+                };
+                check_eq!(target.add(at).read_volatile(), want, "{class}: moved bytes");
+            }
+            target.add(PAGE).write_volatile(0x66);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            sys::persist(target.add(PAGE), 1);
+            let mut b = disk::Buf::page(PAGE);
+            dev.read_exact_at(b.bytes_mut(), (HUGE + PAGE) as u64)?;
+            check_eq!(b.bytes()[0], 0x66, "{class}: stored after moving");
+            drop(to);
+
+            // Partly unmapped in the middle of a huge page.
+            check_eq!(libc::munmap(p.add(2 * HUGE + PAGE).cast(), PAGE), 0);
+        }
+        check_eq!(m.read8(2 * HUGE), m.read8(2 * HUGE));
+        m.write8(2 * HUGE + 2 * PAGE, 0x55);
+        check_sig(&m, 2 * HUGE + PAGE, libc::SIGSEGV, class)?;
+        check_sig(&m, HUGE, libc::SIGSEGV, class)?;
+        drop(m);
+        check_eq!(h.mappings(c)?, 0, "{class}: mappings");
+    }
+    // A core has nothing of it.
+    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
+    let flags = tools::smaps_text(c, m.as_ptr() as usize, "VmFlags")?;
+    check!(flags.split(' ').any(|f| f == "dd"), "VmFlags: {flags}");
+    // MAP_FIXED over a part of it, of another place.
+    // SAFETY: replaces a part of our mapping.
+    let r = unsafe {
+        libc::mmap(
+            m.as_ptr().add(PAGE).cast(),
+            PAGE,
+            RW,
+            SYNC | MAP_FIXED,
+            f.as_raw_fd(),
+            HUGE as i64,
+        )
+    };
+    check!(r != libc::MAP_FAILED, "MAP_FIXED");
+    let mut b = disk::Buf::page(PAGE);
+    dev.read_exact_at(b.bytes_mut(), HUGE as u64)?;
+    check_eq!(m.read8(PAGE + 77), b.bytes()[77], "MAP_FIXED");
+    Ok(())
+}
+
+/// A store at `at` ends in this signal.
+fn check_sig(m: &Map, at: usize, signal: i32, what: &str) -> TestResult {
+    match sys::caught(|| {
+        m.write8(at, 1);
+        0
+    })? {
+        Caught::Fault(f) => {
+            check_eq!(f.signal, signal, "{what}: at {at:#x}");
+            check_eq!(f.addr, m.as_ptr() as usize + at, "{what}: address");
+        }
+        other => fail!("{what}: store at {at:#x}: {other:?}"),
+    }
+    Ok(())
+}
+
+/// Fork, exec, exit, descriptors that are closed or passed on.
+fn fork(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    for flags in [MAP_SHARED, SYNC] {
+        let f = h.open()?;
+        let m = Map::new(&f, 0, 2 * HUGE, RW, flags)?;
+        m.write8(0, 1);
+        m.write8(HUGE, 1);
+        let p = Peer::start(|l| {
+            // Both see what the other stores, in pages mapped before and after.
+            let inherited = m.read8(0);
+            m.write8(1, 2);
+            m.write8(HUGE + PAGE, 3);
+            l.say();
+            l.hear();
+            let back = m.read8(2);
+            l.say();
+            l.hear();
+            i32::from(inherited == 1 && back == 4)
+        })?;
+        p.hear()?;
+        check_eq!(h.mappings(c)?, 2, "after fork");
+        check_eq!((m.read8(1), m.read8(HUGE + PAGE)), (2, 3));
+        m.write8(2, 4);
+        // The descriptor goes first, then the parent's mapping; the child's stays.
+        drop(f);
+        p.say();
+        p.hear()?;
+        drop(m);
+        check_eq!(h.mappings(c)?, 1, "the child's");
+        check!(
+            tools::open_flags(h.space.dev(), libc::O_EXCL).is_err(),
+            "the child holds the claim"
+        );
+        p.say();
+        check_eq!(p.wait()?, 1, "the child's view");
+        check_eq!(h.mappings(c)?, 0, "after exit");
+        check!(
+            tools::open_flags(h.space.dev(), libc::O_EXCL).is_ok(),
+            "the claim ends"
+        );
+    }
+    // Killed, with mappings.
+    let f = h.open()?;
+    let p = Peer::start(|l| {
+        let m = Map::sync(&f, 0, HUGE);
+        if let Ok(m) = &m {
+            m.write8(0, 1);
+        }
+        l.say();
+        l.hear();
+        0
+    })?;
+    p.hear()?;
+    check_eq!(h.mappings(c)?, 1);
+    drop(p);
+    check_eq!(h.mappings(c)?, 0, "after SIGKILL");
+    // A descriptor that came from another process.
+    let (a, b) = std::os::unix::net::UnixStream::pair()?;
+    let p = Peer::start(|l| {
+        l.hear();
+        let got = tools::receive_fd(&b).and_then(|f| Map::sync(&f, 0, PAGE));
+        i32::from(got.is_ok_and(|m| m.read8(3) == 0x29))
+    })?;
+    let m = Map::sync(&f, 0, PAGE)?;
+    m.write8(3, 0x29);
+    tools::send_fd(&a, &f)?;
+    drop((f, m));
+    p.say();
+    check_eq!(p.wait()?, 1, "a descriptor that was passed on");
+    Ok(())
+}
+
+fn msync(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let wb = Probe::new(c, "mapwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let flush = Probe::new(c, "mapmsync", "nvdimm_flush")?;
+    let restart = || -> TestResult {
+        wb.restart()?;
+        flush.restart()
+    };
+    let written = || -> TestResult<u64> { Ok(wb.values(c, "size")?.iter().sum()) };
+    // What others have left.
+    f.sync_all()?;
+    let m = Map::new(&f, 0, 4 * HUGE, RW, MAP_SHARED)?;
+    m.msync()?;
+    restart()?;
+    m.msync()?;
+    check_eq!(written()?, 0, "nothing stored");
+    check!(flush.count(c)? >= 1, "each msync ends with a flush");
+
+    // Reading is not storing.
+    faults_for(&m, false);
+    restart()?;
+    m.msync()?;
+    check_eq!(written()?, 0, "only read");
+
+    for at in [0, 7 * PAGE, 8 * PAGE, HUGE + 3 * PAGE, 4 * HUGE - 1] {
+        m.write8(at, at as u8);
+    }
+    restart()?;
+    // Only of the range asked for.
+    // SAFETY: a range of our mapping.
+    let r = unsafe { libc::msync(m.as_ptr().add(7 * PAGE).cast(), PAGE, libc::MS_SYNC) };
+    check_eq!(r, 0);
+    check_eq!(written()?, PAGE as u64, "one page of three");
+    restart()?;
+    m.msync()?;
+    check_eq!(written()?, 4 * PAGE as u64, "the others");
+    restart()?;
+    m.msync()?;
+    check_eq!(written()?, 0, "nothing is left");
+    // What was written back is seen again when it is stored to again, by whatever mapping.
+    m.write8(7 * PAGE, 1);
+    let second = Map::new(&h.open()?, PAGE as u64, HUGE, RW, MAP_SHARED)?;
+    second.write8(PAGE, 2);
+    restart()?;
+    f.sync_all()?;
+    check_eq!(written()?, 2 * PAGE as u64, "fsync");
+    // Also after a change of protection.
+    m.write8(7 * PAGE, 1);
+    // SAFETY: nobody has a reference into it.
+    unsafe {
+        check_eq!(libc::mprotect(m.as_ptr().cast(), HUGE, PROT_READ), 0);
+        check_eq!(libc::mprotect(m.as_ptr().cast(), HUGE, RW), 0);
+    }
+    m.write8(7 * PAGE, 2);
+    restart()?;
+    f.sync_data()?;
+    check_eq!(written()?, PAGE as u64, "after mprotect");
+    m.write8(7 * PAGE, 3);
+    restart()?;
+    f.sync_data()?;
+    check_eq!(written()?, PAGE as u64, "after mprotect and fsync");
+    // And after fork, by the child.
+    m.write8(0, 1);
+    f.sync_data()?;
+    restart()?;
+    let p = Peer::start(|_| {
+        m.write8(0, 5);
+        0
+    })?;
+    check_eq!(p.wait()?, 0);
+    m.msync()?;
+    check_eq!(written()?, PAGE as u64, "stored by a child");
+    drop((m, second));
+
+    // A sync mapping: its msync writes back what it has touched, as often as it is called.
+    let m = Map::new(&f, 0, 4 * HUGE, RW, SYNC)?;
+    m.write8(HUGE + 5, 1);
+    for _ in 0..2 {
+        restart()?;
+        m.msync()?;
+        check_eq!(written()?, HUGE as u64, "sync mapping");
+    }
+    let d = Map::new(&f, DIRECT_WINDOW + 2 * HUGE as u64, HUGE, RW, SYNC)?;
+    d.write8(0, 1);
+    restart()?;
+    d.msync()?;
+    check_eq!(written()?, HUGE as u64, "direct mapping");
+    drop((m, d));
+    restart()?;
+    f.sync_all()?;
+    check_eq!(written()?, 2 * HUGE as u64, "once more when they are gone");
+    restart()?;
+    f.sync_all()?;
+    check_eq!(written()?, 0, "and then no more");
+    Ok(())
+}
+
+/// Instructions are not counted here; the work is: bytes written back, and time as a ratio.
+fn msync_cost(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let size = h.attr(c, "size")? as usize;
+    check!(size >= 1 << 30, "{size:#x} bytes");
+    let m = Map::new(&f, 0, 1 << 30, RW, MAP_SHARED)?;
+    let time = |store: &dyn Fn()| -> TestResult<u128> {
+        store();
+        let start = std::time::Instant::now();
+        m.msync()?;
+        Ok(start.elapsed().as_nanos())
+    };
+    m.msync()?;
+    let all = time(&|| {
+        faults_for(&m, true);
+    })?;
+    let mut one = u128::MAX;
+    for i in 0..20 {
+        one = one.min(time(&|| m.write8(i * 5 * HUGE, 1))?);
+    }
+    println!(
+        "msync of 1 GiB takes as long as {} of one page of it",
+        all / one
+    );
+    check!(one * 1000 < all, "one page: {one} ns, all: {all} ns");
+    Ok(())
+}
+
+fn prefault(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let len = 3 * HUGE;
+    for (what, offset, flags, write) in [
+        ("sync", 0, SYNC, true),
+        ("sync, not aligned", 5 * PAGE as u64, SYNC, true),
+        ("sync, read", PAGE as u64, SYNC, false),
+        ("plain", 0, MAP_SHARED, true),
+        ("direct", DIRECT_WINDOW, SYNC, true),
+    ] {
+        let m = Map::new(&f, offset, len, RW, flags)?;
+        let done = tools::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
+        check_eq!(done, (len as u64, 0), "{what}");
+        check_eq!(faults_for(&m, write), 0, "{what}: faults afterwards");
+        // Again is no error.
+        let done = tools::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
+        check_eq!(done, (len as u64, 0), "{what}: again");
+    }
+    let m = Map::new(&f, 0, len, RW, MAP_SHARED)?;
+    check_eq!(
+        tools::rpmem_prefault(&f, &m, 0, len as u64, 0),
+        (len as u64, 0)
+    );
+    check_eq!(faults_for(&m, false), 0, "plain, read");
+    check_eq!(
+        faults_for(&m, true),
+        (len / PAGE) as i64,
+        "and then stored to"
+    );
+
+    let ro = Map::new(&f, 0, len, PROT_READ, SYNC)?;
+    let (page, all) = (PAGE as u64, len as u64);
+    for (what, m, offset, len, flags, want) in [
+        ("an unknown flag", &m, 0, page, 2, (0, libc::EINVAL)),
+        ("half a page", &m, 0, 100, 0, (0, libc::EINVAL)),
+        ("no address of a page", &m, 100, page, 0, (0, libc::EINVAL)),
+        ("nothing", &m, 0, 0, 0, (0, 0)),
+        (
+            "stores to a read-only one",
+            &ro,
+            0,
+            page,
+            1,
+            (0, libc::EFAULT),
+        ),
+        ("reads of a read-only one", &ro, 0, all, 0, (all, 0)),
+    ] {
+        check_eq!(
+            tools::rpmem_prefault(&f, m, offset, len, flags),
+            want,
+            "{what}"
+        );
+    }
+    // Over the end of a mapping, and memory of others.
+    // SAFETY: a part of our mapping.
+    unsafe { libc::munmap(m.as_ptr().add(HUGE).cast(), PAGE) };
+    check_eq!(
+        tools::rpmem_prefault(&f, &m, 0, len as u64, 0),
+        (HUGE as u64, libc::ENOMEM),
+        "a hole"
+    );
+    let other = tools::anonymous(HUGE)?;
+    check_eq!(
+        tools::rpmem_prefault(&f, &other, 0, page, 0),
+        (0, libc::EINVAL),
+        "memory of others"
+    );
+    Ok(())
+}
+
+/// The crate for applications.
+fn application_crate(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let device = rpmem::Device::open(&h.node)?;
+    let info = device.info()?;
+    check_eq!(info.size, h.attr(c, "size")?);
+    check_eq!(
+        (info.huge_page, info.synchronous, info.page_backed),
+        (HUGE as u64, true, false)
+    );
+    let map = device.map(0, 2 * HUGE)?;
+    check_eq!(device.prefault(&map)?, 2 * HUGE);
+    map.store(4090, b"over the border");
+    map.persist(4090, 15);
+    map.store_u64(HUGE, 0x1122_3344_5566_7788);
+    map.flush(HUGE, 8);
+    rpmem::drain();
+    let direct = device.map_direct(0, 2 * HUGE)?;
+    let mut bytes = [0; 15];
+    direct.load(4090, &mut bytes);
+    check_eq!(&bytes, b"over the border");
+    check_eq!(direct.load_u64(HUGE), 0x1122_3344_5566_7788);
+    let plain = device.map_plain(0, PAGE)?;
+    plain.store(0, &[7]);
+    plain.sync()?;
+    check_eq!(
+        errno(&device.map(info.size, PAGE)),
+        libc::EINVAL,
+        "behind the end"
+    );
+    // The last page of the medium, on the disk.
+    drop((map, direct, plain, device));
+    let mut b = disk::Buf::page(PAGE);
+    disk::direct(&h.space.dev())?.read_exact_at(b.bytes_mut(), 0)?;
+    check_eq!(b.bytes()[0], 7);
+    Ok(())
+}
+
+/// mm/pfnmap of the kernel's own selftests.
+fn kselftest(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let r = c.run(&["kselftest-pfnmap", "--", &h.node])?;
+    for l in r.out.lines().chain(r.err.lines()) {
+        println!("{l}");
+    }
+    check_eq!(r.status, 0, "status");
+    let want = "# Totals: pass:6 fail:0 xfail:0 xpass:0 skip:0 error:0";
+    check!(r.out.lines().any(|l| l == want), "no line {want}");
+    Ok(())
+}
+
+/// A region that is read-only.
+fn read_only(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    check_eq!(
+        errno(
+            &h.open()
+                .map_err(|_| io::Error::from_raw_os_error(libc::EROFS))
+        ),
+        libc::EROFS
+    );
+    check_eq!(
+        errno(&File::options().read(true).write(true).open(&h.node)),
+        libc::EROFS,
+        "open for writing"
+    );
+    check!(
+        tools::open_flags(h.space.dev(), libc::O_EXCL).is_ok() || {
+            let f = File::open(h.space.dev())?;
+            disk::size(&f)? > 0
+        },
+        "a refused open leaves no claim"
+    );
+    let f = File::open(&h.node)?;
+    for flags in [MAP_SHARED, SYNC] {
+        check_eq!(
+            errno(&Map::new(&f, 0, PAGE, RW, flags)),
+            libc::EACCES,
+            "PROT_WRITE"
+        );
+        let m = Map::new(&f, 0, 2 * HUGE, PROT_READ, flags)?;
+        check_eq!(faults_for(&m, false), 2);
+        // SAFETY: our mapping.
+        let r = unsafe { libc::mprotect(m.as_ptr().cast(), PAGE, RW) };
+        check_eq!(
+            (r, io::Error::last_os_error().raw_os_error()),
+            (-1, Some(libc::EACCES))
+        );
+        check_sig(&m, 5, libc::SIGSEGV, "read-only")?;
+    }
+    Ok(())
+}
+
+fn check_gone(m: &Map, at: usize) -> TestResult {
+    match sys::caught(|| m.read8(at))? {
+        Caught::Fault(f) => {
+            check_eq!((f.signal, f.code), (libc::SIGBUS, BUS_ADRERR), "at {at:#x}");
+            check_eq!(f.addr, m.as_ptr() as usize + at);
+        }
+        other => fail!("read at {at:#x}: {other:?}"),
+    }
+    Ok(())
+}
+
+fn unbind(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    for _ in 0..3 {
+        let f = h.open()?;
+        let plain = Map::new(&f, 0, 2 * HUGE, RW, MAP_SHARED)?;
+        let sync = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
+        let direct = Map::new(&f, DIRECT_WINDOW, 2 * HUGE, RW, SYNC)?;
+        for m in [&plain, &sync, &direct] {
+            m.write8(0, 1);
+            m.write8(HUGE, 1);
+        }
+        h.space.unbind(c)?;
+        c.wait_gone(&h.node)?;
+        for m in [&plain, &sync, &direct] {
+            for at in [0, PAGE, HUGE, 2 * HUGE - 1] {
+                check_gone(m, at)?;
+            }
+            check_eq!(errno(&m.msync()), libc::EIO, "msync");
+        }
+        check_eq!(errno(&Map::new(&f, 0, PAGE, RW, SYNC)), libc::ENXIO, "mmap");
+        check_eq!(errno(&f.sync_all()), libc::EIO, "fsync");
+        let mem = File::open("/proc/self/mem")?;
+        check_eq!(
+            errno(&mem.read_at(&mut [0], plain.as_ptr() as u64)),
+            libc::EIO,
+            "mem"
+        );
+        check_eq!(
+            tools::rpmem_prefault(&f, &sync, 0, PAGE as u64, 1),
+            (0, libc::EFAULT),
+            "prefault"
+        );
+
+        // The namespace is free for others, and for us again; what is left stays dead.
+        h.space.bind(c)?;
+        let again = Here::new(c)?;
+        check_eq!(again.mappings(c)?, 0);
+        let g = again.open()?;
+        let fresh = Map::new(&g, 0, 2 * HUGE, RW, SYNC)?;
+        fresh.write8(0, 9);
+        for m in [&plain, &sync, &direct] {
+            check_gone(m, 0)?;
+        }
+        drop((plain, sync, direct, f));
+        check_eq!(fresh.read8(0), 9);
+        // The module stays as long as any of it lives.
+        drop(fresh);
+        drop(g);
+    }
+    let f = h.open()?;
+    check!(c.try_rmmod("rpmem").is_err(), "rmmod with an open file");
+    let m = Map::new(&f, 0, PAGE, RW, SYNC)?;
+    drop(f);
+    check!(c.try_rmmod("rpmem").is_err(), "rmmod with a mapping");
+    h.space.unbind(c)?;
+    check!(c.try_rmmod("rpmem").is_err(), "rmmod with a dead mapping");
+    drop(m);
+    c.rmmod("rpmem")?;
+    c.insmod_rpmem("")?;
+    Here::new(c)?.open()?;
+    Ok(())
+}
+
+/// Many mappings in many processes, that fault all the time.
+fn unbind_many(c: &mut Ctx) -> TestResult {
+    const PROCESSES: usize = 8;
+    const EACH: usize = 125;
+    let h = Here::new(c)?;
+    let size = h.attr(c, "size")?;
+    let rounds = if c.long { 200 } else { 4 };
+    for round in 0..rounds {
+        let f = h.open()?;
+        let mut peers = Vec::new();
+        for n in 0..PROCESSES {
+            let seed = (round * PROCESSES + n) as u64;
+            peers.push(Peer::start(|l| {
+                let mut x = seed | (1 << 40);
+                let mut random = || {
+                    x ^= x << 13;
+                    x ^= x >> 7;
+                    x ^= x << 17;
+                    x
+                };
+                let mut maps = Vec::new();
+                for _ in 0..EACH {
+                    let pages = 1 + random() % 1500;
+                    let at = random() % (size / 4096 - pages) * 4096;
+                    let (base, flags) =
+                        [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)][random() as usize % 3];
+                    match Map::new(&f, base + at, (pages * 4096) as usize, RW, flags) {
+                        Ok(m) => maps.push(m),
+                        Err(_) => return 1,
+                    }
+                }
+                l.say();
+                loop {
+                    let m = &maps[random() as usize % EACH];
+                    let at = random() as usize % m.len();
+                    if random() % 4 == 0 {
+                        m.write8(at, 1);
+                    } else {
+                        m.read8(at);
+                    }
+                    if random() % 256 == 0 && m.msync().is_err() {
+                        // The device has gone; what was mapped goes at any moment.
+                        loop {
+                            m.read8(at);
+                        }
+                    }
+                }
+            })?);
+        }
+        for p in &peers {
+            p.hear()?;
+        }
+        check_eq!(h.mappings(c)?, (PROCESSES * EACH) as u64, "mappings");
+        h.space.unbind(c)?;
+        for p in peers {
+            check_eq!(p.wait()?, GOT_SIGBUS, "round {round}: end of a process");
+        }
+        drop(f);
+        h.space.bind(c)?;
+        c.wait_exists(&h.node)?;
+    }
+    Ok(())
+}
+
+/// A machine check in the medium, which the kernel is told of (mce-inject): the bus learns of bad
+/// sectors.
+fn poison(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let bad = HUGE + 5 * PAGE;
+    let phys = c.read(c.nd(&h.space.nd).join("resource"))?;
+    let phys = u64::from_str_radix(phys.trim().trim_start_matches("0x"), 16)
+        .map_err(|_| format!("resource: {phys}"))?;
+    let maps: Vec<Map> = [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)]
+        .into_iter()
+        .map(|(base, flags)| Map::new(&f, base, 4 * HUGE, RW, flags))
+        .collect::<io::Result<_>>()?;
+    for m in &maps {
+        faults_for(m, true);
+    }
+    tools::inject_mce(c, phys + bad as u64)?;
+    c.wait_for("the bad sector", 10, || {
+        c.disk_attr(&h.space.disk, "badblocks")
+            .is_ok_and(|s| !s.is_empty())
+    })?;
+    for (i, m) in maps.iter().enumerate() {
+        match sys::caught(|| m.read8(bad + 77))? {
+            Caught::Fault(got) => {
+                check_eq!(
+                    (got.signal, got.code, got.addr, got.addr_lsb),
+                    (
+                        libc::SIGBUS,
+                        sys::BUS_MCEERR_AR,
+                        m.as_ptr() as usize + bad + 77,
+                        12
+                    ),
+                    "mapping {i}"
+                );
+            }
+            other => fail!("mapping {i}: bad page: {other:?}"),
+        }
+        check_sig(m, bad, libc::SIGBUS, "a store")?;
+        // The neighbours are there, as small pages; the others as they were.
+        for at in (HUGE..2 * HUGE).step_by(PAGE).filter(|at| *at != bad) {
+            m.write8(at, 1);
+        }
+    }
+    // A new mapping: huge where there is no poison.
+    let m = Map::new(&f, 0, 4 * HUGE, RW, SYNC)?;
+    let before = faults();
+    for at in (0..4 * HUGE).step_by(PAGE).filter(|at| *at != bad) {
+        m.write8(at, 1);
+    }
+    let n = faults() - before;
+    check!((3 + 8..=3 + 8 + 64).contains(&n), "{n} faults");
+    let done = tools::rpmem_prefault(&f, &m, 0, 4 * HUGE as u64, 1);
+    check_eq!(done, (bad as u64, libc::EHWPOISON), "prefault");
+    let mem = File::open("/proc/self/mem")?;
+    let at = m.as_ptr() as u64 + bad as u64;
+    check_eq!(errno(&mem.read_at(&mut [0], at)), libc::EIO, "mem");
+    Ok(())
+}
+
+/// memory_failure() on a page-less pfn reaches those who have mapped it.
+fn memory_failure(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let phys = c.read(c.nd(&h.space.nd).join("resource"))?;
+    let phys = u64::from_str_radix(phys.trim().trim_start_matches("0x"), 16)
+        .map_err(|_| format!("resource: {phys}"))?;
+    let page = 3 * HUGE + 9 * PAGE;
+    for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
+        // One that has the page, and one that has others.
+        let with = Map::new(&f, base + HUGE as u64, 4 * HUGE, RW, flags)?;
+        let without = Map::new(&f, base, HUGE, RW, flags)?;
+        let at = page - HUGE;
+        let child = |m: &Map, at: usize| -> TestResult<Caught> {
+            Ok(sys::caught(|| {
+                m.write8(at, 1);
+                let told = std::fs::write(
+                    "/sys/devices/system/memory/hard_offline_page",
+                    format!("{:#x}", phys + page as u64),
+                );
+                u8::from(told.is_ok())
+            })?)
+        };
+        match child(&with, at)? {
+            Caught::Fault(got) => check_eq!(
+                (got.signal, got.addr, got.addr_lsb),
+                (libc::SIGBUS, with.as_ptr() as usize + at, 12),
+                "who has mapped it"
+            ),
+            other => fail!("who has mapped it: {other:?}"),
+        }
+        drop(with);
+        check!(
+            matches!(child(&without, 0)?, Caught::Returned(_)),
+            "who has mapped other pages"
+        );
+    }
+    Ok(())
+}
