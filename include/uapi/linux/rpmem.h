@@ -55,7 +55,8 @@ struct rpmem_prefault {
 
 #define RPMEM_PREFAULT		_IO(RPMEM_IOC, 1)
 
-#ifndef __KERNEL__
+/* With a C library. */
+#if !defined(__KERNEL__) && __STDC_HOSTED__
 #include <errno.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -93,6 +94,6 @@ static inline void *rpmem_mmap(void *addr, size_t len, int prot, int flags, int 
 	errno = saved;
 	return ptr;
 }
-#endif /* __KERNEL__ */
+#endif
 
 #endif /* _UAPI_LINUX_RPMEM_H */
