@@ -83,7 +83,8 @@ RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL
 
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules; } | rpmem_hash)
+	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c \
+		include/uapi/linux/rpmem.h; } | rpmem_hash)
 RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION

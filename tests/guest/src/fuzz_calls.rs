@@ -59,6 +59,8 @@ pub enum At {
     Partition(usize),
     File(usize, &'static str),
     Attribute(usize, &'static str),
+    /// The node that maps the disk.
+    Map(usize),
 }
 
 pub struct Node {
@@ -73,6 +75,10 @@ pub struct Node {
 const BLK: u32 = 1;
 const BLK_MOUNTED: u32 = 2;
 const FILE: u32 = 4;
+const MAP: u32 = 8;
+
+/// Offset at which a node of class MAP shows its bytes a second time.
+const DIRECT_WINDOW: u64 = 1 << 60;
 const NONE: u32 = 0;
 
 const fn node(name: &'static str, at: At, writable: bool, ioctls: u32) -> Node {
@@ -86,8 +92,10 @@ const fn node(name: &'static str, at: At, writable: bool, ioctls: u32) -> Node {
 
 pub const NODES: &[Node] = &[
     node("raw", At::Disk(0), true, BLK),
+    node("raw/map", At::Map(0), true, MAP),
     node("ext4/f0", At::File(2, "f0"), true, FILE),
     node("paged", At::Disk(1), true, BLK),
+    node("paged/map", At::Map(1), true, MAP),
     node("xfs/f0", At::File(3, "f0"), true, FILE),
     node("ext4", At::Disk(2), false, BLK_MOUNTED),
     node("ext4/f1", At::File(2, "f1"), true, FILE),
@@ -745,7 +753,10 @@ fn futex_wake(v: &[Val]) -> i64 {
 
 fn mmap(v: &[Val]) -> i64 {
     let at = value(v[0], v[0]);
-    let (off, len) = (value(v[2], v[1]), value(v[3], v[0]));
+    let (mut off, len) = (value(v[2], v[1]), value(v[3], v[0]));
+    if NODES[node_of(v[1])].ioctls == MAP && (off / PAGE) % 3 == 1 {
+        off |= DIRECT_WINDOW;
+    }
     let mut prot = value(v[4], v[0]);
     let mut flags = value(v[5], v[0]) & !(libc::MAP_FIXED_NOREPLACE | libc::MAP_ANONYMOUS) as u64;
     flags &= !(libc::MAP_GROWSDOWN as u64);
@@ -757,7 +768,9 @@ fn mmap(v: &[Val]) -> i64 {
     }
     let hint = if len <= SPACING { at } else { 0 };
     // Nobody writes through a descriptor that is read-only, whatever mprotect and mremap do later.
-    let kept = off < KEPT_END && off.saturating_add(SPACING.max(len)) > KEPT_START;
+    // The direct window shows the same bytes.
+    let inside = off & (DIRECT_WINDOW - 1);
+    let kept = inside < KEPT_END && inside.saturating_add(SPACING.max(len)) > KEPT_START;
     // Without this, most mappings of it were refused.
     if (kept || !writable(v[1])) && prot & 4 == 0 && flags & 3 != 2 {
         prot &= !(libc::PROT_WRITE as u64);
@@ -1083,6 +1096,7 @@ enum To {
     Partition(u32),
     Fiemap,
     Clone,
+    Prefault,
 }
 
 pub struct Ioctl {
@@ -1171,6 +1185,8 @@ pub const IOCTLS: &[Ioctl] = &[
     io("FIGETBSZ", 2, FILE, Answer),
     io("FIONREAD", 0x541b, FILE, Answer),
     any(io("FITRIM", 0xc018_5879, FILE, Span)),
+    io("RPMEM_INFO", 0xbd00, MAP, Values(&[32, 32, 0, u64::MAX])),
+    any(io("RPMEM_PREFAULT", 0xbd01, MAP, To::Prefault)),
     // ext4 has no shared extents.
     any(io("FICLONE", 0x4004_9409, FILE, To::Clone)),
 ];
@@ -1238,6 +1254,15 @@ fn ioctl(v: &[Val]) -> i64 {
             p
         }
         To::Clone => fd(Val::Fd((any % FDS as u64) as u8)),
+        To::Prefault => {
+            // Mostly what could work.
+            arg[0] = if any & 7 == 0 { any >> 3 } else { 32 };
+            arg[0] |= ((any >> 8) % 3) << 32;
+            let place = Val::Map((any >> 16) as u8 % MAPS as u8, 0);
+            arg[1] = value(place, v[0]).wrapping_add((any >> 24) & 3);
+            arg[2] = len & if any & 0x30 == 0 { u64::MAX } else { !0xfff };
+            p
+        }
     };
     let r = call(libc::SYS_ioctl, [fd(v[0]), i.nr, pointer, 0, 0, 0]);
     fuzz_run::count(KINDS.len() + n, r);

