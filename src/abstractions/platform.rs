@@ -21,3 +21,9 @@ pub(crate) fn may_log() -> bool {
     // SAFETY: No conditions.
     unsafe { bindings::rpmem_helper_ratelimit() != 0 }
 }
+
+/// Lets others have the CPU, if they wait for it. Context: process, no lock held.
+pub(crate) fn cond_resched() {
+    // SAFETY: No conditions but the context.
+    unsafe { bindings::rpmem_helper_cond_resched() };
+}

@@ -16,6 +16,7 @@ use super::{
     block::Segment,
     errno::eopnotsupp,
     memremap::Frames,
+    platform,
     space::AddressSpace, //
 };
 use crate::{
@@ -541,8 +542,7 @@ pub(crate) fn prefault<T: Operations>(
             Ok(next) => at = next,
             Err(err) => return (at, Err(err)),
         }
-        // SAFETY: We are in process context and hold no lock.
-        unsafe { bindings::rpmem_helper_cond_resched() };
+        platform::cond_resched();
     }
     (at.min(end), Ok(()))
 }
@@ -594,7 +594,10 @@ fn prefault_step<T: Operations>(
         ..Default::default()
     };
     // SAFETY: As above.
-    to_result(unsafe { bindings::follow_pfnmap_start(&mut found) })?;
+    if unsafe { bindings::follow_pfnmap_start(&mut found) } != 0 {
+        // Unmapped again already, or the owner did not map it yet: once more.
+        return Ok(at);
+    }
     // SAFETY: Started just now, with success.
     unsafe { bindings::follow_pfnmap_end(&mut found) };
     let mask = found.addr_mask as u64;

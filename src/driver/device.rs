@@ -96,12 +96,10 @@ impl nd::Driver for Driver {
 
     fn notify(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>, event: Event) {
         match event {
-            Event::RevalidatePoison => {
-                data.pmem.revalidate_badblocks();
-                if let Some(node) = &data.node {
-                    node.badblocks_changed();
-                }
-            }
+            Event::RevalidatePoison => match &data.node {
+                Some(node) => node.change_badblocks(|| data.pmem.revalidate_badblocks()),
+                None => data.pmem.revalidate_badblocks(),
+            },
             Event::RevalidateRegion => data.disk.check_and_set_ro(),
         }
     }

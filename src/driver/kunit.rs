@@ -551,9 +551,8 @@ mod map {
             map.touch(n * PAGE, true)?;
             assert!(ram.is(DATA + n * PAGE, DATA + n * PAGE + 1, 0x5a));
         }
-        assert!(pmem.badblocks().mark(9, 1));
         if let Some(node) = &bound.node {
-            node.badblocks_changed();
+            node.change_badblocks(|| assert!(pmem.badblocks().mark(9, 1)));
         }
         assert!(map.entry(PAGE).is_none());
         assert_eq!(map.touch(PAGE + 5, false), Err(EFAULT));

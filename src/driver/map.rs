@@ -253,16 +253,17 @@ impl Node {
         drop(disk);
     }
 
-    /// The list of bad sectors has changed: no entries stay over those that it has now. Context: may
-    /// sleep.
-    pub(super) fn badblocks_changed(&self) {
+    /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
+    /// Context: may sleep.
+    pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
         let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
-            return;
+            return update();
         };
-        // Faults under way plan with the old list of scars, later ones with the new one; in between
-        // there are none.
-        self.frozen.fetch_add(1, Relaxed);
+        // Faults under way plan with the old lists, later ones with the new ones; in between there
+        // are none.
+        self.frozen.fetch_add(1, Full);
         self.live.synchronize();
+        update();
         let mut page = 0;
         while let Some(bad) = self.first_bad(&disk, page..self.memory.pages) {
             let sector = Pgoff(bad).to_sector().unwrap_or(Sector(0)).0;
@@ -271,6 +272,7 @@ impl Node {
             }
             self.unmap(bad..bad + 1);
             page = bad + 1;
+            platform::cond_resched();
         }
         self.frozen.fetch_sub(1, Release);
     }
@@ -408,11 +410,10 @@ impl Node {
         while let Some(first) = self.stored.take(at, &pages, &mut taken) {
             // Marks are made under the lock of the page table that the entry is in. So what has been
             // taken is unmapped below, and the next store to it is marked again.
-            let disk = self.live.enter().ok_or(EIO)?;
             for run in runs(&**taken) {
                 let run = first + run.start..first + run.end;
                 self.space.unmap(run.start, run.end - run.start);
-                self.flush_cache(&disk, run)?;
+                self.flush_cache(run)?;
             }
             at = first + super::dirty::CHUNK;
         }
@@ -424,7 +425,6 @@ impl Node {
             // was touched stays in the set. One that has touched a unit that is taken now was
             // counted before that.
             let live = self.untracked.load(Acquire) != 0;
-            let disk = self.live.enter().ok_or(EIO)?;
             for run in runs(&**taken) {
                 let run = first + run.start..first + run.end;
                 if live {
@@ -432,7 +432,7 @@ impl Node {
                 }
                 let run =
                     (run.start << COARSE).max(pages.start)..(run.end << COARSE).min(pages.end);
-                self.flush_cache(&disk, run)?;
+                self.flush_cache(run)?;
             }
             at = first + super::dirty::CHUNK;
         }
@@ -440,16 +440,19 @@ impl Node {
         disk.data().region().flush()
     }
 
-    fn flush_cache(&self, disk: &Disk, pages: Range<u64>) -> Result {
-        /// Pages between two looks at the scheduler.
+    fn flush_cache(&self, pages: Range<u64>) -> Result {
+        /// Pages for which unbinding, and others on this CPU, have to wait.
         const STEP: u64 = 512;
         let mut at = pages.start;
         while at < pages.end {
+            let disk = self.live.enter().ok_or(EIO)?;
             let next = (at + STEP).min(pages.end);
             let sector = Pgoff(at).to_sector().ok_or(EIO)?;
             let len = (next - at) << PAGE_SHIFT;
             let offset = disk.data().geometry().sector_to_offset(sector, len)?;
             disk.flush_cache(offset, usize::try_from(len)?)?;
+            drop(disk);
+            platform::cond_resched();
             at = next;
         }
         Ok(())
@@ -723,12 +726,15 @@ impl BoundNode {
     ) -> Result<Self> {
         let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
         let node = Node::new(data, disk.number(), synchronous)?;
-        Ok(Self(Registration::new(dev, &name, node)?))
+        let this = Self(Registration::new(dev, &name, node)?);
+        // Those that are bad from the start.
+        this.change_badblocks(|| ());
+        Ok(this)
     }
 
-    /// See [`Node::badblocks_changed`].
-    pub(super) fn badblocks_changed(&self) {
-        self.0.data().badblocks_changed();
+    /// See [`Node::change_badblocks`].
+    pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
+        self.0.data().change_badblocks(update);
     }
 }
 
