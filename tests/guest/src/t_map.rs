@@ -763,9 +763,8 @@ fn vma(c: &mut Ctx) -> TestResult {
         check_eq!(h.mappings(c)?, 0, "{class}: mappings");
     }
     // A core has nothing of it.
+    core(c, &f)?;
     let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
-    let flags = tools::smaps_text(c, m.as_ptr() as usize, "VmFlags")?;
-    check!(flags.split(' ').any(|f| f == "dd"), "VmFlags: {flags}");
     // MAP_FIXED over a part of it, of another place.
     // SAFETY: replaces a part of our mapping.
     let r = unsafe {
@@ -782,6 +781,40 @@ fn vma(c: &mut Ctx) -> TestResult {
     let mut b = disk::Buf::page(PAGE);
     dev.read_exact_at(b.bytes_mut(), HUGE as u64)?;
     check_eq!(m.read8(PAGE + 77), b.bytes()[77], "MAP_FIXED");
+    Ok(())
+}
+
+/// A process that dumps core with a mapping: the core has its memory, but not the medium.
+fn core(c: &Ctx, f: &File) -> TestResult {
+    const FILE: &str = "/tmp/core-of-map";
+    c.write("/proc/sys/kernel/core_pattern", FILE)?;
+    let mut other = tools::anonymous(PAGE)?;
+    let p = Peer::start(|_| {
+        let Ok(mut m) = Map::sync(f, 0, HUGE) else {
+            return 1;
+        };
+        sys::pattern(77, m.slice_mut());
+        sys::pattern(78, other.slice_mut());
+        // SAFETY: ends this process.
+        unsafe {
+            let all = libc::rlimit {
+                rlim_cur: libc::RLIM_INFINITY,
+                rlim_max: libc::RLIM_INFINITY,
+            };
+            libc::setrlimit(libc::RLIMIT_CORE, &all);
+            libc::abort()
+        }
+    })?;
+    check_eq!(p.wait()?, 128 + libc::SIGABRT, "end of the process");
+    let core = std::fs::read(FILE)?;
+    std::fs::remove_file(FILE)?;
+    let has = |seed| {
+        let mut bytes = [0; 64];
+        sys::pattern(seed, &mut bytes);
+        core.windows(64).any(|w| w == bytes)
+    };
+    check!(has(78), "the core lacks ordinary memory");
+    check!(!has(77), "the core has the medium");
     Ok(())
 }
 
@@ -857,6 +890,23 @@ fn fork(c: &mut Ctx) -> TestResult {
     check_eq!(h.mappings(c)?, 1);
     drop(p);
     check_eq!(h.mappings(c)?, 0, "after SIGKILL");
+    // Another program.
+    let p = Peer::start(|l| {
+        let _m = Map::sync(&f, 0, HUGE);
+        l.say();
+        l.hear();
+        let program = c"/usr/bin/sleep";
+        let arguments = [program.as_ptr(), c"1000".as_ptr(), std::ptr::null()];
+        // SAFETY: a list that ends with a null pointer.
+        unsafe { libc::execv(program.as_ptr(), arguments.as_ptr()) }
+    })?;
+    p.hear()?;
+    check_eq!(h.mappings(c)?, 1);
+    p.say();
+    c.wait_for("the mapping to end with exec", 10, || {
+        h.mappings(c).is_ok_and(|n| n == 0)
+    })?;
+    drop(p);
     // A descriptor that came from another process.
     let (a, b) = std::os::unix::net::UnixStream::pair()?;
     let p = Peer::start(|l| {
