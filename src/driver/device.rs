@@ -348,9 +348,19 @@ fn attach(
         Some(file) => pmem.watch_badblocks(file),
         None => dev_warn!(dev, "'badblocks' notification disabled\n"),
     }
-    let node = BoundNode::new(dev, &disk, dax, synchronous)
-        .inspect_err(|err| dev_warn!(dev, "no node to map: {}\n", err.to_errno()))
-        .ok();
+    let node = match BoundNode::new(dev, &disk, dax, synchronous) {
+        Ok(node) => Some(node),
+        // The data does not start at a page, or has none: what is left is the disk.
+        Err(err) if err == ENXIO || err == ERANGE => {
+            dev_warn!(dev, "no page can be mapped: there is no node for it\n");
+            None
+        }
+        Err(err) => {
+            drop(host);
+            drop(disk);
+            return Err(err);
+        }
+    };
     Ok(Bound {
         node,
         _host: host,

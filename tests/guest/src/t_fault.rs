@@ -320,6 +320,8 @@ const TOLERANT: &[&str] = &[
     "nd_btt_probe",
     "nd_pfn_probe",
     "nd_dax_probe",
+    // kmalloc() first, then vmalloc().
+    "rust_helper_kvrealloc_node_align",
     // A reserve.
     "preload_this_cpu_lock",
     "__lookup_slow",
