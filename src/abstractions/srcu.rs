@@ -22,7 +22,10 @@ use kernel::{
         Relaxed,
         Release, //
     },
-    types::Opaque, //
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    },
 };
 
 /// A value that readers use until it is revoked.
@@ -48,6 +51,8 @@ unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
 pub(crate) struct Guard<'a, T> {
     owner: &'a SrcuRevocable<T>,
     idx: c_int,
+    // Who enters has to leave.
+    _not_send: NotThreadSafe,
 }
 
 impl<T> SrcuRevocable<T> {
@@ -73,7 +78,11 @@ impl<T> SrcuRevocable<T> {
     pub(crate) fn enter(&self) -> Option<Guard<'_, T>> {
         // SAFETY: By the type invariants the domain is initialised.
         let idx = unsafe { bindings::rpmem_helper_srcu_read_lock(self.srcu.get()) };
-        let guard = Guard { owner: self, idx };
+        let guard = Guard {
+            owner: self,
+            idx,
+            _not_send: NotThreadSafe,
+        };
         (self.alive.load(Acquire) != 0).then_some(guard)
     }
 

@@ -469,7 +469,7 @@ impl<T: Operations> Table<T> {
 
     /// # Safety
     ///
-    /// For `vma_close()`'s counterpart in fork, split and mremap only.
+    /// For fork, split and mremap only (`dup_mmap()`, `__split_vma()`, `copy_vma()`).
     unsafe extern "C" fn open_callback<const TRACKED: bool>(vma: *mut bindings::vm_area_struct) {
         // SAFETY: The core passes a mapping with this table.
         unsafe { Self::owner(vma) }.opened(TRACKED);

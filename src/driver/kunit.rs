@@ -447,7 +447,10 @@ mod map {
     use super::*;
     use crate::{
         abstractions::{
-            kunit::UserMapping,
+            kunit::{
+                Entry,
+                UserMapping, //
+            },
             vm::PMD_ORDER, //
         },
         driver::map::{
@@ -476,9 +479,17 @@ mod map {
     fn check(map: &UserMapping, at: usize, page: u64, order: u32, writable: bool) -> Result {
         let entry = map.entry(at).ok_or(ENOENT)?;
         let frame = map.data::<Node>().frame(page & !((1 << order) - 1))?;
-        assert_eq!(entry.pfn, frame);
-        assert_eq!((entry.order, entry.writable), (order, writable));
-        assert!(entry.special && entry.write_back);
+        let want = Entry {
+            pfn: frame,
+            order,
+            special: true,
+            writable,
+            write_back: true,
+        };
+        if entry != want {
+            pr_err!("{:?}, must be {:?}\n", entry, want);
+            return Err(EINVAL);
+        }
         Ok(())
     }
 

@@ -430,9 +430,8 @@ impl Node {
                 if live {
                     self.touched.add(run.clone())?;
                 }
-                let run =
-                    (run.start << COARSE).max(pages.start)..(run.end << COARSE).min(pages.end);
-                self.flush_cache(run)?;
+                // All of it: what is left out would not be in the set any more.
+                self.flush_cache(run.start << COARSE..(run.end << COARSE).min(self.limits.pages))?;
             }
             at = first + super::dirty::CHUNK;
         }

@@ -1018,6 +1018,14 @@ fn msync(c: &mut Ctx) -> TestResult {
     restart()?;
     f.sync_all()?;
     check_eq!(written()?, 0, "and then no more");
+    // What is remembered as a whole is written back as a whole, when a part of it is asked for.
+    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
+    m.write8(HUGE - 1, 1);
+    drop(m);
+    let m = Map::new(&f, 0, PAGE, RW, MAP_SHARED)?;
+    restart()?;
+    m.msync()?;
+    check_eq!(written()?, HUGE as u64, "a part of 2 MiB");
     Ok(())
 }
 
