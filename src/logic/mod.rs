@@ -13,4 +13,5 @@ pub mod fault;
 pub mod geometry;
 pub mod info_block;
 pub mod ioctl;
+pub mod lease;
 pub mod mmap;
