@@ -474,6 +474,12 @@ impl<T: Operations> GenDisk<T> {
         // SAFETY: By the type invariants the disk is live.
         unsafe { bindings::nvdimm_check_and_set_ro(self.disk.as_ptr()) };
     }
+
+    /// Whether it is read-only.
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: By the type invariants the disk is live.
+        unsafe { bindings::rpmem_helper_get_disk_ro(self.disk.as_ptr()) }
+    }
 }
 
 impl<T: Operations> Drop for GenDisk<T> {

@@ -18,6 +18,7 @@
 
 use super::{
     device_raw,
+    fasync::Fasync,
     space::AddressSpace,
     sysfs,
     vm::{
@@ -47,11 +48,18 @@ use kernel::{
         c_uint,
         c_ulong, //
     },
+    fs::File,
     prelude::*,
     str::NullTerminatedFormatter,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        poll::{
+            PollCondVar,
+            PollTable, //
+        }, //
     },
     types::Opaque,
     uaccess::UserPtr,
@@ -70,6 +78,27 @@ pub(crate) struct Request {
     pub(crate) pgoff: u64,
     /// In pages, rounded up.
     pub(crate) pages: u64,
+}
+
+/// What poll(2) says of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Nothing to say.
+    None,
+    /// EPOLLPRI.
+    Notice,
+    /// EPOLLPRI, EPOLLERR and EPOLLHUP, for good.
+    Gone,
+}
+
+impl Event {
+    fn mask(self) -> bindings::__poll_t {
+        match self {
+            Event::None => 0,
+            Event::Notice => bindings::EPOLLPRI,
+            Event::Gone => bindings::EPOLLPRI | bindings::EPOLLERR | bindings::EPOLLHUP,
+        }
+    }
 }
 
 /// What a driver of a character device implements, on the data of a device.
@@ -121,6 +150,15 @@ pub(crate) trait Operations: vm::Operations {
     ///
     /// `ENOTTY` for an unknown `command`.
     fn ioctl(&self, command: u32, argument: UserPtr) -> Result;
+
+    /// What poll(2) says. Context: may sleep.
+    fn event(&self) -> Event;
+
+    /// Is notified when that changes.
+    fn event_changed(&self) -> &PollCondVar;
+
+    /// Who wants a signal then.
+    fn fasync(&self) -> &Fasync;
 }
 
 /// Major number of the devices; 0 while there is none.
@@ -303,6 +341,12 @@ impl<T: Operations> Registration<T> {
         unsafe { &(*self.0.as_ptr()).data }
     }
 
+    /// The device.
+    pub(crate) fn device(&self) -> &Device {
+        // SAFETY: As above.
+        unsafe { self.0.as_ref() }.device()
+    }
+
     const FOPS: &'static bindings::file_operations = &bindings::file_operations {
         owner: T::OWNER.as_ptr(),
         fop_flags: bindings::FOP_MMAP_SYNC,
@@ -311,6 +355,9 @@ impl<T: Operations> Registration<T> {
         mmap_prepare: Some(Self::mmap_prepare_callback),
         get_unmapped_area: Some(Self::get_unmapped_area_callback),
         fsync: Some(Self::fsync_callback),
+        poll: Some(Self::poll_callback),
+        fasync: Some(Self::fasync_callback),
+        flush: Some(Self::flush_callback),
         unlocked_ioctl: Some(Self::ioctl_callback),
         compat_ioctl: bindings::compat_ptr_ioctl,
         llseek: Some(bindings::noop_llseek),
@@ -434,6 +481,46 @@ impl<T: Operations> Registration<T> {
 
     /// # Safety
     ///
+    /// For `vfs_poll()` only.
+    unsafe extern "C" fn poll_callback(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: `vfs_poll()` passes an open file, whose position nobody shares, and a table that
+        // is valid or null.
+        let (data, file, table) = unsafe {
+            (
+                &Self::of_file(file).data,
+                File::from_raw_file(file),
+                PollTable::from_raw(table),
+            )
+        };
+        table.register_wait(file, data.event_changed());
+        data.event().mask()
+    }
+
+    /// # Safety
+    ///
+    /// For `setfl()` and `__fput()` only.
+    unsafe extern "C" fn fasync_callback(fd: c_int, file: *mut bindings::file, on: c_int) -> c_int {
+        // SAFETY: `setfl()` and `__fput()` pass an open file, which keeps the data alive.
+        unsafe { Self::of_file(file).data.fasync().set(fd, file, on) }
+    }
+
+    /// # Safety
+    ///
+    /// For `filp_flush()` only.
+    unsafe extern "C" fn flush_callback(
+        file: *mut bindings::file,
+        _id: bindings::fl_owner_t,
+    ) -> c_int {
+        // SAFETY: `filp_flush()` passes an open file.
+        unsafe { Self::of_file(file).data.fasync().closed(file) };
+        0
+    }
+
+    /// # Safety
+    ///
     /// For `vfs_ioctl()` only.
     unsafe extern "C" fn ioctl_callback(
         file: *mut bindings::file,
@@ -471,22 +558,34 @@ pub(super) unsafe fn data_of_private<'a, T>(private: *mut kernel::ffi::c_void) -
     unsafe { &(*private.cast::<Inner<T>>()).data }
 }
 
-/// A read-only attribute of a device: a number.
-pub(crate) trait NumberAttribute<T> {
+/// An attribute of a device.
+pub(crate) trait DeviceAttribute<T> {
     /// File name.
     const NAME: &'static CStr;
 
-    /// The value. Context: may sleep; the device is registered.
-    fn value(data: &T) -> u64;
+    /// Takes over what is written to it, without the newline; `None` if it is read-only. Context:
+    /// may sleep; the device is registered.
+    const STORE: Option<fn(&T, &[u8]) -> Result> = None;
+
+    /// What is in it: up to a page. Context: as above.
+    ///
+    /// # Errors
+    ///
+    /// If it does not fit.
+    fn show(data: &T, out: &mut dyn Write) -> core::fmt::Result;
 }
 
 /// The C structure for `A`.
 #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
-pub(crate) const fn attribute<T: Operations, A: NumberAttribute<T>>() -> sysfs::Attribute<T> {
+pub(crate) const fn attribute<T: Operations, A: DeviceAttribute<T>>() -> sysfs::Attribute<T> {
     let mut attr: bindings::device_attribute = pin_init::zeroed();
     attr.attr.name = A::NAME.as_ptr().cast();
     attr.attr.mode = 0o444;
     attr.__bindgen_anon_1.show = Some(show_callback::<T, A>);
+    if A::STORE.is_some() {
+        attr.attr.mode = 0o644;
+        attr.__bindgen_anon_2.store = Some(store_callback::<T, A>);
+    }
     // SAFETY: Groups of `T` are used for devices with `T` alone (`Operations::GROUPS`).
     unsafe { sysfs::Attribute::from_raw(attr) }
 }
@@ -494,7 +593,7 @@ pub(crate) const fn attribute<T: Operations, A: NumberAttribute<T>>() -> sysfs::
 /// # Safety
 ///
 /// For `dev_attr_show()` only: `dev` is that of an `Inner<T>`, `buf` a page.
-unsafe extern "C" fn show_callback<T: Operations, A: NumberAttribute<T>>(
+unsafe extern "C" fn show_callback<T: Operations, A: DeviceAttribute<T>>(
     dev: *mut bindings::device,
     _attr: *mut bindings::device_attribute,
     buf: *mut c_char,
@@ -506,9 +605,32 @@ unsafe extern "C" fn show_callback<T: Operations, A: NumberAttribute<T>>(
     let Some(mut text) = NullTerminatedFormatter::new(page) else {
         return 0;
     };
-    match writeln!(text, "{}", A::value(data)) {
+    match A::show(data, &mut text) {
         // SAFETY: The formatter has terminated the string.
         Ok(()) => unsafe { bindings::strlen(buf) as isize },
         Err(_) => EIO.to_errno() as isize,
+    }
+}
+
+/// # Safety
+///
+/// For `dev_attr_store()` only: `dev` is that of an `Inner<T>`, `buf` is of `len` bytes.
+unsafe extern "C" fn store_callback<T: Operations, A: DeviceAttribute<T>>(
+    dev: *mut bindings::device,
+    _attr: *mut bindings::device_attribute,
+    buf: *const c_char,
+    len: usize,
+) -> isize {
+    // SAFETY: `dev_attr_store()` is called for a device that has this attribute, in an `Inner<T>`.
+    let data = unsafe { &(*Inner::<T>::of_device(dev)).data };
+    // SAFETY: sysfs gives a buffer of that length.
+    let text = unsafe { core::slice::from_raw_parts(buf.cast::<u8>(), len) };
+    let result = match A::STORE {
+        Some(store) => store(data, text.strip_suffix(b"\n").unwrap_or(text)),
+        None => Err(EIO),
+    };
+    match result {
+        Ok(()) => len as isize,
+        Err(err) => err.to_errno() as isize,
     }
 }

@@ -8,6 +8,7 @@
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
+//! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
 //! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
@@ -24,6 +25,7 @@ pub(crate) mod block;
 pub(crate) mod chrdev;
 pub(crate) mod dax;
 pub(crate) mod errno;
+pub(crate) mod fasync;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
 pub(crate) mod memremap;

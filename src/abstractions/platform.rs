@@ -6,6 +6,10 @@
 //! [`include/linux/memremap.h`](srctree/include/linux/memremap.h)
 
 use crate::bindings;
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
 
 /// `sizeof(struct page)` in bytes.
 pub(crate) const PAGE_STRUCT_SIZE: u64 = bindings::PAGE_STRUCT_SIZE as u64;
@@ -26,4 +30,16 @@ pub(crate) fn may_log() -> bool {
 pub(crate) fn cond_resched() {
     // SAFETY: No conditions but the context.
     unsafe { bindings::rpmem_helper_cond_resched() };
+}
+
+/// `fs.lease-break-time`, in seconds. Context: may sleep, without locks: opens a file.
+///
+/// # Errors
+///
+/// If procfs is not mounted where the caller has it; `EINVAL`.
+pub(crate) fn lease_break_time() -> Result<i32> {
+    // SAFETY: No conditions.
+    let time = unsafe { bindings::rpmem_helper_lease_break_time() };
+    to_result(time)?;
+    Ok(time)
 }

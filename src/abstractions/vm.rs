@@ -111,13 +111,50 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// # Errors
     ///
     /// `EIO` if there is nothing or poison.
-    fn access(&self, page: u64, offset: usize, buffer: &Segment<'_>, write: bool) -> Result;
+    fn access(
+        &self,
+        mapping: &Mapped<'_>,
+        page: u64,
+        offset: usize,
+        buffer: &Segment<'_>,
+        write: bool,
+    ) -> Result;
 
-    /// A mapping came to be: by mmap(2), fork, or a cut through another one.
-    fn opened(&self, tracked: bool);
+    /// mmap(2) has made a mapping of the calling process, with the `tag` given to
+    /// [`NewArea::map_frames`]: gives the one that it carries from now on. Context: may sleep, mmap
+    /// lock held.
+    ///
+    /// # Errors
+    ///
+    /// Any: mmap(2) fails with it, and the mapping is closed, with its first tag.
+    fn mapped(&self, tracked: bool, tag: usize, mm: MmId) -> Result<usize>;
 
-    /// A mapping ended.
-    fn closed(&self, tracked: bool);
+    /// A mapping came to be by fork, or by a cut through another one, with the tag of that. Context:
+    /// as above.
+    fn opened(&self, mapping: &Mapped<'_>);
+
+    /// A mapping ended. Context: as above.
+    fn closed(&self, mapping: &Mapped<'_>);
+}
+
+/// Which address space of a process: a number that is its own for as long as it has a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MmId(usize);
+
+impl MmId {
+    /// Number and name of a process that runs in it, as the caller sees it. `None` if it is about
+    /// to end, or is in another pid namespace.
+    pub(crate) fn process(self) -> Option<(i32, [u8; bindings::TASK_COMM_LEN as usize])> {
+        let mut comm = [0; bindings::TASK_COMM_LEN as usize];
+        // SAFETY: The address is only compared; there is room for a name.
+        let pid = unsafe {
+            bindings::rpmem_helper_process_of(
+                self.0 as *const bindings::mm_struct,
+                comm.as_mut_ptr().cast(),
+            )
+        };
+        (pid != 0).then_some((pid, comm))
+    }
 }
 
 /// A mapping that is being made.
@@ -166,15 +203,34 @@ impl<'a> NewArea<'a> {
         unsafe { bindings::rpmem_helper_vma_desc_sync(self.0) }
     }
 
+    /// Whether it is to be writable now.
+    pub(crate) fn is_writable(&self) -> bool {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { bindings::rpmem_helper_vma_desc_write(self.0) }
+    }
+
+    /// Whether it can become writable.
+    pub(crate) fn may_write(&self) -> bool {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { bindings::rpmem_helper_vma_desc_may_write(self.0) }
+    }
+
+    /// It cannot become writable, for mprotect(2) neither.
+    pub(crate) fn deny_write(&mut self) {
+        // SAFETY: By the type invariants the pointer is valid and ours.
+        unsafe { bindings::rpmem_helper_vma_desc_clear_may_write(self.0) };
+    }
+
     /// Makes it a mapping of page frames, without struct pages as far as anybody can see, with
     /// faults answered by `owner`. If it is `tracked`, pages start read-only and the first store to
-    /// each is a fault.
-    pub(crate) fn map_frames<T: Operations>(self, owner: &T, tracked: bool) -> Ready {
+    /// each is a fault. It carries `tag`, of which as many bits are kept as the alignment of `T`
+    /// leaves.
+    pub(crate) fn map_frames<T: Operations>(self, owner: &T, tracked: bool, tag: usize) -> Ready {
         // SAFETY: By the type invariants the pointer is valid and ours. The tables are static.
         // `owner` outlives the file, which the mapping holds (`chrdev::Device`).
         unsafe {
             bindings::rpmem_helper_vma_desc_set_pfnmap(self.0);
-            (*self.0).private_data = core::ptr::from_ref(owner).cast_mut().cast();
+            (*self.0).private_data = tagged(core::ptr::from_ref(owner), tag);
             (*self.0).vm_ops = if tracked {
                 &Table::<T>::TRACKED.0
             } else {
@@ -183,6 +239,21 @@ impl<'a> NewArea<'a> {
         }
         Ready { _made_here: () }
     }
+}
+
+/// The private data of a mapping: its owner, and a tag in the bits that the alignment of that leaves.
+fn tagged<T>(owner: *const T, tag: usize) -> *mut c_void {
+    owner
+        .cast_mut()
+        .cast::<u8>()
+        .wrapping_add(tag & (align_of::<T>() - 1))
+        .cast()
+}
+
+/// The owner in the private data of a mapping.
+fn untagged<T>(private: *mut c_void) -> *const T {
+    let tag = private as usize & (align_of::<T>() - 1);
+    private.cast::<u8>().wrapping_sub(tag).cast_const().cast()
 }
 
 /// A mapping made by [`NewArea::map_frames`], while it cannot change.
@@ -217,6 +288,19 @@ impl Mapped<'_> {
         // SAFETY: By the type invariants the VMA is valid.
         let flags = unsafe { (*self.0.as_ptr()).__bindgen_anon_2.vm_flags };
         flags & bindings::VM_MAYWRITE as bindings::vm_flags_t != 0
+    }
+
+    /// The tag that it carries, for an owner of type `T`.
+    pub(crate) fn tag<T: Operations>(&self) -> usize {
+        // SAFETY: By the type invariants the VMA is valid.
+        let private = unsafe { (*self.0.as_ptr()).vm_private_data };
+        private as usize & (align_of::<T>() - 1)
+    }
+
+    /// The address space that it is in.
+    pub(crate) fn mm(&self) -> MmId {
+        // SAFETY: By the type invariants the VMA is valid, hence in use and not waiting to be freed.
+        MmId(unsafe { (*self.0.as_ptr()).vm_mm } as usize)
     }
 
     /// Maps `frames` from user address `address` on with entries of one page, up to the end of the
@@ -351,15 +435,13 @@ impl<T: Operations> Table<T> {
         ops.huge_fault = Some(Self::huge_fault_callback);
         ops.map_pages = Some(Self::map_pages_callback);
         ops.access = Some(Self::access_callback);
+        ops.open = Some(Self::open_callback);
+        ops.close = Some(Self::close_callback);
         if tracked {
             ops.mapped = Some(Self::mapped_callback::<true>);
-            ops.open = Some(Self::open_callback::<true>);
-            ops.close = Some(Self::close_callback::<true>);
             ops.pfn_mkwrite = Some(Self::fault_callback);
         } else {
             ops.mapped = Some(Self::mapped_callback::<false>);
-            ops.open = Some(Self::open_callback::<false>);
-            ops.close = Some(Self::close_callback::<false>);
         }
         ops
     }
@@ -369,7 +451,7 @@ impl<T: Operations> Table<T> {
     /// `vma` was made by [`NewArea::map_frames`] for `T`.
     unsafe fn owner<'a>(vma: *mut bindings::vm_area_struct) -> &'a T {
         // SAFETY: `map_frames` put a `T` there, which outlives the mapping.
-        unsafe { &*(*vma).vm_private_data.cast::<T>() }
+        unsafe { &*untagged::<T>((*vma).vm_private_data) }
     }
 
     /// # Safety
@@ -440,13 +522,14 @@ impl<T: Operations> Table<T> {
             return EFAULT.to_errno();
         };
         // INVARIANT: As above; the mmap lock is held.
-        let area = Mapped(vma, PhantomData).area();
+        let mapping = Mapped(vma, PhantomData);
+        let area = mapping.area();
         let offset = addr % bindings::PAGE_SIZE;
         let len = (len.max(0) as usize).min(bindings::PAGE_SIZE - offset);
         // SAFETY: `buf` is valid for that long.
         let buffer = unsafe { Segment::from_raw(buf, len) };
         let page = area.first + ((addr as u64 - area.start) >> bindings::PAGE_SHIFT);
-        match owner.access(page, offset, &buffer, write != 0) {
+        match owner.access(&mapping, page, offset, &buffer, write != 0) {
             Ok(()) => len as c_int,
             Err(err) => err.to_errno(),
         }
@@ -462,25 +545,46 @@ impl<T: Operations> Table<T> {
         _file: *const bindings::file,
         private: *mut *mut c_void,
     ) -> c_int {
-        // SAFETY: The core passes what `map_frames` has set.
-        unsafe { &*(*private).cast::<T>() }.opened(TRACKED);
-        0
+        let Some(mm) = kernel::current!().mm().map(|mm| MmId(mm.as_raw() as usize)) else {
+            return EFAULT.to_errno();
+        };
+        // SAFETY: `call_vma_mapped()` passes what `map_frames` has set, in a valid place.
+        let old = unsafe { *private };
+        let owner = untagged::<T>(old);
+        let tag = old as usize & (align_of::<T>() - 1);
+        // SAFETY: As above; the owner outlives the mapping.
+        match unsafe { &*owner }.mapped(TRACKED, tag, mm) {
+            Ok(tag) => {
+                // SAFETY: The place is valid.
+                unsafe { *private = tagged(owner, tag) };
+                0
+            }
+            Err(err) => err.to_errno(),
+        }
     }
 
     /// # Safety
     ///
     /// For fork, split and mremap only (`dup_mmap()`, `__split_vma()`, `copy_vma()`).
-    unsafe extern "C" fn open_callback<const TRACKED: bool>(vma: *mut bindings::vm_area_struct) {
+    unsafe extern "C" fn open_callback(vma: *mut bindings::vm_area_struct) {
         // SAFETY: The core passes a mapping with this table.
-        unsafe { Self::owner(vma) }.opened(TRACKED);
+        let owner = unsafe { Self::owner(vma) };
+        if let Some(vma) = NonNull::new(vma) {
+            // INVARIANT: As above; nobody else knows the new mapping, or the mmap lock is held.
+            owner.opened(&Mapped(vma, PhantomData));
+        }
     }
 
     /// # Safety
     ///
     /// For `vma_close()` only.
-    unsafe extern "C" fn close_callback<const TRACKED: bool>(vma: *mut bindings::vm_area_struct) {
+    unsafe extern "C" fn close_callback(vma: *mut bindings::vm_area_struct) {
         // SAFETY: The core passes a mapping with this table.
-        unsafe { Self::owner(vma) }.closed(TRACKED);
+        let owner = unsafe { Self::owner(vma) };
+        if let Some(vma) = NonNull::new(vma) {
+            // INVARIANT: As above; nobody else can find the mapping any more.
+            owner.closed(&Mapped(vma, PhantomData));
+        }
     }
 }
 
@@ -564,7 +668,7 @@ fn prefault_step<T: Operations>(
     unsafe {
         let ops = (*vma).vm_ops;
         if ops != &Table::<T>::TRACKED.0 && ops != &Table::<T>::UNTRACKED.0
-            || (*vma).vm_private_data != core::ptr::from_ref(owner).cast_mut().cast()
+            || !core::ptr::eq(untagged((*vma).vm_private_data), owner)
         {
             return Err(EINVAL);
         }

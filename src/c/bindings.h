@@ -12,7 +12,9 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/nd.h>
+#include <linux/poll.h>
 
+#include "lease.h"
 #include "nd_private.h"
 #include "shim.h"
 #include "vm.h"
@@ -32,6 +34,9 @@ const u32 RPMEM_CONST_REQ_OP_WRITE = (__force u32)REQ_OP_WRITE;
 const unsigned long RPMEM_CONST_ARCH_MEMREMAP_PMEM = ARCH_MEMREMAP_PMEM;
 const int RPMEM_CONST_NVDIMM_FLUSH_ASYNC = NVDIMM_FLUSH_ASYNC;
 const u32 RPMEM_CONST_FOP_MMAP_SYNC = (__force u32)FOP_MMAP_SYNC;
+const u32 RPMEM_CONST_EPOLLPRI = (__force u32)EPOLLPRI;
+const u32 RPMEM_CONST_EPOLLERR = (__force u32)EPOLLERR;
+const u32 RPMEM_CONST_EPOLLHUP = (__force u32)EPOLLHUP;
 const u32 RPMEM_CONST_FMODE_WRITE = (__force u32)FMODE_WRITE;
 const u32 RPMEM_CONST_BLK_OPEN_READ = (__force u32)BLK_OPEN_READ;
 const unsigned long RPMEM_CONST_MAP_FIXED = MAP_FIXED;

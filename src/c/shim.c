@@ -83,6 +83,11 @@ void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len)
 	memcpy_flushcache(dst, src, len);
 }
 
+bool rpmem_helper_get_disk_ro(struct gendisk *disk)
+{
+	return get_disk_ro(disk);
+}
+
 int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
 				   resource_size_t offset, void *buf, size_t size)
 {

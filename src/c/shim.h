@@ -31,6 +31,7 @@ unsigned long rpmem_helper_folio_nr_pages(const struct folio *folio);
 int rpmem_helper_folio_ref_count(const struct folio *folio);
 unsigned long rpmem_helper_folio_share(const struct folio *folio);
 void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len);
+bool rpmem_helper_get_disk_ro(struct gendisk *disk);
 int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
 				   resource_size_t offset, void *buf, size_t size);
 struct folio *rpmem_helper_page_folio(struct page *page);

@@ -32,6 +32,21 @@ bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc)
 	return vma_desc_test(desc, VMA_SYNC_BIT);
 }
 
+bool rpmem_helper_vma_desc_write(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_WRITE_BIT);
+}
+
+bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc)
+{
+	return vma_desc_test(desc, VMA_MAYWRITE_BIT);
+}
+
+void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc)
+{
+	vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
+}
+
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)
 {
 	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);

@@ -100,7 +100,12 @@ impl nd::Driver for Driver {
                 Some(node) => node.change_badblocks(|| data.pmem.revalidate_badblocks()),
                 None => data.pmem.revalidate_badblocks(),
             },
-            Event::RevalidateRegion => data.disk.check_and_set_ro(),
+            Event::RevalidateRegion => {
+                data.disk.check_and_set_ro();
+                if let Some(node) = &data.node {
+                    node.set_read_only(data.disk.is_read_only());
+                }
+            }
         }
     }
 }

@@ -27,6 +27,10 @@ use super::{
     dirty::{
         Dirty,
         Taken, //
+    },
+    lease::{
+        Leases,
+        Which, //
     }, //
 };
 use crate::{
@@ -40,7 +44,8 @@ use crate::{
         },
         chrdev::{
             attribute,
-            NumberAttribute,
+            DeviceAttribute,
+            Event,
             Operations,
             Registration,
             Request, //
@@ -53,6 +58,7 @@ use crate::{
             ehwpoison,
             eopnotsupp, //
         },
+        fasync::Fasync,
         platform,
         space::AddressSpace,
         srcu::SrcuRevocable,
@@ -66,6 +72,7 @@ use crate::{
             self,
             Fault,
             Mapped,
+            MmId,
             NewArea,
             Outcome,
             PfnSpace,
@@ -95,6 +102,11 @@ use crate::{
             self,
             Prefault, //
         },
+        lease::{
+            Kind,
+            Reason,
+            Tag, //
+        },
         mmap::{
             self,
             Class,
@@ -104,9 +116,12 @@ use crate::{
     },
     THIS_MODULE, //
 };
-use core::ops::{
-    Deref,
-    Range, //
+use core::{
+    fmt::Write,
+    ops::{
+        Deref,
+        Range, //
+    }, //
 };
 use kernel::{
     device::{
@@ -124,6 +139,7 @@ use kernel::{
             Relaxed,
             Release, //
         },
+        poll::PollCondVar,
         Arc,
         Mutex, //
     },
@@ -159,12 +175,15 @@ impl Deref for Live {
     }
 }
 
-/// The data of a device node.
+/// The data of a device node. Its alignment leaves mappings bits for a [`Tag`].
 #[pin_data]
+#[repr(align(256))]
 pub(super) struct Node {
     /// The disk with its memory, while the namespace is bound.
     #[pin]
     live: SrcuRevocable<Live>,
+    #[pin]
+    leases: Leases,
     space: Arc<AddressSpace>,
     disk: DiskNumber,
     limits: mmap::Device,
@@ -190,6 +209,8 @@ pub(super) struct Node {
     /// The list of scars is full: no huge entries any more.
     scarred: Atomic<i32>,
 }
+
+const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
 
 impl Node {
     /// A node for a disk.
@@ -220,6 +241,7 @@ impl Node {
         };
         Ok(try_pin_init!(Self {
             live <- SrcuRevocable::new(live),
+            leases <- Leases::new(),
             space,
             disk: number,
             limits: mmap::Device {
@@ -243,14 +265,37 @@ impl Node {
         }? Error))
     }
 
-    /// The namespace is being unbound: ends all mappings, in that later accesses are SIGBUS. Waits
-    /// for faults under way, not for any mapping. Context: may sleep.
-    pub(super) fn revoke(&self) {
+    /// The namespace is being unbound: ends all mappings, in that later accesses are SIGBUS, direct
+    /// ones after their grace time. Waits for faults under way. Context: may sleep.
+    fn revoke(&self, dev: &Device) {
+        self.leases
+            .take_back(dev, Reason::Remove, |which| self.take(which));
         let disk = self.live.revoke();
         self.space.unmap_all();
         // Who opens the node from now on finds it dead before it claims the disk.
         self.claims.lock().claim = None;
         drop(disk);
+    }
+
+    /// Takes the memory from those mappings that are not served any more.
+    fn take(&self, which: Which) {
+        self.live.synchronize();
+        let start = match which {
+            Which::Ordinary => 0,
+            Which::Direct => DIRECT_WINDOW >> PAGE_SHIFT,
+        };
+        self.space.unmap(start, self.limits.pages);
+    }
+
+    /// The region is read-only from now on, or not any more: ends mappings that could be written to,
+    /// in the first case. Context: may sleep.
+    fn set_read_only(&self, dev: &Device, read_only: bool) {
+        if read_only {
+            self.leases
+                .take_back(dev, Reason::ReadOnly, |which| self.take(which));
+        } else {
+            self.leases.writable_again(dev);
+        }
     }
 
     /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
@@ -291,6 +336,20 @@ impl Node {
         self.space.unmap(pages.start, len);
         self.space
             .unmap((DIRECT_WINDOW >> PAGE_SHIFT) + pages.start, len);
+    }
+
+    /// Whether the lease lets a mapping have entries.
+    fn serves(&self, mapping: &Mapped<'_>) -> bool {
+        self.leases.serves(tag(mapping))
+    }
+
+    /// One more mapping.
+    fn count(&self, tracked: bool) {
+        self.mappings.fetch_add(1, Relaxed);
+        if !tracked {
+            // Before it touches anything, see `write_back`.
+            self.untracked.fetch_add(1, Full);
+        }
     }
 
     /// The frame of a page of the device.
@@ -478,15 +537,30 @@ impl Node {
             synchronous: self.limits.synchronous,
             page_backed: self.page_backed,
         };
-        let raw = info.to_bytes();
-        let argsz: u32 = UserSlice::new(argument, size_of::<u32>()).reader().read()?;
-        if (argsz as usize) < raw.len() {
-            return Err(EINVAL);
-        }
-        UserSlice::new(argument, raw.len())
-            .writer()
-            .write_slice(&raw)
+        answer(argument, &info.to_bytes())
     }
+
+    fn lease(&self, argument: UserPtr) -> Result {
+        let state = self.leases.state();
+        let lease = ioctl::Lease {
+            status: state.status,
+            breaks: state.breaks,
+            holders: state.holders,
+            left: state.left,
+        };
+        answer(argument, &lease.to_bytes())
+    }
+}
+
+/// Copies a structure to a caller who has said in its first word that there is room.
+fn answer(argument: UserPtr, raw: &[u8]) -> Result {
+    let argsz: u32 = UserSlice::new(argument, size_of::<u32>()).reader().read()?;
+    if (argsz as usize) < raw.len() {
+        return Err(EINVAL);
+    }
+    UserSlice::new(argument, raw.len())
+        .writer()
+        .write_slice(raw)
 }
 
 /// Says why a request was refused, if not too often, and gives the errno.
@@ -537,6 +611,18 @@ impl Operations for Node {
         }
     }
 
+    fn event(&self) -> Event {
+        self.leases.event()
+    }
+
+    fn event_changed(&self) -> &PollCondVar {
+        self.leases.changed()
+    }
+
+    fn fasync(&self) -> &Fasync {
+        self.leases.fasync()
+    }
+
     fn space(&self) -> &AddressSpace {
         &self.space
     }
@@ -552,7 +638,7 @@ impl Operations for Node {
             .map_err(|refusal| refuse(dev, refusal))
     }
 
-    fn map(&self, dev: &Device, area: NewArea<'_>) -> Result<Ready> {
+    fn map(&self, dev: &Device, mut area: NewArea<'_>) -> Result<Ready> {
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
@@ -562,7 +648,25 @@ impl Operations for Node {
         let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
             .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
             .map_err(|refusal| refuse(dev, refusal))?;
-        Ok(area.map_frames(self, class == Class::Plain))
+        if self.leases.is_read_only() && !area.is_writable() {
+            area.deny_write();
+        }
+        let kind = Kind {
+            direct: class == Class::Direct,
+            writable: area.may_write(),
+        };
+        self.leases.admit(kind).inspect_err(|err| {
+            if platform::may_log() {
+                let why = match *err {
+                    EBUSY => "direct mappings are being taken back",
+                    EACCES => "the region is read-only",
+                    _ => "the namespace is being unbound",
+                };
+                dev_notice!(dev, "mmap refused: {}\n", why);
+            }
+        })?;
+        let tag = Tag::unborn(kind).to_bits();
+        Ok(area.map_frames(self, class == Class::Plain, tag))
     }
 
     fn sync(&self, first: u64, last: u64) -> Result {
@@ -573,6 +677,7 @@ impl Operations for Node {
         match command {
             ioctl::PREFAULT => self.prefault(argument),
             ioctl::INFO => self.info(argument),
+            ioctl::LEASE => self.lease(argument),
             _ => Err(ENOTTY),
         }
     }
@@ -597,6 +702,13 @@ impl vm::Operations for Node {
                 Outcome::Fallback
             };
         };
+        if !self.serves(fault.mapping()) {
+            return if order == 0 {
+                Outcome::Sigbus
+            } else {
+                Outcome::Fallback
+            };
+        }
         // Not for long: the access is tried again until the list has changed.
         if self.frozen.load(Acquire) != 0 {
             return Outcome::Mapped;
@@ -611,6 +723,9 @@ impl vm::Operations for Node {
 
     fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64> {
         let disk = self.live.enter().ok_or(EFAULT)?;
+        if !self.serves(mapping) {
+            return Err(EFAULT);
+        }
         if self.frozen.load(Acquire) != 0 {
             return Err(EAGAIN);
         }
@@ -637,8 +752,18 @@ impl vm::Operations for Node {
         }
     }
 
-    fn access(&self, page: u64, offset: usize, buffer: &Segment<'_>, write: bool) -> Result {
+    fn access(
+        &self,
+        mapping: &Mapped<'_>,
+        page: u64,
+        offset: usize,
+        buffer: &Segment<'_>,
+        write: bool,
+    ) -> Result {
         let disk = self.live.enter().ok_or(EIO)?;
+        if !self.serves(mapping) {
+            return Err(EIO);
+        }
         let page = mmap::locate(&self.limits, page, 1).map_err(|_| EIO)?.first;
         let sector = Pgoff(page).to_sector().ok_or(EIO)?;
         let pmem = disk.data();
@@ -654,20 +779,33 @@ impl vm::Operations for Node {
         }
     }
 
-    fn opened(&self, tracked: bool) {
-        self.mappings.fetch_add(1, Relaxed);
-        if !tracked {
-            // Before it touches anything, see `write_back`.
-            self.untracked.fetch_add(1, Full);
-        }
+    fn mapped(&self, tracked: bool, tag: usize, mm: MmId) -> Result<usize> {
+        let tag = self.leases.map(Tag::from_bits(tag).kind, mm)?;
+        self.count(tracked);
+        Ok(tag.to_bits())
     }
 
-    fn closed(&self, tracked: bool) {
+    fn opened(&self, mapping: &Mapped<'_>) {
+        self.leases.copy(tag(mapping), mapping.mm());
+        self.count(mapping.is_tracked());
+    }
+
+    fn closed(&self, mapping: &Mapped<'_>) {
+        let tag = tag(mapping);
+        if !tag.is_born() {
+            return;
+        }
+        self.leases.unmap(tag, mapping.mm());
         self.mappings.fetch_sub(1, Relaxed);
-        if !tracked {
+        if !mapping.is_tracked() {
             self.untracked.fetch_sub(1, Release);
         }
     }
+}
+
+/// What the lease knows a mapping by.
+fn tag(mapping: &Mapped<'_>) -> Tag {
+    Tag::from_bits(mapping.tag::<Node>())
 }
 
 macro_rules! attributes {
@@ -676,11 +814,11 @@ macro_rules! attributes {
             #[doc = $doc]
             struct $name;
 
-            impl NumberAttribute<Node> for $name {
+            impl DeviceAttribute<Node> for $name {
                 const NAME: &'static CStr = $file;
 
-                fn value($node: &Node) -> u64 {
-                    $value
+                fn show($node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+                    writeln!(out, "{}", $value)
                 }
             }
         )*
@@ -689,13 +827,38 @@ macro_rules! attributes {
 
 attributes! {
     Size: c"size", "Bytes that can be mapped.", |node| node.limits.pages << PAGE_SHIFT;
-    PageBacked: c"page_backed", "Whether there are struct pages.", |node| node.page_backed.into();
+    PageBacked: c"page_backed", "Whether there are struct pages.", |node| u32::from(node.page_backed);
     Synchronous: c"synchronous", "Whether MAP_SYNC is possible.",
-        |node| node.limits.synchronous.into();
+        |node| u32::from(node.limits.synchronous);
     HugePage: c"huge_page", "The largest entry that a mapping can have, in bytes.",
         |node| PAGE_SIZE << node.largest_order();
     Mappings: c"mappings", "Mappings that live.",
-        |node| node.mappings.load(Relaxed).max(0) as u64;
+        |node| node.mappings.load(Relaxed).max(0);
+}
+
+/// The processes that have mappings, a line each: number, direct mappings, mappings, name.
+struct Holders;
+
+impl DeviceAttribute<Node> for Holders {
+    const NAME: &'static CStr = c"holders";
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        node.leases.show_holders(out)
+    }
+}
+
+/// How long direct mappings are left to their holders when they are taken back: seconds, -1 is for
+/// ever.
+struct LeaseBreakTime;
+
+impl DeviceAttribute<Node> for LeaseBreakTime {
+    const NAME: &'static CStr = c"lease_break_time";
+    const STORE: Option<fn(&Node, &[u8]) -> Result> =
+        Some(|node, text| node.leases.store_grace(text));
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        node.leases.show_grace(out)
+    }
 }
 
 static SIZE: Attribute<Node> = attribute::<Node, Size>();
@@ -703,8 +866,17 @@ static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
 static SYNCHRONOUS: Attribute<Node> = attribute::<Node, Synchronous>();
 static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
 static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
-static ATTRIBUTES: Attributes<Node, 6> =
-    Attributes::new([&SIZE, &PAGE_BACKED, &SYNCHRONOUS, &HUGE_PAGE, &MAPPINGS]);
+static HOLDERS: Attribute<Node> = attribute::<Node, Holders>();
+static LEASE_BREAK_TIME: Attribute<Node> = attribute::<Node, LeaseBreakTime>();
+static ATTRIBUTES: Attributes<Node, 8> = Attributes::new([
+    &SIZE,
+    &PAGE_BACKED,
+    &SYNCHRONOUS,
+    &HUGE_PAGE,
+    &MAPPINGS,
+    &HOLDERS,
+    &LEASE_BREAK_TIME,
+]);
 static GROUP: AttributeGroup<Node> = AttributeGroup::new(None, &ATTRIBUTES);
 static GROUPS: AttributeGroups<Node> = AttributeGroups::new(&GROUP);
 
@@ -728,6 +900,7 @@ impl BoundNode {
         let this = Self(Registration::new(dev, &name, node)?);
         // Those that are bad from the start.
         this.change_badblocks(|| ());
+        this.set_read_only(disk.is_read_only());
         Ok(this)
     }
 
@@ -735,10 +908,15 @@ impl BoundNode {
     pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
         self.0.data().change_badblocks(update);
     }
+
+    /// See [`Node::set_read_only`].
+    pub(super) fn set_read_only(&self, read_only: bool) {
+        self.0.data().set_read_only(self.0.device(), read_only);
+    }
 }
 
 impl Drop for BoundNode {
     fn drop(&mut self) {
-        self.0.data().revoke();
+        self.0.data().revoke(self.0.device());
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod device;
 mod dirty;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
+mod lease;
 mod map;
 mod pmem;
 mod sysfs;

@@ -5,15 +5,25 @@
 //! C header: `include/uapi/linux/rpmem.h` of this project. Both structures start with `argsz`, their size as
 //! the caller knows it: a later kernel may know more than the caller, and the reverse.
 
+use super::lease::{
+    Left,
+    Reason,
+    Status, //
+};
+
 /// `RPMEM_INFO`.
 pub const INFO: u32 = command(0);
 /// `RPMEM_PREFAULT`.
 pub const PREFAULT: u32 = command(1);
+/// `RPMEM_LEASE`.
+pub const LEASE: u32 = command(2);
 
 /// `sizeof(struct rpmem_info)`.
 pub const INFO_SIZE: usize = 32;
 /// `sizeof(struct rpmem_prefault)`.
 pub const PREFAULT_SIZE: usize = 32;
+/// `sizeof(struct rpmem_lease)`.
+pub const LEASE_SIZE: usize = 32;
 
 /// `RPMEM_INFO_SYNC`.
 pub const INFO_SYNC: u32 = 1;
@@ -21,6 +31,15 @@ pub const INFO_SYNC: u32 = 1;
 pub const INFO_PAGES: u32 = 2;
 /// `RPMEM_PREFAULT_WRITE`.
 pub const PREFAULT_WRITE: u32 = 1;
+
+/// `RPMEM_LEASE_HELD`.
+pub const LEASE_HELD: u32 = 0;
+/// `RPMEM_LEASE_REMOVE`.
+pub const LEASE_REMOVE: u32 = 1;
+/// `RPMEM_LEASE_READ_ONLY`.
+pub const LEASE_READ_ONLY: u32 = 2;
+/// `RPMEM_LEASE_BROKEN`.
+pub const LEASE_BROKEN: u32 = 3;
 
 /// `_IO(0xbd, nr)`.
 const fn command(nr: u32) -> u32 {
@@ -84,6 +103,46 @@ impl Prefault {
             end,
             write: flags & PREFAULT_WRITE != 0,
         })
+    }
+}
+
+/// `struct rpmem_lease`: whether direct mappings are being taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its state.
+    pub status: Status,
+    /// Breaks that holders were told of, since the namespace was bound.
+    pub breaks: u32,
+    /// Direct mappings and users in the kernel.
+    pub holders: u64,
+    /// What is left of the grace time, if it is being broken.
+    pub left: Left,
+}
+
+impl Lease {
+    /// The bytes of the structure.
+    pub fn to_bytes(self) -> [u8; LEASE_SIZE] {
+        let (state, left) = match (self.status, self.left) {
+            (Status::Held, _) => (LEASE_HELD, 0),
+            (Status::Broken, _) => (LEASE_BROKEN, 0),
+            (Status::Breaking(reason), left) => (
+                match reason {
+                    Reason::Remove => LEASE_REMOVE,
+                    Reason::ReadOnly => LEASE_READ_ONLY,
+                },
+                match left {
+                    Left::Forever => -1,
+                    Left::Ms(ms) => i64::try_from(ms).unwrap_or(i64::MAX),
+                },
+            ),
+        };
+        let mut bytes = [0; LEASE_SIZE];
+        bytes[..4].copy_from_slice(&(LEASE_SIZE as u32).to_le_bytes());
+        bytes[4..8].copy_from_slice(&state.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.breaks.to_le_bytes());
+        bytes[16..24].copy_from_slice(&left.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.holders.to_le_bytes());
+        bytes
     }
 }
 

@@ -72,14 +72,20 @@ impl Tag {
         Self { kind, epoch }
     }
 
+    /// Whether it is that of a mapping.
+    pub fn is_born(&self) -> bool {
+        self.epoch != NO_EPOCH
+    }
+
     /// The alignment that the pointer needs, bytes.
     pub const ALIGN: usize = 256;
 
     /// The bits: less than [`Tag::ALIGN`].
     pub fn to_bits(self) -> usize {
-        usize::from(self.kind.direct)
+        let bits = usize::from(self.kind.direct)
             | usize::from(self.kind.writable) << 1
-            | usize::from(self.epoch & 0x3f) << 2
+            | usize::from(self.epoch) << 2;
+        bits & (Self::ALIGN - 1)
     }
 
     /// The tag with these bits.

@@ -55,6 +55,27 @@ struct rpmem_prefault {
 
 #define RPMEM_PREFAULT		_IO(RPMEM_IOC, 1)
 
+/*
+ * Direct mappings hold a lease: the memory is not taken from them without
+ * notice (EPOLLPRI on the file; SIGIO, or what F_SETSIG asked for, with O_ASYNC)
+ * and time to end them. The caller sets argsz as for RPMEM_INFO.
+ */
+struct rpmem_lease {
+	__u32 argsz;
+	__u32 state;		/* RPMEM_LEASE_* */
+	__u32 breaks;		/* notices since the namespace was bound */
+	__u32 reserved;		/* 0 */
+	__s64 left;		/* ms until it is taken, -1: for ever; 0 if it is not to be */
+	__u64 holders;		/* direct mappings, and users in the kernel */
+};
+
+#define RPMEM_LEASE_HELD	0	/* nothing to say */
+#define RPMEM_LEASE_REMOVE	1	/* being broken: the memory goes away */
+#define RPMEM_LEASE_READ_ONLY	2	/* being broken: it becomes read-only */
+#define RPMEM_LEASE_BROKEN	3	/* the memory has gone, for good */
+
+#define RPMEM_LEASE		_IO(RPMEM_IOC, 2)
+
 /* With a C library. */
 #if !defined(__KERNEL__) && __STDC_HOSTED__
 #include <errno.h>

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/err.h>
+#include <linux/fdtable.h>
+#include <linux/fs.h>
+#include <linux/pid.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/string.h>
+
+#include "lease.h"
+
+/*
+ * A process that uses @mm, which is only compared: its number, as the caller sees it, and its name
+ * in TASK_COMM_LEN bytes. 0 if there is none, or none that the caller can see.
+ */
+pid_t rpmem_helper_process_of(const struct mm_struct *mm, char *comm)
+{
+	struct task_struct *leader, *task;
+	pid_t pid = 0;
+
+	rcu_read_lock();
+	for_each_process_thread(leader, task) {
+		if (READ_ONCE(task->mm) != mm || (task->flags & PF_KTHREAD))
+			continue;
+		pid = task_tgid_vnr(task);
+		strscpy(comm, leader->comm, TASK_COMM_LEN);
+		goto out;
+	}
+out:
+	rcu_read_unlock();
+	return pid;
+}
+
+/*
+ * Whether the descriptor that a signal about @file would name is not @file any more, in the process
+ * that gets the signal, which is the current one: a file lives on in its mappings. What others have
+ * open is not known here.
+ */
+bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list)
+{
+	struct fown_struct *owner = file_f_owner(file);
+	struct fasync_struct *fa;
+	struct task_struct *task;
+	bool closed = false;
+
+	if (!owner)
+		return false;
+	rcu_read_lock();
+	task = READ_ONCE(owner->pid_type) == PIDTYPE_PGID ? NULL :
+	       pid_task(READ_ONCE(owner->pid), PIDTYPE_PID);
+	if (task && same_thread_group(task, current)) {
+		for (fa = READ_ONCE(*list); fa; fa = READ_ONCE(fa->fa_next)) {
+			if (fa->fa_file != file)
+				continue;
+			closed = !current->files ||
+				 files_lookup_fd_raw(current->files, fa->fa_fd) != file;
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return closed;
+}
+
+/* fs.lease-break-time in seconds, or an errno: there is no other way to it for a module. */
+int rpmem_helper_lease_break_time(void)
+{
+	char text[16];
+	loff_t pos = 0;
+	struct file *file;
+	ssize_t len;
+	int value;
+	int err;
+
+	file = filp_open("/proc/sys/fs/lease-break-time", O_RDONLY, 0);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	len = kernel_read(file, text, sizeof(text) - 1, &pos);
+	filp_close(file, NULL);
+	if (len < 0)
+		return len;
+	text[len] = '\0';
+	err = kstrtoint(strim(text), 10, &value);
+	return err ?: value;
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The lease that the direct mappings of a device hold, and its break.
+//!
+//! The rules are in [`crate::logic::lease`]; `Documentation/map_direct.md` is the contract.
+//!
+//! # Lock order
+//!
+//! `inner` is taken inside of the mmap lock (mappings come and go), and nothing that can want that
+//! lock is done under it. The one who breaks the lease waits on `changed` with `inner` alone, and
+//! with the device lock of the namespace.
+
+use crate::{
+    abstractions::{
+        chrdev::Event,
+        fasync::Fasync,
+        platform,
+        vm::MmId, //
+    },
+    logic::lease::{
+        self,
+        wait_for_holders,
+        Blocked,
+        Breaker,
+        Denied,
+        Gate,
+        Kind,
+        Lease,
+        Left,
+        Reason,
+        Status,
+        Tag,
+        Wake, //
+    }, //
+};
+use core::fmt::Write;
+use kernel::{
+    device::Device,
+    new_mutex,
+    new_poll_condvar,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
+        poll::PollCondVar,
+        CondVarTimeoutResult,
+        Mutex, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+/// What `fs.lease-break-time` is if nobody has changed it, in seconds.
+const LEASE_BREAK_TIME: i32 = 45;
+/// No grace time has been set for the device: it is that of the kernel.
+const UNSET: i32 = i32::MIN;
+/// Processes that a line each is printed for.
+const NAMED_IN_LOG: usize = 8;
+/// The same in sysfs, where all has to fit into a page.
+const NAMED_IN_SYSFS: usize = 64;
+
+/// Mappings of a process.
+struct Holder {
+    mappings: u32,
+    direct: u32,
+}
+
+struct Inner {
+    lease: Lease,
+    holders: RBTree<MmId, Holder>,
+    /// Mappings that there was no memory for in `holders`.
+    unnamed: u64,
+    began: Instant<Monotonic>,
+}
+
+/// Which mappings lose the memory now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Ordinary,
+    Direct,
+}
+
+/// What a holder can ask for.
+pub(super) struct State {
+    pub(super) status: Status,
+    pub(super) breaks: u32,
+    pub(super) holders: u64,
+    /// Of the grace time, while the lease is being broken.
+    pub(super) left: Left,
+}
+
+/// The lease of a device.
+#[pin_data]
+pub(super) struct Leases {
+    #[pin]
+    inner: Mutex<Inner>,
+    /// A holder has gone, or the lease is in another state, or the grace time is another.
+    #[pin]
+    changed: PollCondVar,
+    fasync: Fasync,
+    gate: Atomic<u32>,
+    /// In seconds; -1 is for ever.
+    grace: Atomic<i32>,
+    /// What it is by default, as far as that is known.
+    kernel_grace: Atomic<i32>,
+    breaks: Atomic<u32>,
+}
+
+fn errno(denied: Denied) -> Error {
+    match denied {
+        Denied::Busy => EBUSY,
+        Denied::Gone => ENXIO,
+        Denied::ReadOnly => EACCES,
+    }
+}
+
+impl Inner {
+    fn add(&mut self, mm: MmId, direct: bool) -> Result {
+        let direct = u32::from(direct);
+        if let Some(holder) = self.holders.get_mut(&mm) {
+            holder.mappings += 1;
+            holder.direct += direct;
+            return Ok(());
+        }
+        let holder = Holder {
+            mappings: 1,
+            direct,
+        };
+        self.holders
+            .try_create_and_insert(mm, holder, GFP_KERNEL)
+            .map(drop)
+    }
+
+    fn remove(&mut self, mm: MmId, direct: bool) {
+        match self.holders.get_mut(&mm) {
+            None => self.unnamed -= 1,
+            Some(holder) if holder.mappings == 1 => {
+                self.holders.remove(&mm);
+            }
+            Some(holder) => {
+                holder.mappings -= 1;
+                // The direct one may have been among those without a name.
+                holder.direct = holder.direct.saturating_sub(u32::from(direct));
+            }
+        }
+    }
+
+    /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
+    /// mappings, all mappings. Gives how many others there are.
+    fn name<E>(
+        &self,
+        max: usize,
+        mut line: impl FnMut(i32, &str, u32, u32) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let mut left = max;
+        let mut others = self.unnamed;
+        for (mm, holder) in self.holders.iter() {
+            match mm.process() {
+                Some((pid, comm)) if left > 0 => {
+                    let len = comm.iter().position(|c| *c == 0).unwrap_or(comm.len());
+                    let comm = core::str::from_utf8(&comm[..len]).unwrap_or("?");
+                    line(pid, comm, holder.direct, holder.mappings)?;
+                    left -= 1;
+                }
+                _ => others += 1,
+            }
+        }
+        Ok(others)
+    }
+}
+
+impl Leases {
+    /// A lease that nobody holds; of memory that is `read_only` or not.
+    pub(super) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- new_mutex!(Inner {
+                lease: Lease::new(),
+                holders: RBTree::new(),
+                unnamed: 0,
+                began: Instant::now(),
+            }),
+            changed <- new_poll_condvar!(),
+            fasync: Fasync::new(),
+            gate: Atomic::new(Lease::new().gate().to_bits()),
+            grace: Atomic::new(UNSET),
+            kernel_grace: Atomic::new(LEASE_BREAK_TIME),
+            breaks: Atomic::new(0),
+        })
+    }
+
+    pub(super) fn changed(&self) -> &PollCondVar {
+        &self.changed
+    }
+
+    pub(super) fn fasync(&self) -> &Fasync {
+        &self.fasync
+    }
+
+    /// Whether a mapping may be given entries. For faults, which [`Leases::take_back`] waits for
+    /// before it unmaps. Context: any.
+    pub(super) fn serves(&self, tag: Tag) -> bool {
+        Gate::from_bits(self.gate.load(Acquire)).serves(tag)
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.gate.store(inner.lease.gate().to_bits(), Release);
+    }
+
+    /// Whether mappings cannot be written to. Context: may sleep, as all that follow.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.inner.lock().lease.is_read_only()
+    }
+
+    /// Whether a mapping may be made.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` while the lease is being broken, `ENXIO` after that, `EACCES` if it is for writing
+    /// and the memory read-only.
+    pub(super) fn admit(&self, kind: Kind) -> Result {
+        self.inner.lock().lease.admit(kind).map_err(errno)
+    }
+
+    /// A new mapping of `mm`.
+    ///
+    /// # Errors
+    ///
+    /// As above, and `ENOMEM`.
+    pub(super) fn map(&self, kind: Kind, mm: MmId) -> Result<Tag> {
+        let mut inner = self.inner.lock();
+        inner.lease.admit(kind).map_err(errno)?;
+        inner.add(mm, kind.direct)?;
+        inner.lease.map(kind).map_err(errno)
+    }
+
+    /// A copy of a mapping, in `mm`.
+    pub(super) fn copy(&self, tag: Tag, mm: MmId) {
+        let mut inner = self.inner.lock();
+        if inner.add(mm, tag.kind.direct).is_err() {
+            inner.unnamed += 1;
+        }
+        inner.lease.copy(tag);
+    }
+
+    /// A mapping of `mm` has ended.
+    pub(super) fn unmap(&self, tag: Tag, mm: MmId) {
+        let mut inner = self.inner.lock();
+        inner.remove(mm, tag.kind.direct);
+        let wake = inner.lease.unmap(tag);
+        drop(inner);
+        if wake {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The memory can be written to again.
+    pub(super) fn writable_again(&self, dev: &Device) {
+        if !self.inner.lock().lease.writable_again() {
+            dev_warn!(
+                dev,
+                "was read-only too often: no writable mappings until it is bound again\n"
+            );
+        }
+    }
+
+    /// Takes the memory back from its users: from ordinary mappings at once, from direct ones when
+    /// they have gone or their grace time is over, or when the caller gets a signal. From users in
+    /// the kernel it cannot be taken: waits for them as long as it takes.
+    ///
+    /// `unmap` has to wait for faults under way, and then to unmap.
+    pub(super) fn take_back(&self, dev: &Device, reason: Reason, mut unmap: impl FnMut(Which)) {
+        self.learn_grace();
+        let mut inner = self.inner.lock();
+        if !inner.lease.begin(reason) {
+            return;
+        }
+        inner.began = Instant::now();
+        self.publish(&inner);
+        let held = inner.lease.blocked() != Blocked::No;
+        if held {
+            self.breaks.fetch_add(1, Relaxed);
+            self.say(dev, &inner, reason);
+        }
+        drop(inner);
+        unmap(Which::Ordinary);
+        if held {
+            self.changed.notify_all();
+            self.fasync.signal();
+        }
+
+        let mut wait = Waiting {
+            inner: self.inner.lock(),
+            leases: self,
+            dev,
+        };
+        let expired = wait_for_holders(&mut wait);
+        if expired {
+            let left = wait.inner.lease.holders();
+            dev_notice!(dev, "lease broken with {} mappings left\n", left);
+        } else if held {
+            dev_notice!(dev, "lease given back\n");
+        }
+        wait.inner.lease.finish();
+        self.publish(&wait.inner);
+        drop(wait);
+        self.changed.notify_all();
+        unmap(Which::Direct);
+    }
+
+    fn say(&self, dev: &Device, inner: &Inner, reason: Reason) {
+        let why = match reason {
+            Reason::Remove => "the namespace is being unbound",
+            Reason::ReadOnly => "the region became read-only",
+        };
+        let count = inner.lease.holders();
+        match lease::left(self.grace(), 0) {
+            Left::Forever => dev_notice!(dev, "{}: waiting for {} holders\n", why, count),
+            Left::Ms(ms) => dev_notice!(
+                dev,
+                "{}: waiting up to {} s for {} holders\n",
+                why,
+                ms / 1000,
+                count
+            ),
+        }
+        self.name_in_log(dev, inner);
+    }
+
+    fn name_in_log(&self, dev: &Device, inner: &Inner) {
+        let others = inner.name(NAMED_IN_LOG, |pid, comm, direct, all| {
+            dev_notice!(
+                dev,
+                "held by {} (pid {}): {} direct of {} mappings\n",
+                comm,
+                pid,
+                direct,
+                all
+            );
+            Ok::<_, Error>(())
+        });
+        if let Ok(others @ 1..) = others {
+            dev_notice!(dev, "and by {} others: see holders in sysfs\n", others);
+        }
+    }
+
+    /// Names those who have mappings in the kernel log, if not too often.
+    pub(super) fn name_holders(&self, dev: &Device) {
+        if platform::may_log() {
+            self.name_in_log(dev, &self.inner.lock());
+        }
+    }
+
+    /// The contents of `holders` in sysfs.
+    pub(super) fn show_holders(&self, out: &mut dyn Write) -> core::fmt::Result {
+        let others = self
+            .inner
+            .lock()
+            .name(NAMED_IN_SYSFS, |pid, comm, direct, all| {
+                writeln!(out, "{pid} {direct} {all} {comm}")
+            })?;
+        if others != 0 {
+            writeln!(out, "and {others} others")?;
+        }
+        Ok(())
+    }
+
+    /// What is going on.
+    pub(super) fn state(&self) -> State {
+        let inner = self.inner.lock();
+        State {
+            status: inner.lease.status(),
+            breaks: self.breaks.load(Relaxed),
+            holders: inner.lease.holders(),
+            left: self.left(&inner),
+        }
+    }
+
+    /// What to tell poll(2).
+    pub(super) fn event(&self) -> Event {
+        match self.inner.lock().lease.status() {
+            Status::Held => Event::None,
+            Status::Breaking(_) => Event::Notice,
+            Status::Broken => Event::Gone,
+        }
+    }
+
+    fn left(&self, inner: &Inner) -> Left {
+        let elapsed = u64::try_from(inner.began.elapsed().as_millis()).unwrap_or(0);
+        lease::left(self.grace(), elapsed)
+    }
+
+    /// The grace time in seconds; negative if it is for ever.
+    fn grace(&self) -> i32 {
+        match self.grace.load(Relaxed) {
+            UNSET => self.kernel_grace.load(Relaxed),
+            grace => grace,
+        }
+    }
+
+    /// Not for callers that hold locks: it opens a file.
+    fn learn_grace(&self) {
+        if let Ok(grace) = platform::lease_break_time() {
+            self.kernel_grace.store(grace, Relaxed);
+        }
+    }
+
+    /// The contents of `lease_break_time` in sysfs.
+    pub(super) fn show_grace(&self, out: &mut dyn Write) -> core::fmt::Result {
+        self.learn_grace();
+        writeln!(out, "{}", self.grace())
+    }
+
+    /// Sets the grace time, of a break under way as well.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is not a number of seconds from -1 on.
+    pub(super) fn store_grace(&self, text: &[u8]) -> Result {
+        let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+        let grace: i32 = text.trim().parse().map_err(|_| EINVAL)?;
+        if grace < -1 {
+            return Err(EINVAL);
+        }
+        let inner = self.inner.lock();
+        self.grace.store(grace, Relaxed);
+        drop(inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+}
+
+/// The one who breaks the lease.
+struct Waiting<'a> {
+    inner: Guard<'a, Inner, MutexBackend>,
+    leases: &'a Leases,
+    dev: &'a Device,
+}
+
+impl Breaker for Waiting<'_> {
+    fn lease(&mut self) -> &mut Lease {
+        &mut self.inner.lease
+    }
+
+    fn left(&mut self) -> Left {
+        self.leases.left(&self.inner)
+    }
+
+    fn wait_for_mappings(&mut self, left: Left) -> Wake {
+        let changed = &self.leases.changed;
+        let signal = match left {
+            Left::Forever => changed.wait_interruptible(&mut self.inner),
+            Left::Ms(ms) => {
+                let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+                matches!(
+                    changed.wait_interruptible_timeout(&mut self.inner, msecs_to_jiffies(ms)),
+                    CondVarTimeoutResult::Signal { .. }
+                )
+            }
+        };
+        if signal {
+            dev_notice!(self.dev, "a signal ends the grace time\n");
+            return Wake::Signal;
+        }
+        Wake::Again
+    }
+
+    fn wait_for_users(&mut self) {
+        dev_warn!(self.dev, "held by the kernel itself: waiting for it\n");
+        self.leases.changed.wait(&mut self.inner);
+    }
+}
