@@ -34,6 +34,7 @@ use kernel::{
     },
     error::{
         from_err_ptr,
+        from_result,
         to_result, //
     },
     prelude::*,
@@ -274,6 +275,16 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 
     /// The list shown as `badblocks` in sysfs.
     fn badblocks(&self) -> &Badblocks;
+
+    /// The disk or a partition of it is opened; `exclusive` is with O_EXCL, or for somebody who
+    /// claims it (a mount, another driver). Context: may sleep, `open_mutex` of the disk held.
+    ///
+    /// # Errors
+    ///
+    /// Any; it is then not open.
+    fn open(&self, _exclusive: bool) -> Result {
+        Ok(())
+    }
 }
 
 /// Properties of a new disk: those of `struct queue_limits` that drivers of memory-like devices
@@ -324,8 +335,25 @@ impl<T: Operations> NewDisk<T> {
     const FOPS: bindings::block_device_operations = bindings::block_device_operations {
         owner: T::OWNER.as_ptr(),
         submit_bio: Some(Self::submit_bio_callback),
+        open: Some(Self::open_callback),
         ..pin_init::zeroed()
     };
+
+    /// # Safety
+    ///
+    /// For `blkdev_get_whole()` only.
+    unsafe extern "C" fn open_callback(
+        disk: *mut bindings::gendisk,
+        mode: bindings::blk_mode_t,
+    ) -> c_int {
+        // SAFETY: `blkdev_get_whole()` passes a live disk with these operations, whose data is from
+        // `Arc::<T>::into_foreign()` and stays until it has gone (`del_gendisk()`).
+        let data = unsafe { Arc::<T>::borrow((*disk).private_data.cast()) };
+        from_result(|| {
+            data.open(mode & bindings::BLK_OPEN_EXCL != 0)?;
+            Ok(0)
+        })
+    }
 
     /// Allocates a disk on the NUMA node of `dev`.
     ///
@@ -460,7 +488,7 @@ impl<T: Operations> GenDisk<T> {
         CStr::from_bytes_until_nul(name).map_err(|_| EINVAL)
     }
 
-    /// What stands for the disk in [`Claim::open`].
+    /// What stands for the disk in [`OpenDisk::exclusive`].
     pub(crate) fn number(&self) -> DiskNumber {
         // SAFETY: By the type invariants the disk is live; its number does not change any more.
         unsafe { DiskNumber((*(*self.disk.as_ptr()).part0).bd_dev) }
@@ -499,36 +527,48 @@ impl<T: Operations> Drop for GenDisk<T> {
 #[derive(Clone, Copy)]
 pub(crate) struct DiskNumber(bindings::dev_t);
 
-/// An exclusive claim on a disk: nobody else can mount it or open it with O_EXCL meanwhile, so
-/// `ndctl disable-namespace` and mkfs refuse to touch it.
+/// An open disk.
 ///
 /// # Invariants
 ///
-/// The file is from `bdev_file_open_by_dev()`.
-pub(crate) struct Claim(NonNull<bindings::file>);
+/// The file is from `bdev_file_open_by_dev()`, and the reference is ours.
+pub(crate) struct OpenDisk(NonNull<bindings::file>);
 
 // SAFETY: A `struct file` is reference counted and not tied to a thread.
-unsafe impl Send for Claim {}
+unsafe impl Send for OpenDisk {}
 
-impl Claim {
-    /// Claims a disk in the name of `holder`, an address of the caller's own.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if it is mounted or held; `ENXIO` if it has gone. Context: may sleep; takes the
-    /// `open_mutex` of the disk.
-    pub(crate) fn open<T>(disk: DiskNumber, holder: &T) -> Result<Self> {
+impl OpenDisk {
+    fn open(disk: DiskNumber, holder: *mut c_void) -> Result<Self> {
         // SAFETY: The holder is only compared; there are no holder operations.
         let file = from_err_ptr(unsafe {
             bindings::bdev_file_open_by_dev(
                 disk.0,
                 bindings::BLK_OPEN_READ,
-                core::ptr::from_ref(holder).cast_mut().cast(),
+                holder,
                 core::ptr::null(),
             )
         })?;
         // INVARIANT: Opened just now. A success is never a null pointer.
         NonNull::new(file).map(Self).ok_or(ENXIO)
+    }
+
+    /// Opens a disk that nobody holds exclusively. Calls `take_over` while nobody can: from then on
+    /// [`Operations::open`] has to refuse those who want to.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it is mounted or held; `ENXIO` if it has gone. Context: may sleep; takes the
+    /// `open_mutex` of the disk.
+    pub(crate) fn exclusive<T>(
+        disk: DiskNumber,
+        holder: &T,
+        take_over: impl FnOnce(),
+    ) -> Result<Self> {
+        let claim = Self::open(disk, core::ptr::from_ref(holder).cast_mut().cast())?;
+        let this = Self::open(disk, core::ptr::null_mut())?;
+        take_over();
+        drop(claim);
+        Ok(this)
     }
 
     /// Whether the disk is read-only.
@@ -538,7 +578,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for OpenDisk {
     fn drop(&mut self) {
         // SAFETY: By the type invariants the file is ours.
         unsafe { bindings::bdev_fput(self.0.as_ptr()) };

@@ -54,6 +54,15 @@ impl Operations for Disk {
     fn badblocks(&self) -> &Badblocks {
         self.data().badblocks()
     }
+
+    fn open(&self, exclusive: bool) -> Result {
+        let pmem = self.data();
+        if exclusive && pmem.leases().is_claimed() {
+            pmem.leases().refuse_claim(pmem.region().child());
+            return Err(EBUSY);
+        }
+        Ok(())
+    }
 }
 
 fn transfer(pmem: &Pmem, bio: &Bio) -> Result {

@@ -103,7 +103,7 @@ pub(super) struct State {
 
 /// The lease of a device.
 #[pin_data]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     #[pin]
     inner: Mutex<Inner>,
     /// A holder has gone, or the lease is in another state, or the grace time is another.
@@ -116,6 +116,8 @@ pub(super) struct Leases {
     /// What it is by default, as far as that is known.
     kernel_grace: Atomic<i32>,
     breaks: Atomic<u32>,
+    /// Whether the device node is open, so that nobody else may claim the disk.
+    claimed: Atomic<i32>,
 }
 
 fn errno(denied: Denied) -> Error {
@@ -197,6 +199,7 @@ impl Leases {
             grace: Atomic::new(UNSET),
             kernel_grace: Atomic::new(LEASE_BREAK_TIME),
             breaks: Atomic::new(0),
+            claimed: Atomic::new(0),
         })
     }
 
@@ -355,9 +358,22 @@ impl Leases {
         }
     }
 
-    /// Names those who have mappings in the kernel log, if not too often.
-    pub(super) fn name_holders(&self, dev: &Device) {
+    /// The device node is open, or not any more. Context: any, as the next.
+    pub(super) fn set_claimed(&self, claimed: bool) {
+        self.claimed.store(claimed.into(), Release);
+    }
+
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claimed.load(Acquire) != 0
+    }
+
+    /// Says why the disk cannot be claimed, if not too often.
+    pub(super) fn refuse_claim(&self, dev: &Device) {
         if platform::may_log() {
+            dev_notice!(
+                dev,
+                "cannot be mounted, disabled or held: its rpmem node is open\n"
+            );
             self.name_in_log(dev, &self.inner.lock());
         }
     }

@@ -37,9 +37,9 @@ use crate::{
     abstractions::{
         badblocks::Badblocks,
         block::{
-            Claim,
             DiskNumber,
             GenDisk,
+            OpenDisk,
             Segment, //
         },
         chrdev::{
@@ -155,10 +155,10 @@ const FAULT_AROUND: u64 = 64;
 /// log2 of the pages of the unit in which stores to mappings that are not tracked are remembered.
 const COARSE: u32 = 9;
 
-/// The open files of a node, and their claim on the disk.
+/// The open files of a node, and the disk that they keep open.
 struct Claims {
     files: usize,
-    claim: Option<Claim>,
+    disk: Option<OpenDisk>,
 }
 
 /// What a node serves while its namespace is bound. Fields are dropped in this order.
@@ -182,8 +182,7 @@ pub(super) struct Node {
     /// The disk with its memory, while the namespace is bound.
     #[pin]
     live: SrcuRevocable<Live>,
-    #[pin]
-    leases: Leases,
+    leases: Arc<Leases>,
     space: Arc<AddressSpace>,
     disk: DiskNumber,
     limits: mmap::Device,
@@ -225,6 +224,7 @@ impl Node {
     ) -> Result<impl PinInit<Self, Error>> {
         let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
         let page_backed = disk.data().mapping().has_pages();
+        let leases = disk.data().leases().clone();
         let stored = Dirty::new(pages)?;
         let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
         let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
@@ -241,7 +241,7 @@ impl Node {
         };
         Ok(try_pin_init!(Self {
             live <- SrcuRevocable::new(live),
-            leases <- Leases::new(),
+            leases,
             space,
             disk: number,
             limits: mmap::Device {
@@ -252,7 +252,7 @@ impl Node {
             page_backed,
             claims <- new_mutex!(Claims {
                 files: 0,
-                claim: None,
+                disk: None,
             }),
             writeback <- new_mutex!(taken),
             stored,
@@ -273,7 +273,7 @@ impl Node {
         let disk = self.live.revoke();
         self.space.unmap_all();
         // Who opens the node from now on finds it dead before it claims the disk.
-        self.claims.lock().claim = None;
+        self.claims.lock().disk = None;
         drop(disk);
     }
 
@@ -336,6 +336,14 @@ impl Node {
         self.space.unmap(pages.start, len);
         self.space
             .unmap((DIRECT_WINDOW >> PAGE_SHIFT) + pages.start, len);
+    }
+
+    /// Lets others have the disk if no file is open.
+    fn unclaim(&self, claims: &mut Claims) {
+        if claims.files == 0 {
+            self.leases.set_claimed(false);
+            claims.disk = None;
+        }
     }
 
     /// Whether the lease lets a mapping have entries.
@@ -584,19 +592,18 @@ impl Operations for Node {
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
-        if claims.claim.is_none() {
-            let claim = Claim::open(self.disk, self).inspect_err(|err| {
-                if *err == EBUSY && platform::may_log() {
-                    dev_notice!(dev, "open refused: the disk is mounted or in use\n");
-                }
-            })?;
-            claims.claim = Some(claim);
+        if claims.disk.is_none() {
+            let disk = OpenDisk::exclusive(self.disk, self, || self.leases.set_claimed(true))
+                .inspect_err(|err| {
+                    if *err == EBUSY && platform::may_log() {
+                        dev_notice!(dev, "open refused: the disk is mounted or in use\n");
+                    }
+                })?;
+            claims.disk = Some(disk);
         }
-        let read_only = claims.claim.as_ref().is_some_and(Claim::is_read_only);
+        let read_only = claims.disk.as_ref().is_some_and(OpenDisk::is_read_only);
         if writable && read_only {
-            if claims.files == 0 {
-                claims.claim = None;
-            }
+            self.unclaim(&mut claims);
             return Err(EROFS);
         }
         claims.files += 1;
@@ -606,9 +613,7 @@ impl Operations for Node {
     fn release(&self) {
         let mut claims = self.claims.lock();
         claims.files -= 1;
-        if claims.files == 0 {
-            claims.claim = None;
-        }
+        self.unclaim(&mut claims);
     }
 
     fn event(&self) -> Event {

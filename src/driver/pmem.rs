@@ -5,6 +5,7 @@
 //! C counterpart: `struct pmem_device`, `pmem_do_read()`, `pmem_do_write()` and
 //! `pmem_clear_poison()` in `drivers/nvdimm/pmem.c`.
 
+use super::lease::Leases;
 use crate::{
     abstractions::{
         badblocks::Badblocks,
@@ -25,7 +26,10 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::SetOnce, //
+    sync::{
+        Arc,
+        SetOnce, //
+    }, //
 };
 
 /// The memory of a bound namespace. Shared by disk and DAX device; when the last of them and the
@@ -41,6 +45,7 @@ pub(crate) struct Pmem {
     mapping: Mapping,
     _claim: MemRegion,
     region: Region,
+    leases: Arc<Leases>,
 }
 
 impl From<GeometryError> for Error {
@@ -72,6 +77,7 @@ impl Pmem {
             mapping,
             _claim: claim,
             region,
+            leases: Arc::pin_init(Leases::new(), GFP_KERNEL)?,
         })
     }
 
@@ -89,6 +95,11 @@ impl Pmem {
 
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The lease of those who map it.
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
     }
 
     /// Remembers the `badblocks` file of the disk, to wake its watchers on a change.
