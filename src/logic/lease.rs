@@ -307,19 +307,30 @@ impl Lease {
 
     /// Who keeps the break under way from its end.
     pub fn blocked(&self) -> Blocked {
-        let State::Breaking { reason, expired } = self.state else {
+        let State::Breaking { expired, .. } = self.state else {
             return Blocked::No;
         };
-        let hit = |counts: &[u64; 2]| match reason {
-            Reason::Remove => counts[0] + counts[1],
-            Reason::ReadOnly => counts[1],
-        };
-        if !expired && hit(&self.mappings) != 0 {
+        if !expired && self.hit(&self.mappings) != 0 {
             Blocked::ByMappings
-        } else if hit(&self.users) != 0 {
+        } else if self.hit(&self.users) != 0 {
             Blocked::ByUsers
         } else {
             Blocked::No
+        }
+    }
+
+    /// How many of those the break under way hits.
+    fn hit(&self, counts: &[u64; 2]) -> u64 {
+        match self.state {
+            State::Breaking {
+                reason: Reason::Remove,
+                ..
+            } => counts[0] + counts[1],
+            State::Breaking {
+                reason: Reason::ReadOnly,
+                ..
+            } => counts[1],
+            State::Held | State::Gone => 0,
         }
     }
 
@@ -409,18 +420,18 @@ pub trait Breaker {
 /// Waits until the break can be finished: until no holder is left that it hits, or the grace time is
 /// over, or a signal has ended the patience of the one who waits. Gives whether mappings are left.
 pub fn wait_for_holders(breaker: &mut impl Breaker) -> bool {
-    let mut expired = false;
     loop {
         match breaker.lease().blocked() {
-            Blocked::No => return expired,
+            Blocked::No => break,
             Blocked::ByUsers => breaker.wait_for_users(),
             Blocked::ByMappings => {
                 let left = breaker.left();
                 if left == Left::Ms(0) || breaker.wait_for_mappings(left) == Wake::Signal {
-                    expired = true;
                     breaker.lease().expire();
                 }
             }
         }
     }
+    let lease = breaker.lease();
+    lease.hit(&lease.mappings) != 0
 }
