@@ -37,6 +37,7 @@ mod t_layout;
 mod t_life;
 mod t_map;
 mod t_namespace;
+mod t_range;
 mod t_selftest;
 mod t_smoke;
 mod tools;
@@ -59,6 +60,7 @@ fn registry() -> Vec<&'static Test> {
         t_life::TESTS,
         t_map::TESTS,
         t_namespace::TESTS,
+        t_range::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
     ];
