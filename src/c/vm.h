@@ -17,6 +17,7 @@ void rpmem_helper_srcu_read_unlock(struct srcu_struct *ssp, int idx);
 
 bool rpmem_helper_vma_desc_shared(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc);
+bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,

@@ -552,12 +552,15 @@ impl Operations for Node {
             .map_err(|refusal| refuse(dev, refusal))
     }
 
-    fn map(&self, dev: &Device, area: NewArea<'_>) -> Result<Ready> {
+    fn map(&self, dev: &Device, mut area: NewArea<'_>) -> Result<Ready> {
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
+        }
+        if area.is_direct() {
+            area.set_pgoff(mmap::direct(area.pgoff()));
         }
         let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
             .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
