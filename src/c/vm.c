@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -45,6 +46,16 @@ bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc)
 void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc)
 {
 	vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
+}
+
+/* Without the patch of qemu/kernels/patches, nobody gets this far with MAP_DIRECT. */
+bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
+{
+#ifdef FOP_MMAP_DIRECT
+	return vma_desc_test(desc, VMA_DIRECT_BIT);
+#else
+	return false;
+#endif
 }
 
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)

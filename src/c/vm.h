@@ -20,6 +20,7 @@ bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_write(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc);
+bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,

@@ -656,6 +656,9 @@ impl Operations for Node {
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
         }
+        if area.is_direct() {
+            area.set_pgoff(mmap::direct(area.pgoff()));
+        }
         let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
             .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
             .map_err(|refusal| refuse(dev, refusal))?;

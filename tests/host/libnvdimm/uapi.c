@@ -12,11 +12,13 @@
 #endif
 
 const struct {
-	unsigned long long direct_window, map_sync, map_shared, map_shared_validate, map_type;
+	unsigned long long direct_window, map_direct;
+	unsigned long long map_sync, map_shared, map_shared_validate, map_type;
 	size_t info_size, prefault_size, prefault_done;
 	unsigned int info, prefault, info_sync, info_pages, prefault_write;
 } rpmem_uapi = {
 	.direct_window = RPMEM_DIRECT_WINDOW,
+	.map_direct = MAP_DIRECT,
 	.map_sync = MAP_SYNC,
 	.map_shared = MAP_SHARED,
 	.map_shared_validate = MAP_SHARED_VALIDATE,

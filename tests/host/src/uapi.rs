@@ -6,6 +6,7 @@
 #[repr(C)]
 pub struct Header {
     pub direct_window: u64,
+    pub map_direct: u64,
     pub map_sync: u64,
     pub map_shared: u64,
     pub map_shared_validate: u64,

@@ -160,6 +160,36 @@ fn classes_follow_from_window_and_flag() {
     }
 }
 
+/// MAP_DIRECT at an offset of either window is on the same pages as that offset, in the direct
+/// window; elsewhere it is nowhere, as without.
+#[test]
+fn the_flag_means_the_window() {
+    let window = DIRECT_WINDOW / PAGE_SIZE;
+    let device = Device {
+        pages: 10,
+        synchronous: true,
+    };
+    for pages in 0..12 {
+        for at in 0..12 {
+            for pgoff in [at, window + at] {
+                let moved = mmap::locate(&device, mmap::direct(pgoff), pages);
+                let stays = mmap::locate(&device, pgoff, pages);
+                assert_eq!(
+                    moved,
+                    stays.map(|extent| mmap::Extent {
+                        direct: true,
+                        ..extent
+                    })
+                );
+            }
+            for pgoff in [window - 1 - at, 2 * window + at, u64::MAX - at] {
+                let moved = mmap::locate(&device, mmap::direct(pgoff), pages);
+                assert_eq!(moved, Err(Refusal::OutOfRange), "{pgoff:#x}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_refusal_says_why() {
     let all = [
@@ -236,7 +266,10 @@ fn ioctls_are_those_of_the_header() {
     );
     assert_eq!(ioctl::PREFAULT_WRITE, c.prefault_write);
     assert_eq!(ioctl::PREFAULT_DONE, c.prefault_done);
-    assert_eq!(DIRECT_WINDOW, c.direct_window);
+    assert_eq!(
+        (DIRECT_WINDOW, mmap::MAP_DIRECT),
+        (c.direct_window, c.map_direct)
+    );
     assert_eq!(
         (mmap::MAP_SYNC, mmap::MAP_SHARED_VALIDATE),
         (c.map_sync, c.map_shared_validate)
