@@ -82,7 +82,13 @@ fn user(c: &mut Ctx) -> TestResult {
     c.write(parameter("byte"), "90")?;
     {
         let f = File::options().read(true).write(true).open(&node)?;
-        let m = Map::new(&f, 4096, 4096, libc::PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC)?;
+        let m = Map::new(
+            &f,
+            4096,
+            4096,
+            libc::PROT_READ,
+            MAP_SHARED_VALIDATE | MAP_SYNC,
+        )?;
         check_eq!(m.read8(0), 90, "through a mapping");
         check_eq!(lease(&f)?, (0, 1), "state, holders");
     }
@@ -93,7 +99,10 @@ fn user(c: &mut Ctx) -> TestResult {
     // Polite tools do not get past it.
     check!(c.try_rmmod("rpmem").is_err(), "rmmod");
     let out = c.fails(&["ndctl", "disable-namespace", &space.nd])?;
-    check!(out.contains("busy") || out.contains("0 namespace"), "ndctl: {out}");
+    check!(
+        out.contains("busy") || out.contains("0 namespace"),
+        "ndctl: {out}"
+    );
     c.dmesg_has("cannot be mounted, disabled or held")?;
     c.dmesg_has("held by rpmem_user (pid 0)")?;
     check_eq!(get(c, "0"), 0);
