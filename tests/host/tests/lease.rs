@@ -291,7 +291,8 @@ impl Pair {
     }
 }
 
-/// Every state that can be reached from `start`, breadth first; a failure is the shortest way to it.
+/// Every state that can be reached from `start`, breadth first: a failure has taken the shortest
+/// way.
 fn enumerate(name: &str, start: Pair, times_read_only: u8, every: impl Fn(&Pair)) {
     let mut known: HashSet<Pair> = HashSet::from([start.clone()]);
     let mut ways: Vec<(usize, Option<Op>, Pair)> = vec![(0, None, start)];
@@ -351,8 +352,8 @@ fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("stderr");
 }
 
-/// What goes on while a breaker sleeps: holders end in some order, and the time is over, or a signal
-/// comes, after some of that.
+/// What goes on while a breaker sleeps: holders end in some order, and the time is over, or a
+/// signal comes, after some of that.
 #[derive(Clone, Copy, Debug)]
 struct Scene {
     users_first: bool,
