@@ -360,6 +360,8 @@ struct Scene {
     /// After so many holders have ended; `None` is never.
     end_of_patience: Option<usize>,
     signal: bool,
+    /// The breaker is woken each time, and not only when it has to be.
+    spurious: bool,
 }
 
 struct Asleep {
@@ -388,10 +390,11 @@ impl Asleep {
             Op::Unmap(mappings - 1)
         };
         self.ended += 1;
-        self.pair.step(op)
+        self.pair.step(op) || self.scene.spurious
     }
 
     fn tell(&mut self) {
+        assert!(!self.told, "the breaker goes on waiting for mappings");
         self.told = true;
         self.pair.world.time_over = true;
     }
@@ -447,11 +450,12 @@ fn the_break_ends(pair: &Pair) {
     let holders = pair.world.mappings.len() + pair.world.users.len();
     for users_first in [false, true] {
         for end_of_patience in (0..=holders).map(Some).chain([None]) {
-            for signal in [false, true] {
+            for (signal, spurious) in [(false, false), (true, false), (false, true), (true, true)] {
                 let scene = Scene {
                     users_first,
                     end_of_patience,
                     signal,
+                    spurious,
                 };
                 let _scene = OnPanic(|| format!("from {pair:?}, in {scene:?}"));
                 let mut breaker = Asleep {
