@@ -287,7 +287,8 @@ impl Lease {
     /// Begins a break. From now on there are no new mappings of the kinds that it hits, and the
     /// ordinary ones of them are not served.
     ///
-    /// `false` if there is nothing to do: it was broken before, or is read-only already.
+    /// `false` if there is nothing to do: it was broken before, or is read-only already. Also while
+    /// another break is under way, which this one does not join: breakers have to take turns.
     pub fn begin(&mut self, reason: Reason) -> bool {
         match reason {
             _ if self.state != State::Held => return false,

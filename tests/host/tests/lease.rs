@@ -291,7 +291,8 @@ impl Pair {
     }
 }
 
-/// Every state that can be reached from `start`, breadth first; a failure is the shortest way to it.
+/// Every state that can be reached from `start`, breadth first: a failure has taken the shortest
+/// way.
 fn enumerate(name: &str, start: Pair, times_read_only: u8, every: impl Fn(&Pair)) {
     let mut known: HashSet<Pair> = HashSet::from([start.clone()]);
     let mut ways: Vec<(usize, Option<Op>, Pair)> = vec![(0, None, start)];
@@ -351,14 +352,16 @@ fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("stderr");
 }
 
-/// What goes on while a breaker sleeps: holders end in some order, and the time is over, or a signal
-/// comes, after some of that.
+/// What goes on while a breaker sleeps: holders end in some order, and the time is over, or a
+/// signal comes, after some of that.
 #[derive(Clone, Copy, Debug)]
 struct Scene {
     users_first: bool,
     /// After so many holders have ended; `None` is never.
     end_of_patience: Option<usize>,
     signal: bool,
+    /// The breaker is woken each time, and not only when it has to be.
+    spurious: bool,
 }
 
 struct Asleep {
@@ -387,10 +390,11 @@ impl Asleep {
             Op::Unmap(mappings - 1)
         };
         self.ended += 1;
-        self.pair.step(op)
+        self.pair.step(op) || self.scene.spurious
     }
 
     fn tell(&mut self) {
+        assert!(!self.told, "the breaker goes on waiting for mappings");
         self.told = true;
         self.pair.world.time_over = true;
     }
@@ -446,11 +450,12 @@ fn the_break_ends(pair: &Pair) {
     let holders = pair.world.mappings.len() + pair.world.users.len();
     for users_first in [false, true] {
         for end_of_patience in (0..=holders).map(Some).chain([None]) {
-            for signal in [false, true] {
+            for (signal, spurious) in [(false, false), (true, false), (false, true), (true, true)] {
                 let scene = Scene {
                     users_first,
                     end_of_patience,
                     signal,
+                    spurious,
                 };
                 let _scene = OnPanic(|| format!("from {pair:?}, in {scene:?}"));
                 let mut breaker = Asleep {
