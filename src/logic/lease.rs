@@ -83,8 +83,8 @@ impl Tag {
     /// The bits: less than [`Tag::ALIGN`].
     pub fn to_bits(self) -> usize {
         let bits = usize::from(self.kind.direct)
-            | usize::from(self.kind.writable) << 1
-            | usize::from(self.epoch) << 2;
+            | (usize::from(self.kind.writable) << 1)
+            | (usize::from(self.epoch) << 2);
         bits & (Self::ALIGN - 1)
     }
 
@@ -123,9 +123,9 @@ impl Gate {
     /// As a number.
     pub fn to_bits(self) -> u32 {
         u32::from(self.open[0])
-            | u32::from(self.open[1]) << 1
-            | u32::from(self.epoch[0]) << 8
-            | u32::from(self.epoch[1]) << 16
+            | (u32::from(self.open[1]) << 1)
+            | (u32::from(self.epoch[0]) << 8)
+            | (u32::from(self.epoch[1]) << 16)
     }
 
     /// From a number.
@@ -168,6 +168,12 @@ pub struct Lease {
     mappings: [u64; 2],
     users: [u64; 2],
     gate: Gate,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Lease {
