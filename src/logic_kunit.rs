@@ -460,7 +460,6 @@ mod info_block {
 #[kernel::macros::kunit_tests(rpmem_lease)]
 mod lease {
     use crate::logic::lease::*;
-    use kernel::prelude::*;
 
     const fn kind(direct: bool, writable: bool) -> Kind {
         Kind { direct, writable }

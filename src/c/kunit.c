@@ -22,6 +22,7 @@
 #include <linux/module.h>
 #include <linux/ndctl.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -67,9 +68,17 @@ static const struct rpmem_kunit_value values[] = {
 	VALUE(PMD_ORDER),
 	VALUE(PUD_ORDER),
 	VALUE(VM_MAYWRITE),
+	FLAG(BLK_OPEN_EXCL),
 	FLAG(BLK_OPEN_READ),
+	FLAG(EPOLLERR),
+	FLAG(EPOLLHUP),
+	FLAG(EPOLLPRI),
 	FLAG(FMODE_WRITE),
-	FLAG(FOP_MMAP_SYNC),
+	VALUE(MAP_DIRECT),
+	VALUE(POLL_PRI),
+	{ "RPMEM_FOP_FLAGS", (__force u64)(FOP_MMAP_SYNC | FOP_MMAP_DIRECT) },
+	VALUE(SIGIO),
+	VALUE(TASK_COMM_LEN),
 
 	VALUE(ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE),
 	VALUE(ARCH_MEMREMAP_PMEM),

@@ -92,7 +92,7 @@ struct file *rpmem_helper_get_file(struct file *file)
 }
 
 /* The name of a module, also of one that is built in. */
-const char *rpmem_helper_module_name(const struct module *module)
+const char *rpmem_helper_module_name(struct module *module)
 {
 	return module_name(module);
 }
