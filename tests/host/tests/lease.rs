@@ -19,7 +19,7 @@ use std::{
 /// How far the enumeration goes.
 const MAPPINGS: usize = 4;
 const USERS: usize = 2;
-const TIMES_READ_ONLY: u8 = 3;
+const TIMES_READ_ONLY: u8 = 2;
 
 fn kinds() -> impl Iterator<Item = Kind> {
     [(false, false), (false, true), (true, false), (true, true)]
