@@ -351,12 +351,12 @@ impl Lease {
     /// Ends the break: the direct mappings that it hits are not served any more. `false` if it is
     /// still blocked, or there is none.
     pub fn finish(&mut self) -> bool {
-        if !self.may_finish() {
-            return false;
-        }
         let State::Breaking { reason, .. } = self.state else {
             return false;
         };
+        if self.blocked() != Blocked::No {
+            return false;
+        }
         self.state = match reason {
             Reason::Remove => {
                 self.gate.open[1] = false;

@@ -19,7 +19,7 @@ use std::{
 /// How far the enumeration goes.
 const MAPPINGS: usize = 4;
 const USERS: usize = 2;
-const TIMES_READ_ONLY: u8 = 3;
+const TIMES_READ_ONLY: u8 = 2;
 
 fn kinds() -> impl Iterator<Item = Kind> {
     [(false, false), (false, true), (true, false), (true, true)]
@@ -132,7 +132,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         Self {
-            lease: Lease::new(),
+            lease: Lease::default(),
             world: World {
                 mappings: Vec::new(),
                 users: Vec::new(),
@@ -510,6 +510,27 @@ fn every_state_at_the_end_of_the_epochs() {
     let last = start.world.times_read_only + 2;
     assert_eq!(last, LAST_EPOCH + 1);
     enumerate("lease, last epochs", start, last, the_break_ends);
+}
+
+#[test]
+fn without_a_break_nobody_waits() {
+    let mut breaker = Asleep {
+        pair: Pair::new(),
+        scene: Scene {
+            users_first: false,
+            end_of_patience: None,
+            signal: false,
+            spurious: false,
+        },
+        ended: 0,
+        told: false,
+    };
+    breaker.pair.step(Op::Map(Kind {
+        direct: true,
+        writable: true,
+    }));
+    assert!(!wait_for_holders(&mut breaker));
+    assert_eq!(breaker.ended, 0);
 }
 
 #[test]
