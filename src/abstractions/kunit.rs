@@ -639,6 +639,7 @@ mod tests {
         "ND_DRIVER_NAMESPACE_IO" => nd::NAMESPACE_IO,
         "BLK_OPEN_READ" => BLK_OPEN_READ,
         "FMODE_WRITE" => FMODE_WRITE,
+        "FOP_MMAP_DIRECT" => FOP_MMAP_DIRECT,
         "FOP_MMAP_SYNC" => FOP_MMAP_SYNC,
         "MAP_FIXED" => MAP_FIXED,
         "MAP_SHARED" => mmap::MAP_SHARED,

@@ -31,12 +31,8 @@ const u32 RPMEM_CONST_REQ_FUA = (__force u32)REQ_FUA;
 const u32 RPMEM_CONST_REQ_OP_WRITE = (__force u32)REQ_OP_WRITE;
 const unsigned long RPMEM_CONST_ARCH_MEMREMAP_PMEM = ARCH_MEMREMAP_PMEM;
 const int RPMEM_CONST_NVDIMM_FLUSH_ASYNC = NVDIMM_FLUSH_ASYNC;
-/* The second flag is that of qemu/kernels/patches. */
-#ifdef FOP_MMAP_DIRECT
-const u32 RPMEM_CONST_RPMEM_FOP_FLAGS = (__force u32)(FOP_MMAP_SYNC | FOP_MMAP_DIRECT);
-#else
-const u32 RPMEM_CONST_RPMEM_FOP_FLAGS = (__force u32)FOP_MMAP_SYNC;
-#endif
+const u32 RPMEM_CONST_FOP_MMAP_SYNC = (__force u32)FOP_MMAP_SYNC;
+const u32 RPMEM_CONST_FOP_MMAP_DIRECT = (__force u32)FOP_MMAP_DIRECT;
 const u32 RPMEM_CONST_FMODE_WRITE = (__force u32)FMODE_WRITE;
 const u32 RPMEM_CONST_BLK_OPEN_READ = (__force u32)BLK_OPEN_READ;
 const unsigned long RPMEM_CONST_MAP_FIXED = MAP_FIXED;

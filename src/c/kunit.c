@@ -30,6 +30,7 @@
 
 #include "kunit.h"
 #include "nd_private.h"
+#include "vm.h"
 
 #define VALUE(x)	{ #x, (u64)(x) }
 #define FLAG(x)		{ #x, (__force u64)(x) }
@@ -69,6 +70,7 @@ static const struct rpmem_kunit_value values[] = {
 	VALUE(VM_MAYWRITE),
 	FLAG(BLK_OPEN_READ),
 	FLAG(FMODE_WRITE),
+	FLAG(FOP_MMAP_DIRECT),
 	FLAG(FOP_MMAP_SYNC),
 
 	VALUE(ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE),
