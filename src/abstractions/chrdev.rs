@@ -380,7 +380,7 @@ impl<T: Operations> Registration<T> {
 
     const FILE: bindings::file_operations = bindings::file_operations {
         owner: T::OWNER.as_ptr(),
-        fop_flags: bindings::RPMEM_FOP_FLAGS,
+        fop_flags: bindings::FOP_MMAP_SYNC | bindings::FOP_MMAP_DIRECT,
         open: Some(Self::open_callback),
         release: Some(Self::release_callback),
         mmap_prepare: Some(Self::mmap_prepare_callback),

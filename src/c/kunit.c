@@ -31,6 +31,7 @@
 
 #include "kunit.h"
 #include "nd_private.h"
+#include "vm.h"
 
 #define VALUE(x)	{ #x, (u64)(x) }
 #define FLAG(x)		{ #x, (__force u64)(x) }
@@ -74,9 +75,10 @@ static const struct rpmem_kunit_value values[] = {
 	FLAG(EPOLLHUP),
 	FLAG(EPOLLPRI),
 	FLAG(FMODE_WRITE),
+	FLAG(FOP_MMAP_DIRECT),
+	FLAG(FOP_MMAP_SYNC),
 	VALUE(MAP_DIRECT),
 	VALUE(POLL_PRI),
-	{ "RPMEM_FOP_FLAGS", (__force u64)(FOP_MMAP_SYNC | FOP_MMAP_DIRECT) },
 	VALUE(SIGIO),
 	VALUE(TASK_COMM_LEN),
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -48,10 +47,10 @@ void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc)
 	vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
 }
 
-/* Without the patch of qemu/kernels/patches, nobody gets this far with MAP_DIRECT. */
+/* Without the patch, nobody gets this far with MAP_DIRECT. */
 bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
 {
-#ifdef FOP_MMAP_DIRECT
+#ifdef VM_DIRECT
 	return vma_desc_test(desc, VMA_DIRECT_BIT);
 #else
 	return false;

@@ -3,9 +3,14 @@
 #ifndef RPMEM_VM_H
 #define RPMEM_VM_H
 
+#include <linux/fs.h>
 #include <linux/types.h>
 
-struct file;
+/* It comes with a patch, see qemu/kernels/patches. */
+#ifndef FOP_MMAP_DIRECT
+#define FOP_MMAP_DIRECT		((__force fop_flags_t)0)
+#endif
+
 struct ida;
 struct srcu_struct;
 struct vm_area_desc;
