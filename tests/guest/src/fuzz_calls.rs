@@ -178,6 +178,8 @@ pub fn set_up_process() -> Result<(), String> {
             return Err(format!("mmap of the buffer: {r}"));
         }
     }
+    // SAFETY: no handler.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let mut p = [0i32; 2];
     // SAFETY: an array of two descriptors.
     if unsafe { libc::pipe2(p.as_mut_ptr(), libc::O_NONBLOCK) } != 0 {
@@ -396,9 +398,12 @@ pub const KINDS: &[Kind] = &[
                 libc::O_DIRECT as u64,
                 libc::O_APPEND as u64,
                 libc::O_NONBLOCK as u64,
+                libc::O_ASYNC as u64,
             ]),
         ],
     ),
+    kind("fcntl_setown", Own(fcntl_setown), &[Fd, Any]).often(2),
+    kind("poll", Own(poll), &[Fd, Any]).often(2),
     kind(
         "lseek",
         Call(SYS_lseek),
@@ -749,6 +754,25 @@ fn flock(v: &[Val]) -> i64 {
 fn futex_wake(v: &[Val]) -> i64 {
     let op = libc::FUTEX_WAKE as u64 | (value(v[1], v[0]) & 0x80);
     call(SYS_futex, [value(v[0], v[0]), op, 1, 0, 0, 0])
+}
+
+/// Who gets SIGIO, which is ignored: this process, or nobody.
+fn fcntl_setown(v: &[Val]) -> i64 {
+    let owner = match value(v[1], v[0]) & 3 {
+        0 => 0,
+        _ => u64::from(std::process::id()),
+    };
+    call(SYS_fcntl, [fd(v[0]), libc::F_SETOWN as u64, owner, 0, 0, 0])
+}
+
+/// Never waits.
+fn poll(v: &[Val]) -> i64 {
+    let mut p = libc::pollfd {
+        fd: fd(v[0]) as i32,
+        events: value(v[1], v[0]) as i16,
+        revents: 0,
+    };
+    call(libc::SYS_poll, [&raw mut p as u64, 1, 0, 0, 0, 0])
 }
 
 fn mmap(v: &[Val]) -> i64 {
@@ -1186,6 +1210,7 @@ pub const IOCTLS: &[Ioctl] = &[
     io("FIONREAD", 0x541b, FILE, Answer),
     any(io("FITRIM", 0xc018_5879, FILE, Span)),
     io("RPMEM_INFO", 0xbd00, MAP, Values(&[32, 32, 0, u64::MAX])),
+    io("RPMEM_LEASE", 0xbd02, MAP, Values(&[32, 32, 0, u64::MAX])),
     any(io("RPMEM_PREFAULT", 0xbd01, MAP, To::Prefault)),
     // ext4 has no shared extents.
     any(io("FICLONE", 0x4004_9409, FILE, To::Clone)),
@@ -1325,6 +1350,15 @@ pub const ADMIN: &[AdminKind] = &[
     }),
     admin("attribute_read", 3, attribute_read),
     admin("attribute_write", 4, attribute_write),
+    admin("lease_break_time", 1, |m, n| {
+        let values = ["0", "1", "0", "x"];
+        let value = values[(n >> 8) as usize % values.len()];
+        let disk = &m.disk[place(n)];
+        put(
+            &format!("/sys/class/rpmem/r{disk}/lease_break_time"),
+            value.as_bytes(),
+        )
+    }),
     admin("read_only", 2, |m, n| {
         let region = &m.regions[n as usize % m.regions.len()];
         let file = format!("/sys/bus/nd/devices/{region}/read_only");

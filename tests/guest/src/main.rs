@@ -34,6 +34,7 @@ mod t_fuzz;
 mod t_infoblock;
 mod t_kunit;
 mod t_layout;
+mod t_lease;
 mod t_life;
 mod t_map;
 mod t_namespace;
@@ -57,6 +58,7 @@ fn registry() -> Vec<&'static Test> {
         t_infoblock::TESTS,
         t_kunit::TESTS,
         t_layout::TESTS,
+        t_lease::TESTS,
         t_life::TESTS,
         t_map::TESTS,
         t_namespace::TESTS,

@@ -234,6 +234,108 @@ pub fn caught(f: impl FnOnce() -> u8) -> io::Result<Caught> {
     }
 }
 
+/// What poll(2) says of a file; 0 if nothing comes in that time. POLLERR and POLLHUP are always asked
+/// for.
+pub fn poll(f: &File, events: i16, ms: i32) -> io::Result<i16> {
+    let mut p = libc::pollfd {
+        fd: f.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one pollfd.
+    match unsafe { libc::poll(&mut p, 1, ms) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(p.revents),
+    }
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: fills a set of ours.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for s in signals {
+            libc::sigaddset(&mut set, *s);
+        }
+        set
+    }
+}
+
+/// Blocks signals of this thread, and of those that it starts: see `next_signal`.
+pub fn block_signals(signals: &[i32]) {
+    let set = signal_set(signals);
+    // SAFETY: a set of ours.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+}
+
+/// Blocks all signals of this thread. One that is ignored as SIGCHLD is, and comes while another
+/// thread has it blocked, as fork(3) does for a moment, would end an interruptible wait of this one.
+pub fn block_all_signals() {
+    // SAFETY: fills a set of ours.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+/// What a signal of `fasync` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSignal {
+    pub signal: i32,
+    pub code: i32,
+    pub band: i64,
+    pub fd: i32,
+}
+
+/// The next of these blocked signals, if one comes in that time.
+pub fn next_signal(signals: &[i32], ms: u64) -> io::Result<Option<FileSignal>> {
+    let set = signal_set(signals);
+    let time = libc::timespec {
+        tv_sec: (ms / 1000) as i64,
+        tv_nsec: (ms % 1000 * 1_000_000) as i64,
+    };
+    // SAFETY: a set, a siginfo and a time of ours; on x86-64 si_band and si_fd are at 16 and 24.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        loop {
+            if libc::sigtimedwait(&set, &mut info, &time) >= 0 {
+                break;
+            }
+            let e = io::Error::last_os_error();
+            match e.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(None),
+                Some(libc::EINTR) => {}
+                _ => return Err(e),
+            }
+        }
+        let at = (&raw const info).cast::<u8>();
+        Ok(Some(FileSignal {
+            signal: info.si_signo,
+            code: info.si_code,
+            band: at.add(16).cast::<i64>().read_unaligned(),
+            fd: at.add(24).cast::<i32>().read_unaligned(),
+        }))
+    }
+}
+
+/// Has events of a file signal its owner: SIGIO, or what is given.
+pub fn signal_events(f: &File, owner: i32, signal: i32) -> io::Result<()> {
+    let fd = f.as_raw_fd();
+    // SAFETY: an open descriptor; no pointers.
+    unsafe {
+        if libc::fcntl(fd, libc::F_SETOWN, owner) != 0
+            || libc::fcntl(fd, F_SETSIG, signal) != 0
+            || libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+const F_SETSIG: i32 = 10;
+
 /// Write a byte to an I/O port: through /dev/port, or directly where there is none.
 pub fn outb(port: u16, value: u8) {
     use std::os::unix::fs::FileExt;

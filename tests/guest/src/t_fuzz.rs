@@ -196,6 +196,8 @@ const KEPT: u64 = 0x6b657074;
 impl Bench {
     fn new(c: &mut Ctx) -> TestResult<Bench> {
         fuzz_run::share()?;
+        // Nobody here gives the lease of direct mappings back for an unbind.
+        c.write("/proc/sys/fs/lease-break-time", "0")?;
         // Orphans come back to this process, so none is overlooked.
         // SAFETY: no pointers.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
@@ -458,6 +460,7 @@ impl Bench {
         let order = [
             ("attribute_read", 0),
             ("attribute_write", 0),
+            ("lease_break_time", 0),
             ("sync", 0),
             ("drop_caches", 0),
             ("umount", 0),

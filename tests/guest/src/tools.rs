@@ -259,9 +259,25 @@ impl Peer {
         let mut b = 0u8;
         // SAFETY: one byte from a pipe of ours.
         if unsafe { libc::read(self.from, (&raw mut b).cast(), 1) } != 1 {
-            fail!("the child ended early");
+            fail!("the child ended early, with {}", self.status_left()?);
         }
         Ok(())
+    }
+
+    /// How the child has ended, which `wait` and `ended` say after this as well.
+    fn status_left(&self) -> TestResult<i32> {
+        // SAFETY: a child of this process; fills a siginfo of ours.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let (id, how) = (self.pid as libc::id_t, libc::WEXITED | libc::WNOWAIT);
+            if libc::waitid(libc::P_PID, id, &mut info, how) != 0 {
+                return Err(io::Error::last_os_error().into());
+            }
+            match info.si_code {
+                libc::CLD_EXITED => Ok(info.si_status()),
+                _ => Ok(128 + info.si_status()),
+            }
+        }
     }
 
     /// Take the words that are there, without waiting for one.
@@ -517,6 +533,23 @@ pub struct Prefault {
     pub done: u64,
 }
 
+/// `struct rpmem_lease` of include/uapi/linux/rpmem.h.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Lease {
+    pub argsz: u32,
+    pub state: u32,
+    pub breaks: u32,
+    pub reserved: u32,
+    pub left: i64,
+    pub holders: u64,
+}
+
+pub const LEASE_HELD: u32 = 0;
+pub const LEASE_REMOVE: u32 = 1;
+pub const LEASE_READ_ONLY: u32 = 2;
+pub const LEASE_BROKEN: u32 = 3;
+
 pub fn ioctl_raw<T>(f: &File, request: u64, arg: *mut T) -> io::Result<()> {
     // SAFETY: the kernel checks the address, EFAULT tells.
     match unsafe { libc::ioctl(f.as_raw_fd(), request as _, arg) } {
@@ -533,6 +566,18 @@ pub fn rpmem_info(f: &File, argsz: u32) -> io::Result<Info> {
     };
     ioctl_raw(f, 0xbd00, &mut info)?;
     Ok(info)
+}
+
+/// RPMEM_LEASE, by a caller that takes the structure for `argsz` bytes long.
+pub fn rpmem_lease(f: &File, argsz: u32) -> io::Result<Lease> {
+    let mut lease = Lease {
+        argsz,
+        // What the kernel does not fill in is seen.
+        reserved: u32::MAX,
+        ..Lease::default()
+    };
+    ioctl_raw(f, 0xbd02, &mut lease)?;
+    Ok(lease)
 }
 
 /// RPMEM_PREFAULT of a part of a mapping: bytes done, and the errno.
