@@ -1812,7 +1812,12 @@ impl Racer<'_> {
             libc::mremap(p.cast(), pages * PAGE, left * PAGE, how, to)
         };
         if to == libc::MAP_FAILED {
-            return 6;
+            // Without the device there is no new place for a dead mapping; it has shrunk before.
+            self.maps[n].1 = left;
+            return match io::Error::last_os_error().raw_os_error() {
+                Some(libc::ENXIO) => 0,
+                _ => 6,
+            };
         }
         self.maps[n] = (to.cast(), left);
         0
