@@ -365,7 +365,9 @@ impl Leases {
     ///
     /// `unmap` has to wait for faults under way, and then to unmap.
     pub(super) fn take_back(&self, dev: &Device, reason: Reason, mut unmap: impl FnMut(Which)) {
-        self.learn_grace();
+        if self.inner.lock().lease.holders() != 0 {
+            self.learn_grace();
+        }
         let mut inner = self.inner.lock();
         if !inner.lease.begin(reason) {
             return;
