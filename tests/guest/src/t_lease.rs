@@ -1702,11 +1702,9 @@ impl Racer<'_> {
             if r != 0 {
                 return r;
             }
-            if over {
-                for n in 0..self.maps.len() {
-                    self.access(n, 0, true);
-                    return 3;
-                }
+            if over && !self.maps.is_empty() {
+                self.access(0, 0, true);
+                return 3;
             }
         }
     }
