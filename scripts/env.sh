@@ -53,30 +53,42 @@ RPMEM_KSRC=$RPMEM_KERNEL/source
 RPMEM_KIMAGE=$RPMEM_KERNEL/image
 
 # Which kernel the module is built for and the guests boot: Debian's own
-# ("stock"), or one built here from the same source (qemu/kernels).
+# ("stock"), or one built here from the same source with the patches of
+# qemu/kernels/patches: "debug" and "kcsan" from fragments of a configuration
+# and by clang, "direct" with Debian's configuration and compiler.
 RPMEM_FLAVOUR=${RPMEM_FLAVOUR:-stock}
-rpmem_fragments=
+# Arguments that every make on the kernel tree gets.
+RPMEM_KMAKE=
+# What configures it (scripts/stages), and the files that does it with.
+rpmem_configure=configure-fragments
+rpmem_configs=
 case $RPMEM_FLAVOUR in
 stock) RPMEM_MODULE=$RPMEM_OUT/module ;;
-debug) rpmem_fragments="qemu/kernels/debug.config" ;;
-kcsan) rpmem_fragments="qemu/kernels/debug.config qemu/kernels/kcsan.config" ;;
+debug) rpmem_configs="qemu/kernels/debug.config" ;;
+kcsan) rpmem_configs="qemu/kernels/debug.config qemu/kernels/kcsan.config" ;;
+direct)
+	rpmem_configure=configure-debian
+	rpmem_configs="qemu/guest/modules"
+	;;
 *)
-	echo "error: RPMEM_FLAVOUR is '$RPMEM_FLAVOUR'; use stock, debug or kcsan" >&2
+	echo "error: RPMEM_FLAVOUR is '$RPMEM_FLAVOUR'; use stock, debug, kcsan or direct" >&2
 	exit 1
 	;;
 esac
-# Arguments that every make on the kernel tree gets.
-RPMEM_KMAKE=
-if [ -n "$rpmem_fragments" ]; then
+if [ "$RPMEM_FLAVOUR" != stock ]; then
+	# Words about a patch do not count.
+	rpmem_source_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" && cat scripts/stages/source &&
+		awk 'FNR == 1 { on = 0 } /^diff / { on = 1 } on' qemu/kernels/patches/*.patch; } | rpmem_hash)
 	# shellcheck disable=SC2086 # a list of names without spaces
-	rpmem_flavour_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
-		cat scripts/stages/flavour $rpmem_fragments; } | rpmem_hash)
+	rpmem_flavour_key=$({ echo "$rpmem_source_key"; cd "$RPMEM_TOP" &&
+		cat scripts/stages/flavour scripts/stages/$rpmem_configure $rpmem_configs; } | rpmem_hash)
+	RPMEM_KSRC=$RPMEM_CACHE/kernels/patched-$rpmem_source_key
 	RPMEM_FLAVOUR_DIR=$RPMEM_CACHE/flavours/$RPMEM_FLAVOUR-$rpmem_flavour_key
 	RPMEM_KDIR=$RPMEM_FLAVOUR_DIR/build
 	RPMEM_KIMAGE=$RPMEM_FLAVOUR_DIR/image
 	RPMEM_KREL=$(cat "$RPMEM_FLAVOUR_DIR/release" 2>/dev/null || :)
 	RPMEM_MODULE=$RPMEM_OUT/module-$RPMEM_FLAVOUR
-	RPMEM_KMAKE=LLVM=-19
+	[ $rpmem_configure = configure-debian ] || RPMEM_KMAKE=LLVM=-19
 fi
 RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
 RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL

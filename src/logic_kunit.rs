@@ -456,3 +456,56 @@ mod info_block {
         Ok(())
     }
 }
+
+#[kernel::macros::kunit_tests(rpmem_lease)]
+mod lease {
+    use crate::logic::lease::*;
+
+    const fn kind(direct: bool, writable: bool) -> Kind {
+        Kind { direct, writable }
+    }
+
+    #[test]
+    fn tags_and_gates_are_numbers() {
+        for bits in 0..Tag::ALIGN {
+            assert_eq!(Tag::from_bits(bits).to_bits(), bits);
+        }
+        let gate = Lease::new().gate();
+        assert_eq!(Gate::from_bits(gate.to_bits()), gate);
+    }
+
+    #[test]
+    fn a_break_waits_for_direct_mappings() {
+        let mut lease = Lease::new();
+        let (direct, plain) = (lease.map(kind(true, true)), lease.map(kind(false, true)));
+        let (Ok(direct), Ok(plain)) = (direct, plain) else {
+            panic!("no mapping");
+        };
+        assert!(lease.begin(Reason::Remove));
+        assert_eq!(lease.blocked(), Blocked::ByMappings);
+        assert!(lease.gate().serves(direct) && !lease.gate().serves(plain));
+        assert_eq!(lease.map(kind(true, false)), Err(Denied::Busy));
+        assert_eq!(lease.map(kind(false, false)), Err(Denied::Gone));
+        assert!(!lease.finish());
+        assert!(lease.unmap(direct) && lease.finish());
+        assert_eq!(lease.map(kind(true, false)), Err(Denied::Gone));
+    }
+
+    #[test]
+    fn what_was_revoked_stays_so() {
+        let mut lease = Lease::new();
+        let (Ok(write), Ok(read)) = (lease.map(kind(true, true)), lease.map(kind(true, false)))
+        else {
+            panic!("no mapping");
+        };
+        assert!(lease.begin(Reason::ReadOnly));
+        lease.expire();
+        assert!(lease.finish());
+        assert!(!lease.gate().serves(write) && lease.gate().serves(read));
+        assert_eq!(lease.map(kind(true, true)), Err(Denied::ReadOnly));
+        assert!(lease.writable_again());
+        assert!(!lease.gate().serves(write) && lease.map(kind(true, true)).is_ok());
+        // It is no holder any more, either.
+        assert_eq!(lease.holders(), 2);
+    }
+}

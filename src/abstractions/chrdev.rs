@@ -19,6 +19,7 @@
 use super::{
     device_raw,
     fasync::Fasync,
+    range,
     space::AddressSpace,
     sysfs,
     vm::{
@@ -102,7 +103,7 @@ impl Event {
 }
 
 /// What a driver of a character device implements, on the data of a device.
-pub(crate) trait Operations: vm::Operations {
+pub(crate) trait Operations: vm::Operations + range::Operations {
     /// The module that open files keep loaded.
     const OWNER: &'static ThisModule;
 
@@ -256,6 +257,29 @@ impl<T> Inner<T> {
     }
 }
 
+/// The operations of a device's files, and how other modules hold its memory.
+#[repr(C)]
+struct Table {
+    file: bindings::file_operations,
+    range: range::Get,
+}
+
+/// How to hold memory of the device that `file` is of; `None` if it is not of a device of this
+/// module.
+///
+/// # Safety
+///
+/// The file is open.
+pub(super) unsafe fn range_of(file: &bindings::file) -> Option<range::Get> {
+    // SAFETY: An open file has operations.
+    let owner = unsafe { (*file.f_op).owner };
+    if !core::ptr::eq(owner, crate::THIS_MODULE.as_ptr()) {
+        return None;
+    }
+    // SAFETY: All operations with this owner are in a `Table`, as its first field.
+    Some(unsafe { (*file.f_op.cast::<Table>()).range })
+}
+
 /// A registered device. Dropping it takes the name away, see the head of this file.
 ///
 /// # Invariants
@@ -347,9 +371,16 @@ impl<T: Operations> Registration<T> {
         unsafe { self.0.as_ref() }.device()
     }
 
-    const FOPS: &'static bindings::file_operations = &bindings::file_operations {
+    const FOPS: &'static bindings::file_operations = &Self::TABLE.file;
+
+    const TABLE: &'static Table = &Table {
+        range: range::get::<T>,
+        file: Self::FILE,
+    };
+
+    const FILE: bindings::file_operations = bindings::file_operations {
         owner: T::OWNER.as_ptr(),
-        fop_flags: bindings::FOP_MMAP_SYNC,
+        fop_flags: bindings::FOP_MMAP_SYNC | bindings::FOP_MMAP_DIRECT,
         open: Some(Self::open_callback),
         release: Some(Self::release_callback),
         mmap_prepare: Some(Self::mmap_prepare_callback),
@@ -363,6 +394,16 @@ impl<T: Operations> Registration<T> {
         llseek: Some(bindings::noop_llseek),
         ..pin_init::zeroed()
     };
+
+    /// The data of the device that a file is of.
+    ///
+    /// # Safety
+    ///
+    /// `file` is one that `open_callback` has opened.
+    pub(super) unsafe fn data_of_file(file: &bindings::file) -> &T {
+        // SAFETY: Guaranteed by the caller.
+        &unsafe { Self::of_file(file) }.data
+    }
 
     /// # Safety
     ///

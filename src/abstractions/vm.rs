@@ -221,6 +221,20 @@ impl<'a> NewArea<'a> {
         unsafe { bindings::rpmem_helper_vma_desc_clear_may_write(self.0) };
     }
 
+    /// Whether MAP_DIRECT was given, with MAP_SHARED_VALIDATE: on a kernel that knows it.
+    pub(crate) fn is_direct(&self) -> bool {
+        // SAFETY: By the type invariants the pointer is valid.
+        unsafe { bindings::rpmem_helper_vma_desc_direct(self.0) }
+    }
+
+    /// Moves it to another file offset, in pages: faults, the address space and `/proc` see that
+    /// one.
+    pub(crate) fn set_pgoff(&mut self, pgoff: u64) {
+        // SAFETY: By the type invariants the pointer is valid and ours; `call_mmap_prepare()` takes
+        // a changed offset over.
+        unsafe { (*self.0).pgoff = pgoff as usize };
+    }
+
     /// Makes it a mapping of page frames, without struct pages as far as anybody can see, with
     /// faults answered by `owner`. If it is `tracked`, pages start read-only and the first store to
     /// each is a fault. It carries `tag`, of which as many bits are kept as the alignment of `T`

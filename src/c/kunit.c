@@ -22,6 +22,7 @@
 #include <linux/module.h>
 #include <linux/ndctl.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -30,6 +31,7 @@
 
 #include "kunit.h"
 #include "nd_private.h"
+#include "vm.h"
 
 #define VALUE(x)	{ #x, (u64)(x) }
 #define FLAG(x)		{ #x, (__force u64)(x) }
@@ -67,9 +69,18 @@ static const struct rpmem_kunit_value values[] = {
 	VALUE(PMD_ORDER),
 	VALUE(PUD_ORDER),
 	VALUE(VM_MAYWRITE),
+	FLAG(BLK_OPEN_EXCL),
 	FLAG(BLK_OPEN_READ),
+	FLAG(EPOLLERR),
+	FLAG(EPOLLHUP),
+	FLAG(EPOLLPRI),
 	FLAG(FMODE_WRITE),
+	FLAG(FOP_MMAP_DIRECT),
 	FLAG(FOP_MMAP_SYNC),
+	VALUE(MAP_DIRECT),
+	VALUE(POLL_PRI),
+	VALUE(SIGIO),
+	VALUE(TASK_COMM_LEN),
 
 	VALUE(ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE),
 	VALUE(ARCH_MEMREMAP_PMEM),

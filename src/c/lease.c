@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/err.h>
+#include <linux/export.h>
 #include <linux/fdtable.h>
 #include <linux/fs.h>
+#include <linux/module.h>
 #include <linux/pid.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -83,3 +85,52 @@ int rpmem_helper_lease_break_time(void)
 	err = kstrtoint(strim(text), 10, &value);
 	return err ?: value;
 }
+
+struct file *rpmem_helper_get_file(struct file *file)
+{
+	return get_file(file);
+}
+
+/* The name of a module, also of one that is built in. */
+const char *rpmem_helper_module_name(struct module *module)
+{
+	return module_name(module);
+}
+
+/**
+ * rpmem_range_get() - hold memory of a device
+ * @file: /dev/rpmemN, open; the range keeps it open
+ * @offset: first byte on the device, in whole pages
+ * @len: bytes, in whole pages
+ * @write: whether the memory will be written to
+ * @ops: how to tell that it is about to go away
+ * @private: put into the range
+ *
+ * The range stays where it is until rpmem_range_put(). Poison in it is not looked at: use
+ * copy_mc_to_kernel(). Stores are durable after arch_wb_cache_pmem() and a fence.
+ *
+ * Context: may sleep.
+ * Return: the range, or an error: EINVAL if @file is no such device, or the range not inside of it
+ * or not in pages; EBADF if it is to be written and @file is not open for that; EBUSY while the
+ * device is being unbound, ENXIO after that; EACCES if it is read-only; ENOMEM.
+ */
+struct rpmem_range *rpmem_range_get(struct file *file, u64 offset, u64 len, bool write,
+				    const struct rpmem_range_ops *ops, void *private)
+{
+	return rpmem_rust_range_get(file, offset, len, write, ops, private);
+}
+EXPORT_SYMBOL_GPL(rpmem_range_get);
+
+/**
+ * rpmem_range_put() - give memory of a device back
+ * @range: from rpmem_range_get(); freed
+ *
+ * Waits for a call of the range's ->broken that is under way, unless it is made from there.
+ *
+ * Context: may sleep.
+ */
+void rpmem_range_put(struct rpmem_range *range)
+{
+	rpmem_rust_range_put(range);
+}
+EXPORT_SYMBOL_GPL(rpmem_range_put);

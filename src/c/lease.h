@@ -5,6 +5,8 @@
 
 #include <linux/types.h>
 
+#include "../../include/linux/rpmem.h"
+
 struct fasync_struct;
 struct file;
 struct mm_struct;
@@ -12,5 +14,12 @@ struct mm_struct;
 pid_t rpmem_helper_process_of(const struct mm_struct *mm, char *comm);
 bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list);
 int rpmem_helper_lease_break_time(void);
+struct file *rpmem_helper_get_file(struct file *file);
+const char *rpmem_helper_module_name(struct module *module);
+
+/* In Rust. */
+struct rpmem_range *rpmem_rust_range_get(struct file *file, u64 offset, u64 len, bool write,
+					 const struct rpmem_range_ops *ops, void *private);
+void rpmem_rust_range_put(struct rpmem_range *range);
 
 #endif /* RPMEM_LEASE_H */

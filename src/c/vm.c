@@ -47,6 +47,16 @@ void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc)
 	vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
 }
 
+/* Without the patch, nobody gets this far with MAP_DIRECT. */
+bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
+{
+#ifdef VM_DIRECT
+	return vma_desc_test(desc, VMA_DIRECT_BIT);
+#else
+	return false;
+#endif
+}
+
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)
 {
 	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);

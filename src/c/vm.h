@@ -3,9 +3,14 @@
 #ifndef RPMEM_VM_H
 #define RPMEM_VM_H
 
+#include <linux/fs.h>
 #include <linux/types.h>
 
-struct file;
+/* It comes with a patch, see qemu/kernels/patches. */
+#ifndef FOP_MMAP_DIRECT
+#define FOP_MMAP_DIRECT		((__force fop_flags_t)0)
+#endif
+
 struct ida;
 struct srcu_struct;
 struct vm_area_desc;
@@ -20,6 +25,7 @@ bool rpmem_helper_vma_desc_sync(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_write(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc);
+bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,

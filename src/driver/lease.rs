@@ -15,6 +15,7 @@ use crate::{
         chrdev::Event,
         fasync::Fasync,
         platform,
+        range::User,
         vm::MmId, //
     },
     logic::lease::{
@@ -83,6 +84,16 @@ struct Inner {
     /// Mappings that there was no memory for in `holders`.
     unnamed: u64,
     began: Instant<Monotonic>,
+    users: KVec<KernelUser>,
+    /// The one who is being told, and the number of the task that does so.
+    telling: Option<(User, i32)>,
+}
+
+/// Another module that holds a range.
+struct KernelUser {
+    user: User,
+    writable: bool,
+    told: bool,
 }
 
 /// Which mappings lose the memory now.
@@ -160,7 +171,7 @@ impl Inner {
     }
 
     /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
-    /// mappings, all mappings. Gives how many others there are.
+    /// mappings, all mappings; for other modules the number is 0. Gives how many others there are.
     fn name<E>(
         &self,
         max: usize,
@@ -179,6 +190,15 @@ impl Inner {
                 _ => others += 1,
             }
         }
+        for user in &self.users {
+            if left == 0 {
+                others += 1;
+                continue;
+            }
+            let module = user.user.name().to_str().unwrap_or("?");
+            line(0, module, 1, 1)?;
+            left -= 1;
+        }
         Ok(others)
     }
 }
@@ -192,6 +212,8 @@ impl Leases {
                 holders: RBTree::new(),
                 unnamed: 0,
                 began: Instant::now(),
+                users: KVec::new(),
+                telling: None,
             }),
             changed <- new_poll_condvar!(),
             fasync: Fasync::new(),
@@ -268,6 +290,65 @@ impl Leases {
         }
     }
 
+    /// Another module holds a range.
+    ///
+    /// # Errors
+    ///
+    /// As [`Leases::map`].
+    pub(super) fn take(&self, user: User, writable: bool) -> Result {
+        let mut inner = self.inner.lock();
+        inner.users.reserve(1, GFP_KERNEL)?;
+        inner.lease.take(writable).map_err(errno)?;
+        inner.users.push(
+            KernelUser {
+                user,
+                writable,
+                told: false,
+            },
+            GFP_KERNEL,
+        )?;
+        Ok(())
+    }
+
+    /// It does not use it any more. Waits until it is not being told, unless by this task.
+    pub(super) fn put(&self, user: User, writable: bool) {
+        let mut inner = self.inner.lock();
+        inner.users.retain(|other| other.user != user);
+        let me = kernel::current!().pid();
+        while inner
+            .telling
+            .is_some_and(|(told, teller)| told == user && teller != me)
+        {
+            self.changed.wait(&mut inner);
+        }
+        let wake = inner.lease.put(writable);
+        drop(inner);
+        if wake {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Tells the users in the kernel that a break for `reason` hits.
+    fn tell_users(&self, reason: Reason) {
+        loop {
+            let mut inner = self.inner.lock();
+            let next = inner
+                .users
+                .iter_mut()
+                .find(|user| !user.told && (reason == Reason::Remove || user.writable));
+            let Some(next) = next else {
+                return;
+            };
+            next.told = true;
+            let user = next.user;
+            inner.telling = Some((user, kernel::current!().pid()));
+            drop(inner);
+            user.broken();
+            self.inner.lock().telling = None;
+            self.changed.notify_all();
+        }
+    }
+
     /// The memory can be written to again.
     pub(super) fn writable_again(&self, dev: &Device) {
         if !self.inner.lock().lease.writable_again() {
@@ -291,6 +372,9 @@ impl Leases {
         }
         inner.began = Instant::now();
         self.publish(&inner);
+        for user in &mut inner.users {
+            user.told = false;
+        }
         let held = inner.lease.blocked() != Blocked::No;
         if held {
             self.breaks.fetch_add(1, Relaxed);
@@ -301,12 +385,14 @@ impl Leases {
         if held {
             self.changed.notify_all();
             self.fasync.signal();
+            self.tell_users(reason);
         }
 
         let mut wait = Waiting {
             inner: self.inner.lock(),
             leases: self,
             dev,
+            said: false,
         };
         let expired = wait_for_holders(&mut wait);
         if expired {
@@ -462,6 +548,8 @@ struct Waiting<'a> {
     inner: Guard<'a, Inner, MutexBackend>,
     leases: &'a Leases,
     dev: &'a Device,
+    /// That users in the kernel are waited for.
+    said: bool,
 }
 
 impl Breaker for Waiting<'_> {
@@ -493,7 +581,10 @@ impl Breaker for Waiting<'_> {
     }
 
     fn wait_for_users(&mut self) {
-        dev_warn!(self.dev, "held by the kernel itself: waiting for it\n");
+        if !self.said {
+            dev_warn!(self.dev, "held by another module: waiting for it\n");
+            self.said = true;
+        }
         self.leases.changed.wait(&mut self.inner);
     }
 }

@@ -60,6 +60,10 @@ use crate::{
         },
         fasync::Fasync,
         platform,
+        range::{
+            self,
+            User, //
+        },
         space::AddressSpace,
         srcu::SrcuRevocable,
         sysfs::{
@@ -121,13 +125,15 @@ use core::{
     ops::{
         Deref,
         Range, //
-    }, //
+    },
+    ptr::NonNull, //
 };
 use kernel::{
     device::{
         Core,
         Device, //
     },
+    ffi::c_void,
     new_mutex,
     prelude::*,
     str::CString,
@@ -650,6 +656,9 @@ impl Operations for Node {
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
         }
+        if area.is_direct() {
+            area.set_pgoff(mmap::direct(area.pgoff()));
+        }
         let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
             .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
             .map_err(|refusal| refuse(dev, refusal))?;
@@ -805,6 +814,34 @@ impl vm::Operations for Node {
         if !mapping.is_tracked() {
             self.untracked.fetch_sub(1, Release);
         }
+    }
+}
+
+impl range::Operations for Node {
+    fn get(
+        &self,
+        user: User,
+        offset: u64,
+        len: u64,
+        write: bool,
+    ) -> Result<(NonNull<c_void>, u64)> {
+        if (offset | len) & (PAGE_SIZE - 1) != 0 {
+            return Err(EINVAL);
+        }
+        let disk = self.live.enter().ok_or(ENXIO)?;
+        let at = mmap::locate(&self.limits, offset >> PAGE_SHIFT, len >> PAGE_SHIFT)
+            .map_err(|_| EINVAL)?;
+        let pmem = disk.data();
+        let sector = Pgoff(at.first).to_sector().ok_or(EINVAL)?;
+        let start = pmem.geometry().sector_to_offset(sector, len)?;
+        let addr = pmem.mapping().address(start, usize::try_from(len)?)?;
+        let phys = pmem.geometry().offset_to_phys(start)?;
+        self.leases.take(user, write)?;
+        Ok((addr, phys))
+    }
+
+    fn put(&self, user: User, write: bool) {
+        self.leases.put(user, write);
     }
 }
 

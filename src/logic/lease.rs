@@ -83,8 +83,8 @@ impl Tag {
     /// The bits: less than [`Tag::ALIGN`].
     pub fn to_bits(self) -> usize {
         let bits = usize::from(self.kind.direct)
-            | usize::from(self.kind.writable) << 1
-            | usize::from(self.epoch) << 2;
+            | (usize::from(self.kind.writable) << 1)
+            | (usize::from(self.epoch) << 2);
         bits & (Self::ALIGN - 1)
     }
 
@@ -123,9 +123,9 @@ impl Gate {
     /// As a number.
     pub fn to_bits(self) -> u32 {
         u32::from(self.open[0])
-            | u32::from(self.open[1]) << 1
-            | u32::from(self.epoch[0]) << 8
-            | u32::from(self.epoch[1]) << 16
+            | (u32::from(self.open[1]) << 1)
+            | (u32::from(self.epoch[0]) << 8)
+            | (u32::from(self.epoch[1]) << 16)
     }
 
     /// From a number.
@@ -168,6 +168,12 @@ pub struct Lease {
     mappings: [u64; 2],
     users: [u64; 2],
     gate: Gate,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Lease {
@@ -287,7 +293,8 @@ impl Lease {
     /// Begins a break. From now on there are no new mappings of the kinds that it hits, and the
     /// ordinary ones of them are not served.
     ///
-    /// `false` if there is nothing to do: it was broken before, or is read-only already.
+    /// `false` if there is nothing to do: it was broken before, or is read-only already. Also while
+    /// another break is under way, which this one does not join: breakers have to take turns.
     pub fn begin(&mut self, reason: Reason) -> bool {
         match reason {
             _ if self.state != State::Held => return false,
@@ -344,12 +351,12 @@ impl Lease {
     /// Ends the break: the direct mappings that it hits are not served any more. `false` if it is
     /// still blocked, or there is none.
     pub fn finish(&mut self) -> bool {
-        if !self.may_finish() {
-            return false;
-        }
         let State::Breaking { reason, .. } = self.state else {
             return false;
         };
+        if self.blocked() != Blocked::No {
+            return false;
+        }
         self.state = match reason {
             Reason::Remove => {
                 self.gate.open[1] = false;

@@ -87,6 +87,17 @@ pub struct Extent {
     pub direct: bool,
 }
 
+/// The file offset in pages that a mapping with MAP_DIRECT at `pgoff` gets: MAP_DIRECT means the
+/// direct window, which may also have been asked for by its offset.
+pub fn direct(pgoff: u64) -> u64 {
+    const WINDOW: u64 = DIRECT_WINDOW / PAGE_SIZE;
+    if pgoff < WINDOW {
+        WINDOW + pgoff
+    } else {
+        pgoff
+    }
+}
+
 /// Where on the device `pages` pages from the file offset `pgoff` (in pages) on are.
 ///
 /// # Errors

@@ -29,6 +29,9 @@ use std::ptr::NonNull;
 /// Offset at which the bytes of a device appear a second time, for direct mappings.
 pub const DIRECT_WINDOW: u64 = 1 << 60;
 
+/// `MAP_DIRECT`, where its bit is free: Rust knows no machine on which it is not.
+const MAP_DIRECT: i32 = 0x20_0000;
+
 const PREFAULT: u64 = 0xbd01;
 const INFO: u64 = 0xbd00;
 
@@ -65,6 +68,15 @@ pub struct Info {
     pub synchronous: bool,
     /// Whether there are struct pages.
     pub page_backed: bool,
+}
+
+/// What made a mapping a direct one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The flag MAP_DIRECT: the kernel knows it.
+    Flag,
+    /// The direct window, as on any other kernel.
+    Window,
 }
 
 /// An open device, readable and writable.
@@ -109,24 +121,43 @@ impl Device {
     /// EOPNOTSUPP if the device is not synchronous: use [`Device::map_plain`]. EINVAL for a range that
     /// is not on the device.
     pub fn map(&self, offset: u64, len: usize) -> io::Result<Map> {
-        Map::new(
-            &self.0,
-            offset,
-            len,
-            libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC,
-        )
+        let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
+        self.map_at(offset, len, flags)
     }
 
-    /// As [`Device::map`], in the direct window.
+    /// As the kernel has it: in the direct window, a mapping is direct without asking for it.
+    fn map_at(&self, offset: u64, len: usize, flags: i32) -> io::Result<Map> {
+        let map = Map::new(&self.0, offset, len, flags)?;
+        let window = offset.checked_sub(DIRECT_WINDOW);
+        let direct = window.is_some_and(|offset| self.has_window(offset));
+        Ok(map.made_by(direct.then_some(Via::Window)))
+    }
+
+    /// As [`Device::map`], and direct: with the flag MAP_DIRECT, or in the direct window on a kernel
+    /// that does not know it. [`Map::via`] says which. An offset may also be one of that window.
     ///
     /// # Errors
     ///
-    /// As above.
+    /// As above. EOPNOTSUPP also for what is no such device, and for a program of 32 bits on a kernel
+    /// that does not know the flag: it cannot name offsets of the window.
     pub fn map_direct(&self, offset: u64, len: usize) -> io::Result<Map> {
-        let offset = offset
-            .checked_add(DIRECT_WINDOW)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        self.map(offset, len)
+        let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
+        let unsupported = match Map::new(&self.0, offset, len, flags | MAP_DIRECT) {
+            Ok(map) => return Ok(map.made_by(Some(Via::Flag))),
+            Err(err) if err.raw_os_error() == Some(libc::EOPNOTSUPP) => err,
+            Err(err) => return Err(err),
+        };
+        let offset = offset.checked_sub(DIRECT_WINDOW).unwrap_or(offset);
+        if !self.has_window(offset) {
+            return Err(unsupported);
+        }
+        let map = Map::new(&self.0, DIRECT_WINDOW + offset, len, flags)?;
+        Ok(map.made_by(Some(Via::Window)))
+    }
+
+    /// Whether the bytes from `offset` on are in the direct window as well.
+    fn has_window(&self, offset: u64) -> bool {
+        cfg!(target_pointer_width = "64") && self.info().is_ok_and(|info| offset < info.size)
     }
 
     /// Maps such that [`Map::sync`] makes stores durable.
@@ -135,7 +166,7 @@ impl Device {
     ///
     /// EINVAL for a range that is not on the device.
     pub fn map_plain(&self, offset: u64, len: usize) -> io::Result<Map> {
-        Map::new(&self.0, offset, len, libc::MAP_SHARED)
+        self.map_at(offset, len, libc::MAP_SHARED)
     }
 
     /// Maps the pages of a mapping of this device ahead of any access, for stores. Gives the number
@@ -175,6 +206,7 @@ impl Device {
 pub struct Map {
     ptr: NonNull<u8>,
     len: usize,
+    via: Option<Via>,
 }
 
 // SAFETY: The mapping belongs to the process, not to a thread.
@@ -202,7 +234,21 @@ impl Map {
             return Err(io::Error::last_os_error());
         }
         let ptr = NonNull::new(ptr.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { ptr, len })
+        Ok(Self {
+            ptr,
+            len,
+            via: None,
+        })
+    }
+
+    fn made_by(mut self, via: Option<Via>) -> Self {
+        self.via = via;
+        self
+    }
+
+    /// What made it a direct mapping, if it is one.
+    pub fn via(&self) -> Option<Via> {
+        self.via
     }
 
     /// The length in bytes.
@@ -392,5 +438,13 @@ mod tests {
         );
         assert!(device.map(0, 4096).is_err());
         assert!(device.map_direct(u64::MAX, 4096).is_err());
+        // Not in the window of a file that has none, at an offset that it could have.
+        for offset in [0, 4096, DIRECT_WINDOW] {
+            let got = device.map_direct(offset, 4096).map(|_| ()).map_err(errno);
+            assert_eq!(got, Err(Some(libc::EOPNOTSUPP)), "{offset:#x}");
+        }
+        assert_eq!(device.map_plain(0, 4096).unwrap().via(), None);
+        let far = device.map_plain(DIRECT_WINDOW, 4096).unwrap();
+        assert_eq!(far.via(), None);
     }
 }

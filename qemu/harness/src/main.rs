@@ -314,6 +314,8 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
     if env.long {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
+    // The longest first, so that none is left over for one job alone.
+    chosen.sort_by_key(|s| std::cmp::Reverse(s.boots.len()));
     if chosen.is_empty() {
         return Err(format!(
             "no scenario for the kernel {} has that test and fixture",

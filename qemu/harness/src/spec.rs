@@ -152,7 +152,7 @@ pub struct Scenario {
 }
 
 /// Kernel flavours, see scripts/env.sh.
-const FLAVOURS: [&str; 3] = ["stock", "debug", "kcsan"];
+const FLAVOURS: [&str; 4] = ["stock", "debug", "kcsan", "direct"];
 
 impl Scenario {
     /// The long form: each test gets the time that it needs for that.

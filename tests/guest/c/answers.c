@@ -122,6 +122,14 @@ static void answers(const char *node)
 	prefault(fd, 32, 0, at, LEN);
 	say(call(__NR_msync, at + 2 * PAGE, PAGE, 4, 0, 0, 0));
 	say(call(__NR_fsync, fd, 0, 0, 0, 0, 0));
+
+	say_map(map(fd, PAGE, RW, 2 | MAP_DIRECT, 0));		/* private */
+	say_map(map(fd, PAGE, RW, 1 | MAP_DIRECT, 0));		/* not validated */
+	say_map(map(fd, PAGE, RW, 3 | MAP_DIRECT, 0));
+	at = say_map(map(fd, PAGE, RW, SYNC | MAP_DIRECT, 1));
+	prefault(fd, 32, 0, at, PAGE);
+	/* The direct window is behind what 32 bits can name; so is this page. */
+	say_map(map(fd, PAGE, RW, SYNC | MAP_DIRECT, 0x7fffffff));
 }
 
 __attribute__((used)) static void start(long *stack)

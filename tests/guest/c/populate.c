@@ -2,9 +2,13 @@
 /*
  * populate NODE: rpmem_mmap() with MAP_POPULATE, as an application uses the
  * header. Prints how many page faults it then takes to store to each page.
+ *
+ * populate FILE FLAGS OFFSET...: rpmem_mmap() of one page with these flags at
+ * each offset. Prints for each how it became a direct mapping, and the error.
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -20,6 +24,30 @@ static long faults(void)
 	return usage.ru_minflt + usage.ru_majflt;
 }
 
+static int each(int argc, char **argv)
+{
+	int fd = open(argv[1], O_RDWR);
+	int flags = (int)strtoul(argv[2], NULL, 0);
+
+	for (int i = 3; i < argc; i++) {
+		int via = -1;
+		void *p;
+
+		errno = 0;
+		p = rpmem_mmap(NULL, 4096, PROT_READ | PROT_WRITE, flags, fd,
+			       (off_t)strtoull(argv[i], NULL, 0), &via);
+		/* Success leaves errno alone, and nobody has to ask how. */
+		if ((p == MAP_FAILED) != (errno != 0))
+			return 1;
+		printf("%d %d\n", via, errno);
+		p = rpmem_mmap(NULL, 4096, PROT_READ | PROT_WRITE, flags, fd,
+			       (off_t)strtoull(argv[i], NULL, 0), NULL);
+		if ((p == MAP_FAILED) != (errno != 0))
+			return 1;
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	int fd = argc == 2 ? open(argv[1], O_RDWR) : -1;
@@ -29,8 +57,11 @@ int main(int argc, char **argv)
 		MAP_SHARED_VALIDATE | MAP_SYNC,
 	};
 
+	if (argc > 3)
+		return each(argc, argv);
 	for (unsigned int i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
-		char *p = (char *)rpmem_mmap(NULL, LEN, PROT_READ | PROT_WRITE, flags[i], fd, 4096);
+		char *p = (char *)rpmem_mmap(NULL, LEN, PROT_READ | PROT_WRITE, flags[i], fd, 4096,
+					    NULL);
 		long before;
 
 		if (p == MAP_FAILED) {
@@ -44,7 +75,7 @@ int main(int argc, char **argv)
 		munmap(p, LEN);
 	}
 	/* Refused as mmap(2) does. */
-	if (rpmem_mmap(NULL, LEN, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0) != MAP_FAILED)
+	if (rpmem_mmap(NULL, LEN, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0, NULL) != MAP_FAILED)
 		return 1;
 	printf("%s\n", strerror(errno));
 	return 0;

@@ -5,9 +5,11 @@
 use crate::sys::{self, Map};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::Duration;
 
+const DIRECT_WINDOW: u64 = 1 << 60;
 pub const SEED: u64 = 0x72706d656d;
 
 pub fn main(args: &[&str]) -> i32 {
@@ -25,9 +27,11 @@ pub fn main(args: &[&str]) -> i32 {
             .map_err(io::Error::other)
             .and_then(|n| verify(file, n)),
         ["read-into", device, disk] => read_into(device, disk),
+        ["hold", device] => hold(device),
         _ => {
             eprintln!("usage: app write|write-and-wait|verify FILE BYTES");
             eprintln!("       app read-into DEVICE DISK");
+            eprintln!("       app hold DEVICE");
             return 2;
         }
     };
@@ -90,6 +94,28 @@ fn read_into(device: &str, disk: &str) -> io::Result<()> {
         }
         other => Err(io::Error::other(format!("O_DIRECT read: {other:?}"))),
     }
+}
+
+/// Holds a direct mapping until the memory is wanted back, and lets go of it then.
+fn hold(device: &str) -> io::Result<()> {
+    let f = File::options().read(true).write(true).open(device)?;
+    let map = Map::sync(&f, DIRECT_WINDOW, 4096)?;
+    println!("{device}: mapped in the direct window");
+    println!("ready");
+    let mut poll = libc::pollfd {
+        fd: f.as_raw_fd(),
+        events: libc::POLLPRI,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    while unsafe { libc::poll(&mut poll, 1, -1) } != 1 {}
+    println!(
+        "POLLPRI: the memory is wanted back; the mapping still works: {}",
+        map.read8(0)
+    );
+    drop(map);
+    println!("unmapped");
+    Ok(())
 }
 
 fn verify(file: &str, len: usize) -> io::Result<()> {

@@ -270,6 +270,11 @@ fn kind_named(name: &str) -> usize {
     k.unwrap_or_else(|| panic!("no call {name}"))
 }
 
+fn node_named(name: &str) -> usize {
+    let n = NODES.iter().position(|n| n.name == name);
+    n.unwrap_or_else(|| panic!("no node {name}"))
+}
+
 /// What a process starts with: descriptors of some nodes, and mappings of them.
 fn prologue(rng: &mut Rng, ops: &mut Vec<Op>) {
     let (open, map, touch) = (kind_named("open"), kind_named("mmap"), kind_named("touch"));
@@ -342,11 +347,12 @@ const MAP: Val = Val::Map(0, 0);
 const ANON: Val = Val::Map(1, 0);
 const BUF: Val = Val::Buf(0);
 
-/// Calls that succeed, of kinds that rarely do with arguments as they come. The nodes are the first
-/// two files of `NODES` on one file system.
+/// What the first descriptors are of, in `GOOD`.
+const GOOD_NODES: &[&str] = &["ext4/f0", "ext4/f1", "raw/map"];
+
+/// Calls that succeed, of kinds that rarely do with arguments as they come: on two files of one
+/// file system, then on the node that maps a disk, whose mapping is cut in two.
 const GOOD: &[(&str, &[Val])] = &[
-    ("open", &[FD, Val::Node(1), N0]),
-    ("open", &[Val::Fd(1), Val::Node(5), N0]),
     ("mmap", &[MAP, FD, N0, LONG, N3, N1]),
     ("mmap_anonymous", &[ANON, LONG, N3, N2]),
     ("touch", &[MAP, N1, Val::Num(4), PAGE]),
@@ -381,6 +387,10 @@ const GOOD: &[(&str, &[Val])] = &[
     ("mremap", &[MAP, LONG, LONG, N3, Val::Map(2, 0)]),
     ("munmap", &[Val::Map(2, 0), LONG]),
     ("ftruncate", &[FD, LONG]),
+    ("mmap", &[MAP, Val::Fd(2), N0, LONG, N3, N1]),
+    ("touch", &[MAP, N1, Val::Num(4), PAGE]),
+    ("msync", &[MAP, PAGE, Val::Num(4)]),
+    ("mprotect", &[MAP, PAGE, N1]),
 ];
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -473,6 +483,12 @@ impl Round {
                 ops.push(o);
             }
         }
+        for (n, name) in GOOD_NODES.iter().enumerate() {
+            let mut o = op(&mut rng, open, false);
+            let node = node_named(name) as u8;
+            (o.vals[0], o.vals[1], o.vals[2]) = (Val::Fd(n as u8), Val::Node(node), N0);
+            ops.push(o);
+        }
         for (name, args) in GOOD {
             let mut o = op(&mut rng, kind_named(name), false);
             o.vals[..args.len()].copy_from_slice(args);
@@ -542,8 +558,9 @@ mod tests {
 
     #[test]
     fn good_calls_are_what_they_say() {
-        let file = |n: usize, name| matches!(NODES[n].at, At::File(2, f) if f == name);
-        assert!(file(1, "f0") && file(5, "f1"));
+        let ext4 = |name| matches!(NODES[node_named(name)].at, At::File(2, _));
+        assert!(ext4(GOOD_NODES[0]) && ext4(GOOD_NODES[1]));
+        assert!(matches!(NODES[node_named(GOOD_NODES[2])].at, At::Map(_)));
         for (name, args) in GOOD {
             assert!(args.len() <= KINDS[kind_named(name)].args.len(), "{name}");
         }

@@ -38,6 +38,7 @@ mod t_lease;
 mod t_life;
 mod t_map;
 mod t_namespace;
+mod t_range;
 mod t_selftest;
 mod t_smoke;
 mod tools;
@@ -61,6 +62,7 @@ fn registry() -> Vec<&'static Test> {
         t_life::TESTS,
         t_map::TESTS,
         t_namespace::TESTS,
+        t_range::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
     ];

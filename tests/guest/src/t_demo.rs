@@ -6,8 +6,8 @@
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::{check, check_eq, fail, tools};
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -73,22 +73,34 @@ fn disks(c: &Ctx) -> TestResult<Vec<String>> {
     Ok(disks)
 }
 
-/// Start the application and wait until it has stored and flushed. It stays, with its mapping.
-fn application(file: &str) -> TestResult<u32> {
-    println!("$ rpmem-guest app write-and-wait {file} {BYTES} &");
+/// An application that stays, with its mapping, and what it has to say.
+struct Application {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// Start an application and wait until it says that it is ready.
+fn start(args: &[&str]) -> TestResult<Application> {
+    println!("$ rpmem-guest app {} &", args.join(" "));
     let mut child = Command::new("rpmem-guest")
-        .args(["app", "write-and-wait", file, BYTES])
+        .arg("app")
+        .args(args)
         .stdout(Stdio::piped())
         .spawn()?;
-    let out = child.stdout.take().ok_or("no pipe")?;
-    for line in BufReader::new(out).lines() {
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
+    for line in lines.by_ref() {
         let line = line?;
         if line == "ready" {
-            return Ok(child.id());
+            return Ok(Application { child, lines });
         }
         println!("{line}");
     }
     Err(format!("the application failed: {:?}", child.wait()).into())
+}
+
+/// One that has stored and flushed.
+fn application(file: &str) -> TestResult<u32> {
+    Ok(start(&["write-and-wait", file, BYTES])?.child.id())
 }
 
 fn store(c: &mut Ctx) -> TestResult {
@@ -254,6 +266,33 @@ fn verify(c: &mut Ctx) -> TestResult {
         let node = raw_node(c)?;
         let out = show(c, &format!("rpmem-guest app verify /dev/{node} {BYTES}"))?;
         check!(out.contains(&format!("all {BYTES} bytes")), "{out}");
+        lease(c, &node)?;
     }
+    Ok(())
+}
+
+/// Nobody takes the memory from a direct mapping without notice.
+fn lease(c: &Ctx, node: &str) -> TestResult {
+    println!("== a MAP_DIRECT mapping: the memory is not taken away without notice");
+    let disk = node.trim_start_matches('r');
+    let nd = std::fs::read_link(format!("/sys/block/{disk}/device"))?;
+    let nd = nd.file_name().unwrap_or_default().to_string_lossy();
+    let mut app = start(&["hold", &format!("/dev/{node}")])?;
+    show(
+        c,
+        &format!("cd /sys/class/rpmem/{node}; grep . holders lease_break_time"),
+    )?;
+    show(c, &format!("! ndctl disable-namespace {nd} 2>&1"))?;
+    show(c, "dmesg | tail -2")?;
+    show(c, &format!("echo {nd} >/sys/bus/nd/drivers/rpmem/unbind"))?;
+    for line in app.lines.by_ref() {
+        println!("{}", line?);
+    }
+    check_eq!(app.child.wait()?.code(), Some(0), "the application");
+    show(
+        c,
+        "dmesg | grep 'rpmem.*\\(wait\\|held\\|lease\\)' | tail -3",
+    )?;
+    check_eq!(c.bound_to(&nd), None, "the namespace");
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::sys::{self, Caught, Map};
+use crate::t_map;
 use crate::tools::{self, Peer, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::File;
@@ -33,6 +34,7 @@ macro_rules! on_both {
 pub const TESTS: &[Test] = on_both! {
     "map_sync" map_sync,
     "map_sync_refused" map_sync_refused,
+    "map_direct_refused" map_direct_refused,
     "huge" huge,
     "odirect" odirect,
     "fork" fork,
@@ -188,6 +190,26 @@ fn map_sync_refused(c: &Ctx) -> TestResult {
     let unknown = Map::new(&f, 0, PAGE, RW, sys::MAP_SHARED_VALIDATE | 0x0080_0000);
     check_eq!(tools::errno(&unknown), libc::EOPNOTSUPP, "unknown flag");
     drop(Map::sync(&f, 0, PAGE)?);
+    Ok(())
+}
+
+/// MAP_DIRECT is not for files: neither mmap(2) nor rpmem_mmap() ignores it.
+fn map_direct_refused(c: &Ctx) -> TestResult {
+    let f = tools::open_rw(path("direct"))?;
+    f.set_len(LEN as u64)?;
+    check!(tools::is_dax(&f)?, "STATX_ATTR_DAX is not set");
+    t_map::check_refused(&f, "a DAX file")?;
+    for (flags, errno) in [("0x200003", 95), ("0x280003", 95), ("0x200001", 22)] {
+        let out = c.ok(&[
+            "rpmem-populate",
+            &path("direct"),
+            flags,
+            "0",
+            "0x1000000000000000",
+        ])?;
+        let lines = format!("0 {errno}\n0 {errno}");
+        check_eq!(out.trim(), lines, "rpmem_mmap, {flags}");
+    }
     Ok(())
 }
 

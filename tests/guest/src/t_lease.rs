@@ -1878,6 +1878,8 @@ fn race(c: &mut Ctx) -> TestResult {
     let n = Node::new(c)?;
     let rounds = if c.long { 500 } else { 10 };
     println!("seed {}, {rounds} rounds", c.seed);
+    // What the kernel sends to a group of processes without a parent in which some are stopped.
+    sys::block_signals(&[libc::SIGHUP]);
     let over = tools::anonymous(PAGE)?;
     for round in 0..rounds {
         one_race(c, &n, &over, round).map_err(|e| match e {

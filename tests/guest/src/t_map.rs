@@ -113,6 +113,14 @@ pub const TESTS: &[Test] = &[
         name: "map_memory_failure",
         run: memory_failure,
     },
+    Test {
+        name: "map_direct_flag",
+        run: direct_flag,
+    },
+    Test {
+        name: "map_direct_header",
+        run: direct_header,
+    },
 ];
 
 const PAGE: usize = 4096;
@@ -224,6 +232,7 @@ fn flags(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let f = h.open()?;
     c.mark_dmesg();
+    let direct = native(c)?;
     let unknown = 0x4000_0000u32 as i32 | 0x80_0000;
     for (what, flags, want) in [
         ("private", MAP_PRIVATE, libc::EINVAL),
@@ -239,16 +248,8 @@ fn flags(c: &mut Ctx) -> TestResult {
         ),
         ("validate", MAP_SHARED_VALIDATE, 0),
         ("validate, sync", SYNC, 0),
-        (
-            "validate, direct",
-            MAP_SHARED_VALIDATE | MAP_DIRECT,
-            libc::EOPNOTSUPP,
-        ),
-        (
-            "validate, sync, direct",
-            SYNC | MAP_DIRECT,
-            libc::EOPNOTSUPP,
-        ),
+        ("validate, direct", MAP_SHARED_VALIDATE | MAP_DIRECT, direct),
+        ("validate, sync, direct", SYNC | MAP_DIRECT, direct),
         (
             "validate, unknown",
             MAP_SHARED_VALIDATE | unknown,
@@ -1209,7 +1210,12 @@ fn header(c: &mut Ctx) -> TestResult {
         [-22, -1, -22, -1, -22, -1, -22, -1],
         "bad arguments"
     );
-    check_eq!(long[27..], [-12, 4096, 0, 0], "a hole; msync, fsync");
+    check_eq!(long[27..31], [-12, 4096, 0, 0], "a hole; msync, fsync");
+    let direct = -i64::from(native(c)?);
+    check_eq!(long[31..35], [-22, -22, direct, direct], "MAP_DIRECT");
+    let done = if direct == 0 { [0, 4096] } else { [-22, -1] };
+    check_eq!(long[35..37], done, "prefault of such a mapping");
+    check_eq!(long[37..], [-22], "MAP_DIRECT behind the end");
     Ok(())
 }
 
@@ -1580,6 +1586,258 @@ fn memory_failure(c: &mut Ctx) -> TestResult {
             matches!(child(&without, 0)?, Caught::Returned(_)),
             "who has mapped other pages"
         );
+    }
+    Ok(())
+}
+
+/// What a valid MAP_DIRECT ends in: on kernels with the patches of qemu/kernels, which are all but
+/// Debian's own, no error. Neither the driver nor mmap(2) is asked, they are under test.
+pub fn native(c: &Ctx) -> TestResult<i32> {
+    let ours = c.read("/proc/sys/kernel/osrelease")?.contains("-rpmem-");
+    check_eq!(ours, c.flavour != "stock", "a kernel of this name");
+    Ok(if ours { 0 } else { libc::EOPNOTSUPP })
+}
+
+/// File offset and flags of the mapping of this process that starts at `addr`.
+fn mapped_at(c: &Ctx, addr: usize) -> TestResult<(u64, String)> {
+    let maps = c.read("/proc/self/maps")?;
+    let line = maps
+        .lines()
+        .find(|l| l.starts_with(&format!("{addr:x}-")))
+        .ok_or_else(|| format!("no mapping starts at {addr:#x}:\n{maps}"))?;
+    let offset = line.split_whitespace().nth(2).unwrap_or_default();
+    let offset = u64::from_str_radix(offset, 16).map_err(|_| format!("maps: {line}"))?;
+    Ok((offset, tools::smaps_text(c, addr, "VmFlags")?))
+}
+
+/// MAP_DIRECT as a flag of mmap(2), on kernels that know it and on those that do not.
+fn direct_flag(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let want = native(c)?;
+    let size = h.attr(c, "size")?;
+    let validated = MAP_SHARED_VALIDATE | MAP_DIRECT;
+    let page = PAGE as u64;
+    for (what, flags) in [("direct", validated), ("direct, sync", SYNC | MAP_DIRECT)] {
+        for (offset, len, want) in [
+            (0, page, want),
+            (5 * page, HUGE as u64, want),
+            (size - page, page, want),
+            (DIRECT_WINDOW, page, want),
+            (DIRECT_WINDOW + 5 * page, HUGE as u64, want),
+            (size, page, libc::EINVAL),
+            (size - page, 2 * page, libc::EINVAL),
+            (DIRECT_WINDOW - page, page, libc::EINVAL),
+            (DIRECT_WINDOW - page, 2 * page, libc::EINVAL),
+            (DIRECT_WINDOW + size, page, libc::EINVAL),
+            (2 * DIRECT_WINDOW, page, libc::EINVAL),
+        ] {
+            let got = errno(&Map::new(&f, offset, len as usize, RW, flags));
+            check_eq!(got, want, "{what}: {len:#x} bytes at {offset:#x}");
+        }
+    }
+    // Where it is not validated it is not ignored, and it allows nothing.
+    for kind in [MAP_SHARED, MAP_PRIVATE] {
+        for offset in [0, DIRECT_WINDOW] {
+            let got = errno(&Map::new(&f, offset, PAGE, RW, kind | MAP_DIRECT));
+            check_eq!(got, libc::EINVAL, "type {kind} at {offset:#x}");
+        }
+    }
+    let read_only = File::open(&h.node)?;
+    let got = errno(&Map::new(&read_only, 0, PAGE, RW, validated));
+    let denied = if want == 0 { libc::EACCES } else { want };
+    check_eq!(got, denied, "a file that is open for reading");
+    // Files that do not know it.
+    let other = tools::file_of("/tmp/direct", 2 * PAGE)?;
+    check_refused(&other, "tmpfs")?;
+    check_refused(
+        &File::options().read(true).write(true).open("/dev/zero")?,
+        "zero",
+    )?;
+    let disk = tools::open_flags(h.space.dev(), 0)?;
+    check_refused(&disk, "the disk")?;
+    if want != 0 {
+        return Ok(());
+    }
+
+    // It is the direct window that is mapped, and stores reach the medium.
+    let medium = disk::direct(&h.space.dev())?;
+    disk::fill(&medium, 17, 0, 4 * HUGE as u64)?;
+    for (n, flags) in [validated, SYNC | MAP_DIRECT].into_iter().enumerate() {
+        for base in [0, DIRECT_WINDOW] {
+            let offset = HUGE as u64 + 3 * page;
+            let m = Map::new(&f, base + offset, 2 * HUGE, RW, flags)?;
+            let (at, vm) = mapped_at(c, m.as_ptr() as usize)?;
+            check_eq!(at, DIRECT_WINDOW + offset, "offset in /proc/self/maps");
+            let has = |flag: &str| vm.split(' ').any(|x| x == flag);
+            check!(has("di") && has("pf"), "VmFlags: {vm}");
+            check_eq!(has("sf"), flags & MAP_SYNC != 0, "VmFlags: {vm}");
+            let mut b = disk::Buf::page(PAGE);
+            for i in [0, 100, HUGE / PAGE, 2 * HUGE / PAGE - 1] {
+                m.write8(i * PAGE + 9, 0xd0 + n as u8);
+                m.persist(i * PAGE, PAGE);
+                medium.read_exact_at(b.bytes_mut(), offset + (i * PAGE) as u64)?;
+                check!(b.bytes() == &m.slice()[i * PAGE..][..PAGE], "page {i}");
+                check_eq!(b.bytes()[9], 0xd0 + n as u8, "page {i}");
+            }
+        }
+    }
+    let sync = Map::new(&f, 0, PAGE, RW, SYNC)?;
+    let window = Map::new(&f, DIRECT_WINDOW, PAGE, RW, SYNC)?;
+    for m in [&sync, &window] {
+        let (_, vm) = mapped_at(c, m.as_ptr() as usize)?;
+        check!(!vm.split(' ').any(|x| x == "di"), "without it: {vm}");
+    }
+    drop((sync, window));
+    direct_stays(c, &h, &f)
+}
+
+/// Whether MAP_DIRECT with a file that does not know it is refused, and ignored where the kernel
+/// ignores all it does not know.
+pub fn check_refused(f: &File, what: &str) -> TestResult {
+    for flags in [MAP_SHARED_VALIDATE, SYNC] {
+        let got = errno(&Map::new(f, 0, PAGE, RW, flags | MAP_DIRECT));
+        check_eq!(got, libc::EOPNOTSUPP, "{what}: flags {flags:#x}");
+    }
+    check_eq!(
+        errno(&Map::new(f, 0, PAGE, RW, MAP_SHARED_VALIDATE)),
+        0,
+        "{what}"
+    );
+    Ok(())
+}
+
+/// The flag is the mapping's for life, and no merge takes it away or gives it.
+fn direct_stays(c: &Ctx, h: &Here, f: &File) -> TestResult {
+    let direct = |addr: usize| -> TestResult<(u64, bool)> {
+        let (offset, vm) = mapped_at(c, addr)?;
+        Ok((offset, vm.split(' ').any(|x| x == "di")))
+    };
+    let at = |page: usize| DIRECT_WINDOW + (page * PAGE) as u64;
+    let m = Map::new(f, 0, 16 * PAGE, RW, SYNC | MAP_DIRECT)?;
+    let p = m.as_ptr() as usize;
+    let part = |from: usize| (p + from * PAGE) as *mut libc::c_void;
+    // SAFETY: parts of a mapping of ours to which there are no references.
+    unsafe {
+        check_eq!(libc::mprotect(part(4), 4 * PAGE, PROT_READ), 0, "mprotect");
+        check_eq!(libc::mlock(part(8), 4 * PAGE), 0, "mlock");
+    }
+    check_eq!(direct(p)?, (at(0), true), "in front of mprotect");
+    check_eq!(direct(p + 4 * PAGE)?, (at(4), true), "mprotect");
+    check_eq!(direct(p + 8 * PAGE)?, (at(8), true), "behind it");
+    // SAFETY: as above.
+    let (moved, r) = unsafe {
+        let r = libc::mprotect(part(4), 4 * PAGE, RW);
+        let to = libc::mremap(part(12), 4 * PAGE, 2 * PAGE, libc::MREMAP_MAYMOVE);
+        check!(to == part(12), "mremap that shrinks");
+        let free = tools::anonymous(2 * PAGE)?;
+        let to = free.as_ptr();
+        std::mem::forget(free);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        (libc::mremap(part(12), 2 * PAGE, 2 * PAGE, flags, to), r)
+    };
+    check!(
+        moved != libc::MAP_FAILED,
+        "mremap: {}",
+        io::Error::last_os_error()
+    );
+    check_eq!(r, 0, "mprotect back");
+    check_eq!(direct(moved as usize)?, (at(12), true), "mremap");
+    let child = Peer::start(|_| i32::from(direct(p).is_ok_and(|d| d == (at(0), true))))?;
+    check_eq!(child.wait()?, 1, "fork");
+    // SAFETY: mapped by mremap, not used any more.
+    unsafe { libc::munmap(moved, 2 * PAGE) };
+    drop(m);
+
+    // Neighbours in address and offset, one with the flag and one without.
+    let room = Map::new(f, 0, 4 * PAGE, RW, SYNC)?;
+    let place = |page: usize, offset: u64, flags: i32| -> TestResult {
+        // SAFETY: replaces a page of a mapping of ours.
+        let p = unsafe {
+            let p = room.as_ptr().add(page * PAGE).cast();
+            let flags = flags | MAP_FIXED;
+            libc::mmap(p, PAGE, RW, flags, f.as_raw_fd(), offset as libc::off_t)
+        };
+        check!(p != libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Ok(())
+    };
+    place(0, at(0), SYNC)?;
+    place(1, PAGE as u64, SYNC | MAP_DIRECT)?;
+    place(2, at(2), SYNC | MAP_DIRECT)?;
+    place(3, at(3), SYNC)?;
+    for (page, flag) in [false, true, true, false].into_iter().enumerate() {
+        let got = direct(room.as_ptr() as usize + page * PAGE)?;
+        check_eq!(got, (at(page), flag), "neighbour {page}");
+    }
+    drop(room);
+    check_eq!(h.mappings(c)?, 0, "mappings that are left");
+    Ok(())
+}
+
+/// rpmem_mmap() and the crate say how a mapping became direct; neither gives the window of a device
+/// to another file.
+fn direct_header(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let (flag, none) = (1, 0);
+    let window = 2;
+    let best = if native(c)? == 0 { flag } else { window };
+    let size = h.attr(c, "size")?;
+    let validated = MAP_SHARED_VALIDATE | MAP_DIRECT;
+    std::fs::write("/tmp/file", [0; 2 * PAGE])?;
+    let unsupported = (none, libc::EOPNOTSUPP);
+    let invalid = (none, libc::EINVAL);
+    let unknown = 0x80_0000;
+    for (file, flags, offset, want) in [
+        (&*h.node, MAP_SHARED, 0, (none, 0)),
+        (&*h.node, SYNC, 0, (none, 0)),
+        (&*h.node, SYNC, DIRECT_WINDOW, (window, 0)),
+        (&*h.node, MAP_SHARED, DIRECT_WINDOW, (window, 0)),
+        (&*h.node, validated, 0, (best, 0)),
+        (&*h.node, validated | MAP_SYNC, PAGE as u64, (best, 0)),
+        (&*h.node, validated | libc::MAP_POPULATE, 0, (best, 0)),
+        (&*h.node, validated, DIRECT_WINDOW, (best, 0)),
+        (&*h.node, validated, size, invalid),
+        (&*h.node, validated, DIRECT_WINDOW + size, invalid),
+        (&*h.node, validated, 1, invalid),
+        (&*h.node, validated | unknown, 0, unsupported),
+        (&*h.node, MAP_SHARED | MAP_DIRECT, 0, invalid),
+        (&*h.node, MAP_PRIVATE | MAP_DIRECT, 0, invalid),
+        ("/tmp/file", MAP_SHARED, 0, (none, 0)),
+        ("/tmp/file", MAP_SHARED, DIRECT_WINDOW, (none, 0)),
+        ("/tmp/file", validated, 0, unsupported),
+        ("/tmp/file", validated, DIRECT_WINDOW, unsupported),
+        ("/tmp/file", MAP_SHARED | MAP_DIRECT, 0, invalid),
+    ] {
+        let (flags, offset) = (format!("{flags:#x}"), format!("{offset:#x}"));
+        let out = c.ok(&["rpmem-populate", file, &flags, &offset])?;
+        let what = format!("{file}: {flags} at {offset}");
+        check_eq!(out.trim(), format!("{} {}", want.0, want.1), "{what}");
+    }
+
+    let device = rpmem::Device::open(&h.node)?;
+    let best = if best == flag {
+        rpmem::Via::Flag
+    } else {
+        rpmem::Via::Window
+    };
+    check_eq!(device.map(0, PAGE)?.via(), None);
+    check_eq!(device.map_plain(0, PAGE)?.via(), None);
+    let window = device.map(DIRECT_WINDOW, PAGE)?;
+    check_eq!(window.via(), Some(rpmem::Via::Window));
+    for offset in [0, DIRECT_WINDOW] {
+        let m = device.map_direct(offset, PAGE)?;
+        check_eq!(m.via(), Some(best), "{offset:#x}");
+        let (at, _) = mapped_at(c, m.as_ptr() as usize)?;
+        check_eq!(at, DIRECT_WINDOW, "{offset:#x}");
+    }
+    for offset in [size, DIRECT_WINDOW + size, 1, u64::MAX] {
+        let got = errno(&device.map_direct(offset, PAGE));
+        check_eq!(got, libc::EINVAL, "{offset:#x}");
+    }
+    let file = rpmem::Device::open("/tmp/file")?;
+    for offset in [0, DIRECT_WINDOW] {
+        let got = errno(&file.map_direct(offset, PAGE));
+        check_eq!(got, libc::EOPNOTSUPP, "a file, {offset:#x}");
     }
     Ok(())
 }

@@ -12,11 +12,15 @@
 #endif
 
 const struct {
-	unsigned long long direct_window, map_sync, map_shared, map_shared_validate, map_type;
+	unsigned long long direct_window, map_direct;
+	unsigned long long map_sync, map_shared, map_shared_validate, map_type;
 	size_t info_size, prefault_size, prefault_done;
 	unsigned int info, prefault, info_sync, info_pages, prefault_write;
+	size_t lease_size;
+	unsigned int lease, lease_states[4];
 } rpmem_uapi = {
 	.direct_window = RPMEM_DIRECT_WINDOW,
+	.map_direct = MAP_DIRECT,
 	.map_sync = MAP_SYNC,
 	.map_shared = MAP_SHARED,
 	.map_shared_validate = MAP_SHARED_VALIDATE,
@@ -29,9 +33,15 @@ const struct {
 	.info_sync = RPMEM_INFO_SYNC,
 	.info_pages = RPMEM_INFO_PAGES,
 	.prefault_write = RPMEM_PREFAULT_WRITE,
+	.lease_size = sizeof(struct rpmem_lease),
+	.lease = RPMEM_LEASE,
+	.lease_states = {
+		RPMEM_LEASE_HELD, RPMEM_LEASE_REMOVE, RPMEM_LEASE_READ_ONLY, RPMEM_LEASE_BROKEN,
+	},
 };
 
-_Static_assert(sizeof(struct rpmem_info) == 32 && sizeof(struct rpmem_prefault) == 32,
+_Static_assert(sizeof(struct rpmem_info) == 32 && sizeof(struct rpmem_prefault) == 32 &&
+	       sizeof(struct rpmem_lease) == 32,
 	       "the tests have buffers of this size");
 
 void rpmem_uapi_info(void *bytes, unsigned int flags, unsigned long long size,
@@ -58,4 +68,18 @@ void rpmem_uapi_prefault(void *bytes, unsigned int argsz, unsigned int flags,
 	};
 
 	memcpy(bytes, &prefault, sizeof(prefault));
+}
+
+void rpmem_uapi_lease(void *bytes, unsigned int state, unsigned int breaks, long long left,
+		      unsigned long long holders)
+{
+	struct rpmem_lease lease = {
+		.argsz = sizeof(lease),
+		.state = state,
+		.breaks = breaks,
+		.left = left,
+		.holders = holders,
+	};
+
+	memcpy(bytes, &lease, sizeof(lease));
 }

@@ -9,6 +9,7 @@ use rpmem_host_tests::{
         fault::{Area, Memory},
         geometry::{Pfn, PAGE_SIZE},
         ioctl::{self, ArgumentError, Info, Prefault},
+        lease::{Left, Reason, Status},
         mmap::{self, Class, Device, Refusal, DIRECT_WINDOW},
     },
     uapi,
@@ -160,6 +161,36 @@ fn classes_follow_from_window_and_flag() {
     }
 }
 
+/// MAP_DIRECT at an offset of either window is on the same pages as that offset, in the direct
+/// window; elsewhere it is nowhere, as without.
+#[test]
+fn the_flag_means_the_window() {
+    let window = DIRECT_WINDOW / PAGE_SIZE;
+    let device = Device {
+        pages: 10,
+        synchronous: true,
+    };
+    for pages in 0..12 {
+        for at in 0..12 {
+            for pgoff in [at, window + at] {
+                let moved = mmap::locate(&device, mmap::direct(pgoff), pages);
+                let stays = mmap::locate(&device, pgoff, pages);
+                assert_eq!(
+                    moved,
+                    stays.map(|extent| mmap::Extent {
+                        direct: true,
+                        ..extent
+                    })
+                );
+            }
+            for pgoff in [window - 1 - at, 2 * window + at, u64::MAX - at] {
+                let moved = mmap::locate(&device, mmap::direct(pgoff), pages);
+                assert_eq!(moved, Err(Refusal::OutOfRange), "{pgoff:#x}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_refusal_says_why() {
     let all = [
@@ -234,9 +265,49 @@ fn ioctls_are_those_of_the_header() {
         (ioctl::INFO_SYNC, ioctl::INFO_PAGES),
         (c.info_sync, c.info_pages)
     );
+    assert_eq!((ioctl::LEASE, ioctl::LEASE_SIZE), (c.lease, c.lease_size));
+    let states = [
+        ioctl::LEASE_HELD,
+        ioctl::LEASE_REMOVE,
+        ioctl::LEASE_READ_ONLY,
+        ioctl::LEASE_BROKEN,
+    ];
+    assert_eq!(states, c.lease_states);
+    for (state, status) in [
+        Status::Held,
+        Status::Breaking(Reason::Remove),
+        Status::Breaking(Reason::ReadOnly),
+        Status::Broken,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (left, ms) in [
+            (Left::Forever, -1),
+            (Left::Ms(0), 0),
+            (Left::Ms(45_000), 45_000),
+            (Left::Ms(u64::MAX), i64::MAX),
+        ] {
+            let lease = ioctl::Lease {
+                status,
+                breaks: 7,
+                holders: 0x1122_3344_5566_7788,
+                left,
+            };
+            let breaking = matches!(status, Status::Breaking(_));
+            let ms = if breaking { ms } else { 0 };
+            assert_eq!(
+                lease.to_bytes(),
+                uapi::lease(c.lease_states[state], 7, ms, lease.holders)
+            );
+        }
+    }
     assert_eq!(ioctl::PREFAULT_WRITE, c.prefault_write);
     assert_eq!(ioctl::PREFAULT_DONE, c.prefault_done);
-    assert_eq!(DIRECT_WINDOW, c.direct_window);
+    assert_eq!(
+        (DIRECT_WINDOW, mmap::MAP_DIRECT),
+        (c.direct_window, c.map_direct)
+    );
     assert_eq!(
         (mmap::MAP_SYNC, mmap::MAP_SHARED_VALIDATE),
         (c.map_sync, c.map_shared_validate)
