@@ -81,24 +81,27 @@ pub(crate) struct Request {
     pub(crate) pages: u64,
 }
 
-/// What poll(2) says of a file.
+/// What poll(2) says of a file: readable and writable, as read(2) and write(2) fail at once, and
+/// who waits for that before the call (io_uring) shall not wait for ever. `kernfs_generic_poll()` in
+/// `fs/kernfs/file.c` says it for the same reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Nothing to say.
     None,
-    /// EPOLLPRI.
+    /// As well EPOLLPRI.
     Notice,
-    /// EPOLLPRI, EPOLLERR and EPOLLHUP, for good.
+    /// As well EPOLLPRI, EPOLLERR and EPOLLHUP, for good.
     Gone,
 }
 
 impl Event {
     fn mask(self) -> bindings::__poll_t {
-        match self {
+        let more = match self {
             Event::None => 0,
             Event::Notice => bindings::EPOLLPRI,
             Event::Gone => bindings::EPOLLPRI | bindings::EPOLLERR | bindings::EPOLLHUP,
-        }
+        };
+        bindings::DEFAULT_POLLMASK | more
     }
 }
 

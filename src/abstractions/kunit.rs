@@ -639,6 +639,7 @@ mod tests {
         "ND_DRIVER_NAMESPACE_IO" => nd::NAMESPACE_IO,
         "BLK_OPEN_EXCL" => BLK_OPEN_EXCL,
         "BLK_OPEN_READ" => BLK_OPEN_READ,
+        "DEFAULT_POLLMASK" => DEFAULT_POLLMASK,
         "EPOLLERR" => EPOLLERR,
         "EPOLLHUP" => EPOLLHUP,
         "EPOLLPRI" => EPOLLPRI,

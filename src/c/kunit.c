@@ -71,6 +71,7 @@ static const struct rpmem_kunit_value values[] = {
 	VALUE(VM_MAYWRITE),
 	FLAG(BLK_OPEN_EXCL),
 	FLAG(BLK_OPEN_READ),
+	FLAG(DEFAULT_POLLMASK),
 	FLAG(EPOLLERR),
 	FLAG(EPOLLHUP),
 	FLAG(EPOLLPRI),

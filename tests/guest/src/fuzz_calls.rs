@@ -982,7 +982,7 @@ fn userfaultfd(v: &[Val]) -> i64 {
 }
 
 /// A ring of io_uring(7) for one request at a time.
-struct Ring {
+pub struct Ring {
     fd: u64,
     base: u64,
     sqes: u64,
@@ -992,7 +992,7 @@ struct Ring {
 const RING_LEN: u64 = PAGE;
 
 impl Ring {
-    fn new() -> Result<Ring, i64> {
+    pub fn new() -> Result<Ring, i64> {
         let mut params = [0u32; 30];
         let p = params.as_mut_ptr() as u64;
         let fd = call(libc::SYS_io_uring_setup, [2, p, 0, 0, 0, 0]);
@@ -1015,7 +1015,7 @@ impl Ring {
     }
 
     /// Submit a request and wait for its result.
-    fn run(&self, sqe: [u64; 8]) -> i64 {
+    pub fn run(&self, sqe: [u64; 8]) -> i64 {
         let p = &self.params;
         // SAFETY: offsets that the kernel gave for this ring, whose queues have room for one.
         unsafe {

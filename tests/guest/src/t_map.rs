@@ -3,6 +3,7 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk;
+use crate::fuzz_calls::Ring;
 use crate::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::tools::{self, errno, Peer, Probe, Space, GOT_SIGBUS, HUGE};
 use crate::{check, check_eq, fail};
@@ -218,6 +219,17 @@ fn node(c: &mut Ctx) -> TestResult {
     // Not a file to read or write.
     check_eq!(errno(&f.read_at(&mut [0; 8], 0)), libc::EINVAL, "read");
     check_eq!(errno(&f.write_at(&[0; 8], 0)), libc::EINVAL, "write");
+    // io_uring(7) polls before it reads; this must not be a wait without end.
+    let ready = libc::POLLIN | libc::POLLOUT | libc::POLLRDNORM | libc::POLLWRNORM;
+    check_eq!(sys::poll(&f, ready | libc::POLLPRI, 0)?, ready, "poll");
+    let ring = Ring::new().map_err(|e| io::Error::from_raw_os_error(-e as i32))?;
+    let mut bytes = [0u8; 8];
+    for (what, opcode) in [("read", 22), ("write", 23)] {
+        let head = opcode | (f.as_raw_fd() as u64) << 32;
+        let r = ring.run([head, 0, bytes.as_mut_ptr() as u64, 8, 0, 0, 0, 0]);
+        check_eq!(r, -i64::from(libc::EINVAL), "io_uring: {what}");
+    }
+    drop(ring);
 
     let map = Map::new(&f, 0, PAGE, RW, MAP_SHARED)?;
     let more = h.open()?;
