@@ -372,7 +372,7 @@ fn cycles(c: &Ctx) -> usize {
     if c.long {
         100
     } else {
-        20
+        10
     }
 }
 
@@ -393,7 +393,7 @@ fn cycle(c: &Ctx, cycles: usize, mut body: impl FnMut(usize) -> TestResult) -> T
         }
         Ok(())
     };
-    run(cycles / 10)?;
+    run(1 + cycles / 10)?;
     let mut before = holdings(c)?;
     let mut suspects: Option<BTreeMap<String, String>> = None;
     for _ in 0..ROUNDS {
@@ -529,7 +529,7 @@ fn bind_cycles(c: &mut Ctx, kind: Kind) -> TestResult {
         Peer::start(|link| disk_io(&dev, false, link))?,
     ];
     for n in 0..cycles(c) {
-        if n % 10 == 0 {
+        if n % 5 == 0 {
             // I/O is really going on.
             for w in &workers {
                 w.hear()?;
@@ -922,7 +922,7 @@ fn mounted_cycles(c: &mut Ctx, fs: &str) -> TestResult {
     c.umount(MNT)?;
     cycle(c, cycles(c), |n| {
         c.mount(&s.dev(), MNT, "dax")?;
-        if n % 10 == 0 {
+        if n % 5 == 0 {
             kept()?;
         }
         let f = tools::open_rw(format!("{MNT}/busy"))?;
