@@ -51,7 +51,7 @@ module! {
     authors: ["The rpmem authors"],
     description: "Persistent memory block device with DAX",
     license: "GPL v2",
-    alias: ["nd:t4*", "nd:t5*", "pmem"],
+    alias: ["nd:t4*", "nd:t5*", "nd:t7*", "pmem"],
     params: {
         strict_validate: u8 {
             default: 0,

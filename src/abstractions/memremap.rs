@@ -23,7 +23,8 @@ use super::{
         node,
         Segment, //
     },
-    errno::eopnotsupp, //
+    errno::eopnotsupp,
+    platform, //
 };
 use crate::{
     bindings,
@@ -31,6 +32,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    ops::Range,
     ptr::NonNull, //
 };
 use kernel::{
@@ -140,7 +142,16 @@ impl PageMapRange {
     }
 }
 
-/// A registered `struct dev_pagemap`, type MEMORY_DEVICE_FS_DAX.
+/// What the struct pages of a range are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageUse {
+    /// Files of a file system: MEMORY_DEVICE_FS_DAX.
+    FsDax,
+    /// Mappings of the device, in folios of 2^`.0` pages: MEMORY_DEVICE_GENERIC.
+    Generic(u32),
+}
+
+/// A registered `struct dev_pagemap`.
 #[pin_data]
 struct PageMap {
     #[pin]
@@ -149,6 +160,7 @@ struct PageMap {
     holder: Atomic<*mut bindings::dax_device>,
     /// Physical address of the first byte of the DAX device.
     data_phys: u64,
+    page_use: PageUse,
 }
 
 impl PageMap {
@@ -157,22 +169,81 @@ impl PageMap {
         ..pin_init::zeroed()
     };
 
+    /// The pages of the device. Those in front of the data hold the page map itself and may not have
+    /// a struct page.
+    fn pages(&self) -> Range<u64> {
+        // SAFETY: The union holds a range: plain integers.
+        let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
+        self.data_phys >> bindings::PAGE_SHIFT..(end >> bindings::PAGE_SHIFT) + 1
+    }
+
+    /// Calls `f` with each folio among `pages`, which are in the pagemap, until that gives `false`.
+    fn all_folios(pages: Range<u64>, mut f: impl FnMut(*mut bindings::folio) -> bool) -> bool {
+        let mut pfn = pages.start;
+        while pfn < pages.end {
+            // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
+            let (folio, next) = unsafe {
+                let page = bindings::rpmem_helper_pfn_to_page(pfn as c_ulong);
+                let folio = bindings::rpmem_helper_page_folio(page);
+                let len = bindings::rpmem_helper_folio_nr_pages(folio) as u64;
+                (folio, (pfn | (len - 1)) + 1)
+            };
+            if !f(folio) {
+                return false;
+            }
+            platform::cond_resched();
+            pfn = next;
+        }
+        true
+    }
+
+    /// Waits until nobody has a reference to a page from `self.data_phys` on, and takes the pages
+    /// off the address space that they were mapped from. `waiting` is called once if that takes
+    /// longer than a moment.
+    ///
+    /// No new references come up: nothing is mapped, and faults fail.
+    fn wait_for_pins(&self, waiting: impl FnOnce()) {
+        /// In milliseconds.
+        const MOMENT: u32 = 1000;
+        const STEP: u32 = 10;
+        let (mut waiting, mut waited) = (Some(waiting), 0u32);
+        Self::all_folios(self.pages(), |folio| {
+            // Nothing is woken when the last pin of such a page goes.
+            //
+            // SAFETY: The folio is of pages in the pagemap, which have one reference when nobody
+            // uses them (`__init_zone_device_page()`).
+            while unsafe { bindings::rpmem_helper_folio_ref_count(folio) } > 1 {
+                // SAFETY: We are in process context and hold no lock.
+                unsafe { bindings::msleep(STEP) };
+                waited = waited.saturating_add(STEP);
+                if waited >= MOMENT {
+                    if let Some(f) = waiting.take() {
+                        f();
+                    }
+                }
+            }
+            // SAFETY: As above; nobody else has a reference.
+            unsafe { bindings::rpmem_helper_folio_clear_mapping(folio) };
+            true
+        });
+    }
+
     /// Waits until no file refers to a page from `self.data_phys` on: takes the pages out of user
     /// page tables and file mappings, and waits for the pins that are left. `memunmap_pages()` does
     /// not: user page tables and inodes would go on referring to struct pages that are gone.
     ///
     /// No new references come up: the DAX device is dead, so that faults in files fail.
     fn revoke(&self) {
-        // SAFETY: The union holds a range: plain integers.
-        let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
-        // Pages in front of the data hold the page map itself and may not have a struct page.
-        let (mut pfn, last) = (
-            self.data_phys >> bindings::PAGE_SHIFT,
-            end >> bindings::PAGE_SHIFT,
-        );
+        if let PageUse::Generic(_) = self.page_use {
+            return self.wait_for_pins(|| ());
+        }
+        let Range {
+            start: mut pfn,
+            end,
+        } = self.pages();
         let mut waits = 0u32;
 
-        while pfn <= last {
+        while pfn < end {
             // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
             let folio = unsafe {
                 bindings::rpmem_helper_page_folio(bindings::rpmem_helper_pfn_to_page(
@@ -379,7 +450,7 @@ impl Mapping {
         })
     }
 
-    /// Maps `range` with struct pages for fs-dax, on the NUMA node of `dev`; `data_phys` is the
+    /// Maps `range` with struct pages for `page_use`, on the NUMA node of `dev`; `data_phys` is the
     /// physical address of the first byte of the DAX device.
     ///
     /// # Errors
@@ -388,13 +459,20 @@ impl Mapping {
     /// misaligned. Context: may sleep, for long.
     pub(crate) fn pages(
         range: PageMapRange,
+        page_use: PageUse,
         data_phys: u64,
         dev: &kernel::device::Device<kernel::device::Core<'_>>,
     ) -> Result<Self> {
         let (phys, len) = range.range();
         let len = usize::try_from(len)?;
         let mut raw = range.0;
-        raw.type_ = bindings::memory_type_MEMORY_DEVICE_FS_DAX;
+        raw.type_ = match page_use {
+            PageUse::FsDax => bindings::memory_type_MEMORY_DEVICE_FS_DAX,
+            PageUse::Generic(order) => {
+                raw.vmemmap_shift = order as c_ulong;
+                bindings::memory_type_MEMORY_DEVICE_GENERIC
+            }
+        };
         raw.ops = &PageMap::OPS;
 
         let map = KBox::pin_init(
@@ -402,6 +480,7 @@ impl Mapping {
                 pgmap: Opaque::new(raw),
                 holder: Atomic::new(core::ptr::null_mut()),
                 data_phys,
+                page_use,
             }),
             GFP_KERNEL,
         )?;
@@ -424,6 +503,41 @@ impl Mapping {
     /// Whether the range has struct pages.
     pub(crate) fn has_pages(&self) -> bool {
         matches!(self.backing, Backing::Pages(_))
+    }
+
+    /// log2 of the pages of the folios that mappings of the device can have; `None` if they are not
+    /// for that.
+    pub(crate) fn folio_order(&self) -> Option<u32> {
+        match &self.backing {
+            Backing::Pages(map) => match map.page_use {
+                PageUse::Generic(order) => Some(order),
+                PageUse::FsDax => None,
+            },
+            Backing::Remap => None,
+        }
+    }
+
+    /// `pages` pages of the mapping, from `pfn` on, with their folios.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if they are not all in the mapping, or if that has no [`Mapping::folio_order`].
+    pub(crate) fn folios(&self, pfn: Pfn, pages: u64) -> Result<Folios<'_>> {
+        let order = self.folio_order().ok_or(EIO)?;
+        // INVARIANT: Checked just now.
+        Ok(Folios {
+            frames: self.frames(pfn, pages)?,
+            order,
+        })
+    }
+
+    /// Waits until nobody has pinned a page any more, which holders of pins can take as long for as
+    /// they like; does nothing without [`Mapping::folio_order`]. Nothing may be mapped, nor become
+    /// so. `waiting` is called once if it takes longer than a moment. Context: may sleep.
+    pub(crate) fn wait_for_pins(&self, waiting: impl FnOnce()) {
+        if let (Backing::Pages(map), Some(_)) = (&self.backing, self.folio_order()) {
+            map.wait_for_pins(waiting);
+        }
     }
 
     /// Says who is told of memory failures in the pages. To take a holder back, clear it with null
@@ -597,6 +711,38 @@ impl Frames<'_> {
     /// How many there are.
     pub(super) fn pages(&self) -> u64 {
         self.pages
+    }
+}
+
+/// Pages in folios that are for mappings of the device, for the lifetime `'a`.
+///
+/// # Invariants
+///
+/// As it says; the folios are of 2^`order` pages each.
+#[derive(Clone, Copy)]
+pub(crate) struct Folios<'a> {
+    frames: Frames<'a>,
+    order: u32,
+}
+
+impl Folios<'_> {
+    /// Their frames.
+    pub(super) fn frames(&self) -> &Frames<'_> {
+        &self.frames
+    }
+
+    /// log2 of the pages of each folio.
+    pub(crate) fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// Whether anybody may have pinned one of them, or is about to.
+    pub(crate) fn are_pinned(&self) -> bool {
+        let first = self.frames.first.0;
+        !PageMap::all_folios(first..first + self.frames.pages, |folio| {
+            // SAFETY: By the type invariants the folio is of pages in a pagemap.
+            !unsafe { bindings::rpmem_helper_folio_maybe_dma_pinned(folio) }
+        })
     }
 }
 
@@ -798,7 +944,7 @@ mod tests {
         let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
         for _ in 0..2 {
             let range = PageMapRange::new(start, start + 4 * MIB - 1);
-            let mapping = Mapping::pages(range, start + MIB, dev.core())?;
+            let mapping = Mapping::pages(range, PageUse::FsDax, start + MIB, dev.core())?;
             assert!(mapping.has_pages());
             assert_eq!(mapping.len as u64, 4 * MIB);
             let (trace, ()) = Trace::of(|| drop(mapping))?;
@@ -808,11 +954,49 @@ mod tests {
     }
 
     #[test]
+    fn a_range_gets_folios_and_loses_them() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(8 * MIB, dev.get())?;
+        let (pfn, pages) = (Pfn(start >> 12), 8 * MIB >> 12);
+        for order in [0, 9] {
+            let range = PageMapRange::new(start, start + 8 * MIB - 1);
+            let mapping = Mapping::pages(range, PageUse::Generic(order), start, dev.core())?;
+            assert_eq!(mapping.folio_order(), Some(order));
+            let folios = mapping.folios(pfn, pages)?;
+            assert_eq!(folios.order(), order);
+            assert!(mapping.folios(pfn, pages + 1).is_err());
+            let mut count = 0;
+            PageMap::all_folios(pfn.0 + 3..pfn.0 + pages, |folio| {
+                // SAFETY: The folio is of pages in the pagemap.
+                assert_eq!(unsafe { bindings::rpmem_helper_folio_ref_count(folio) }, 1);
+                count += 1;
+                true
+            });
+            assert_eq!(
+                count,
+                if order == 0 {
+                    pages - 3
+                } else {
+                    pages >> order
+                }
+            );
+            assert!(!folios.are_pinned());
+            mapping.wait_for_pins(|| ());
+        }
+        // Those for files have none.
+        let range = PageMapRange::new(start, start + 8 * MIB - 1);
+        let mapping = Mapping::pages(range, PageUse::FsDax, start, dev.core())?;
+        assert_eq!(mapping.folio_order(), None);
+        assert_eq!(mapping.folios(pfn, 1).err(), Some(EIO));
+        Ok(())
+    }
+
+    #[test]
     fn failures_without_a_holder_are_nobodys() -> Result {
         let dev = TestDevice::new()?;
         let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
         let range = PageMapRange::new(start, start + 4 * MIB - 1);
-        let mapping = Mapping::pages(range, start + MIB, dev.core())?;
+        let mapping = Mapping::pages(range, PageUse::FsDax, start + MIB, dev.core())?;
         let Backing::Pages(map) = &mapping.backing else {
             return Err(EINVAL);
         };
@@ -832,7 +1016,7 @@ mod tests {
         let start = 1 << 53;
         let range = || PageMapRange::new(start, start + 4 * MIB - 1);
         for _ in 0..2 {
-            let mapping = Mapping::pages(range(), start, dev.core());
+            let mapping = Mapping::pages(range(), PageUse::FsDax, start, dev.core());
             assert_eq!(mapping.err(), Some(EINVAL));
         }
         Ok(())

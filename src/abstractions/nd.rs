@@ -47,6 +47,9 @@ pub(crate) const NAMESPACE_IO: usize = bindings::DRIVER_NAMESPACE_IO;
 /// Namespaces described by labels.
 pub(crate) const NAMESPACE_PMEM: usize = bindings::DRIVER_NAMESPACE_PMEM;
 
+/// Namespaces in devdax mode.
+pub(crate) const DAX_PMEM: usize = bindings::DRIVER_DAX_PMEM;
+
 /// An event that libnvdimm tells the driver of a bound device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -274,17 +277,11 @@ impl<'a> Namespace<'a> {
         unsafe { (*bindings::nd_dev_to_uuid(&raw mut (*self.ndns).dev)).b }
     }
 
-    /// The uuid that the pfn device under probe was given, by its info block or by userspace.
+    /// The uuid that the pfn or dax device under probe was given, by its info block or by userspace.
     pub(crate) fn pfn_uuid(&self) -> Option<[u8; 16]> {
-        let dev = device_raw(self.dev);
-        // SAFETY: The device is valid; if it is a pfn device, its uuid does not change under its
-        // lock, which probe holds.
-        unsafe {
-            if !bindings::is_nd_pfn(dev) {
-                return None;
-            }
-            Some((*bindings::to_nd_pfn(dev)).uuid.as_ref()?.b)
-        }
+        let pfn = pfn_of(self.dev)?;
+        // SAFETY: The device is valid; its uuid does not change under its lock, which probe holds.
+        unsafe { Some((*pfn).uuid.as_ref()?.b) }
     }
 
     /// Whether personalities are to be ignored (sysfs `force_raw`).
@@ -346,6 +343,22 @@ impl<'a> Namespace<'a> {
         })?;
         // INVARIANT: Enabled just now.
         Ok(RawAccess { ns: self, size })
+    }
+}
+
+/// The `struct nd_pfn` of a pfn or dax device.
+fn pfn_of(dev: &Device<device::Bound>) -> Option<*mut bindings::nd_pfn> {
+    let dev = device_raw(dev);
+    // SAFETY: The device is valid, and of the type that is asked for. A `struct nd_dax` is a
+    // `struct nd_pfn` and nothing more.
+    unsafe {
+        if bindings::is_nd_pfn(dev) {
+            Some(bindings::to_nd_pfn(dev))
+        } else if bindings::is_nd_dax(dev) {
+            Some(bindings::to_nd_dax(dev).cast())
+        } else {
+            None
+        }
     }
 }
 
@@ -411,30 +424,24 @@ impl RawAccess<'_, '_> {
         }
     }
 
-    /// Lets libnvdimm set up the pfn device under probe: verifies the info block or, on a device
+    /// Lets libnvdimm set up the pfn or dax device under probe: verifies the info block or, on a device
     /// that userspace has just configured and whose namespace has none, writes it; clears errors in
     /// the page map on the medium; describes range and altmap in a pagemap. Gives the access back.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device under probe is not a configured pfn device; those of
+    /// `ENODEV` if the device under probe is not a configured pfn or dax device; those of
     /// `nvdimm_setup_pfn()` otherwise. Context: may sleep.
     pub(crate) fn setup_pfn(self) -> Result<(Self, PageMapRange)> {
-        let dev = device_raw(self.ns.dev);
+        let pfn = pfn_of(self.ns.dev).ok_or(ENODEV)?;
         let mut range = PageMapRange::empty();
 
-        // SAFETY: The device is valid.
-        if !unsafe { bindings::is_nd_pfn(dev) } {
-            return Err(ENODEV);
-        }
         // On failure the namespace may be enabled or not: devres, which runs when the probe fails,
         // knows.
         let this = core::mem::ManuallyDrop::new(self);
-        // SAFETY: The device under probe is a pfn device, and by the type invariants its namespace
-        // is enabled. `range` is zeroed and is filled with plain values only.
-        to_result(unsafe {
-            bindings::nvdimm_setup_pfn(bindings::to_nd_pfn(dev), range.as_mut_ptr())
-        })?;
+        // SAFETY: `pfn` is of the device under probe, and by the type invariants its namespace is
+        // enabled. `range` is zeroed and is filled with plain values only.
+        to_result(unsafe { bindings::nvdimm_setup_pfn(pfn, range.as_mut_ptr()) })?;
         // INVARIANT: On success the namespace is enabled, with at least the size that it had.
         Ok((core::mem::ManuallyDrop::into_inner(this), range))
     }

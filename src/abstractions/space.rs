@@ -57,6 +57,24 @@ impl AddressSpace {
         NonNull::new(file).map(Self).ok_or(ENOMEM)
     }
 
+    /// The same for a device whose mappings have folios: what the core asks the inode for is that of
+    /// device-dax, `dax_lock_folio()` and `vma_is_dax()` for two.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(crate) fn of_folios(name: &'static CStr) -> Result<Self> {
+        let this = Self::new(name)?;
+        // SAFETY: By the type invariants the mapping is valid, and so is its inode, which belongs to
+        // it alone and which nobody else has seen yet.
+        unsafe {
+            let inode = (*this.as_raw()).host;
+            (*inode).i_mode = (bindings::S_IFCHR | 0o600) as bindings::umode_t;
+            (*inode).i_flags |= bindings::S_DAX;
+        }
+        Ok(this)
+    }
+
     /// The C structure.
     pub(super) fn as_raw(&self) -> *mut bindings::address_space {
         // SAFETY: By the type invariants the file is valid; its mapping is set once.

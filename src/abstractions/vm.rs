@@ -15,7 +15,10 @@
 use super::{
     block::Segment,
     errno::eopnotsupp,
-    memremap::Frames,
+    memremap::{
+        Folios,
+        Frames, //
+    },
     platform,
     space::AddressSpace, //
 };
@@ -100,6 +103,9 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ///
     /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `ENOMEM`.
     fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
+
+    /// log2 of the pages of the folios that mappings have, if they have any.
+    fn folio_order(&self) -> Option<u32>;
 
     /// The file offset in pages at which a mapping has `pfn`, if that is of this device; `mapping`
     /// is the offset of the mapping's own start. Context: atomic.
@@ -240,16 +246,39 @@ impl<'a> NewArea<'a> {
     /// each is a fault. It carries `tag`, of which as many bits are kept as the alignment of `T`
     /// leaves.
     pub(crate) fn map_frames<T: Operations>(self, owner: &T, tracked: bool, tag: usize) -> Ready {
-        // SAFETY: By the type invariants the pointer is valid and ours. The tables are static.
-        // `owner` outlives the file, which the mapping holds (`chrdev::Device`).
-        unsafe {
-            bindings::rpmem_helper_vma_desc_set_pfnmap(self.0);
-            (*self.0).private_data = tagged(core::ptr::from_ref(owner), tag);
-            (*self.0).vm_ops = if tracked {
+        // SAFETY: By the type invariants the pointer is valid and ours.
+        unsafe { bindings::rpmem_helper_vma_desc_set_pfnmap(self.0) };
+        self.finish(
+            owner,
+            tag,
+            if tracked {
                 &Table::<T>::TRACKED.0
             } else {
                 &Table::<T>::UNTRACKED.0
-            };
+            },
+        )
+    }
+
+    /// Makes it a mapping of folios, which can be pinned, with faults answered by `owner`. Stores are
+    /// not tracked; it carries `tag` as above. Its file offset is the page of the device that it
+    /// starts at.
+    pub(crate) fn map_folios<T: Operations>(self, owner: &T, tag: usize) -> Ready {
+        // SAFETY: By the type invariants the pointer is valid and ours.
+        unsafe { bindings::rpmem_helper_vma_desc_set_dontexpand(self.0) };
+        self.finish(owner, tag, &Table::<T>::FOLIOS.0)
+    }
+
+    fn finish<T: Operations>(
+        self,
+        owner: &T,
+        tag: usize,
+        ops: &'static bindings::vm_operations_struct,
+    ) -> Ready {
+        // SAFETY: By the type invariants the pointer is valid and ours. The table is static, and
+        // one for `T`. `owner` outlives the file, which the mapping holds (`chrdev::Inner`).
+        unsafe {
+            (*self.0).private_data = tagged(core::ptr::from_ref(owner), tag);
+            (*self.0).vm_ops = ops;
         }
         Ready { _made_here: () }
     }
@@ -270,7 +299,7 @@ fn untagged<T>(private: *mut c_void) -> *const T {
     private.cast::<u8>().wrapping_sub(tag).cast_const().cast()
 }
 
-/// A mapping made by [`NewArea::map_frames`], while it cannot change.
+/// A mapping made by [`NewArea::map_frames`] or [`NewArea::map_folios`], while it cannot change.
 ///
 /// # Invariants
 ///
@@ -295,6 +324,12 @@ impl Mapped<'_> {
     pub(crate) fn is_tracked(&self) -> bool {
         // SAFETY: By the type invariants the VMA is valid, and has operations.
         unsafe { (*(*self.0.as_ptr()).vm_ops).pfn_mkwrite.is_some() }
+    }
+
+    /// Whether it is one of folios.
+    pub(crate) fn has_folios(&self) -> bool {
+        // SAFETY: By the type invariants the VMA is valid, and has operations.
+        unsafe { (*(*self.0.as_ptr()).vm_ops).pagesize.is_some() }
     }
 
     /// Whether it is writable, or can become so.
@@ -330,7 +365,7 @@ impl Mapped<'_> {
         marks: Option<Marks<'_>>,
     ) -> Outcome {
         let area = self.area();
-        if address < area.start || address >= area.end {
+        if self.has_folios() || address < area.start || address >= area.end {
             return Outcome::Sigbus;
         }
         let pages = frames
@@ -369,6 +404,39 @@ impl Mapped<'_> {
             Ok(()) | Err(EAGAIN) => Outcome::Mapped,
             Err(_) => Outcome::Oom,
         }
+    }
+}
+
+impl Mapped<'_> {
+    /// Maps `folios` from user address `address` on with entries of one page, up to the end of the
+    /// mapping or of the page table. Entries that are there are kept, and made writable if it is by
+    /// a store. Gives how many pages it was for.
+    pub(crate) fn insert_folios(
+        &self,
+        address: u64,
+        folios: Folios<'_>,
+        write: bool,
+    ) -> (Outcome, u64) {
+        let area = self.area();
+        if !self.has_folios() || address < area.start || address >= area.end {
+            return (Outcome::Sigbus, 0);
+        }
+        let table = (address | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)).saturating_add(1);
+        let room = (area.end.min(table) - address) >> bindings::PAGE_SHIFT;
+        let frames = folios.frames();
+        let pages = frames.pages().min(room);
+        // SAFETY: By the type invariants the VMA is locked, and it is one of folios; the range is in
+        // it and in one page table. The pages have folios for that while they are borrowed.
+        let code = unsafe {
+            bindings::rpmem_helper_insert_pages(
+                self.0.as_ptr(),
+                address as usize,
+                frames.first().0 as usize,
+                pages as usize,
+                write,
+            )
+        };
+        (Outcome::of(code), pages)
     }
 }
 
@@ -417,7 +485,7 @@ impl<'a> Fault<'a> {
     pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> Outcome {
         let pfn = frames.first().0;
         let pages = 1u64 << order;
-        if frames.pages() != pages || pfn & (pages - 1) != 0 {
+        if self.mapping.has_folios() || frames.pages() != pages || pfn & (pages - 1) != 0 {
             return Outcome::Fallback;
         }
         // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is locked;
@@ -433,6 +501,28 @@ impl<'a> Fault<'a> {
     }
 }
 
+impl Fault<'_> {
+    /// Maps a folio of 2^`order` pages with one entry. Fails with [`Outcome::Fallback`] if `folios`
+    /// is not one of that order, or if there are no such entries.
+    pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> Outcome {
+        let pfn = folios.frames().first().0;
+        let pages = 1u64 << order;
+        if !self.mapping.has_folios()
+            || folios.order() != order
+            || folios.frames().pages() != pages
+            || pfn & (pages - 1) != 0
+        {
+            return Outcome::Fallback;
+        }
+        // SAFETY: By the type invariants this is a fault in a VMA of folios, which is locked; that
+        // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. The
+        // folio is there while it is borrowed.
+        Outcome::of(unsafe {
+            bindings::rpmem_helper_insert_folio(self.vmf.as_ptr(), pfn as usize, order, write)
+        })
+    }
+}
+
 /// A `struct vm_operations_struct` for a `static`.
 struct Table<T>(bindings::vm_operations_struct, PhantomData<fn(T)>);
 
@@ -442,6 +532,15 @@ unsafe impl<T> Sync for Table<T> {}
 impl<T: Operations> Table<T> {
     const UNTRACKED: &'static Self = &Self(Self::table(false), PhantomData);
     const TRACKED: &'static Self = &Self(Self::table(true), PhantomData);
+    const FOLIOS: &'static Self = &Self(Self::table_of_folios(), PhantomData);
+
+    /// Debuggers read and write folios without our help.
+    const fn table_of_folios() -> bindings::vm_operations_struct {
+        let mut ops = Self::table(false);
+        ops.access = None;
+        ops.pagesize = Some(Self::pagesize_callback);
+        ops
+    }
 
     const fn table(tracked: bool) -> bindings::vm_operations_struct {
         let mut ops: bindings::vm_operations_struct = pin_init::zeroed();
@@ -546,6 +645,28 @@ impl<T: Operations> Table<T> {
         match owner.access(&mapping, page, offset, &buffer, write != 0) {
             Ok(()) => len as c_int,
             Err(err) => err.to_errno(),
+        }
+    }
+
+    /// What entries a mapping has if nothing is in the way: KVM wants to know.
+    ///
+    /// # Safety
+    ///
+    /// For `vma_kernel_pagesize()` only.
+    unsafe extern "C" fn pagesize_callback(vma: *mut bindings::vm_area_struct) -> c_ulong {
+        // SAFETY: `vma_kernel_pagesize()` passes a mapping with this table.
+        let owner = unsafe { Self::owner(vma) };
+        let Some(vma) = NonNull::new(vma) else {
+            return bindings::PAGE_SIZE;
+        };
+        // INVARIANT: As above; its callers hold the mmap lock.
+        let area = Mapped(vma, PhantomData).area();
+        let size = (bindings::PAGE_SIZE as u64) << owner.folio_order().unwrap_or(0);
+        let place = area.start | area.end | (area.first << bindings::PAGE_SHIFT);
+        if place & (size - 1) == 0 {
+            size as c_ulong
+        } else {
+            bindings::PAGE_SIZE
         }
     }
 
@@ -681,7 +802,9 @@ fn prefault_step<T: Operations>(
     // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
     unsafe {
         let ops = (*vma).vm_ops;
-        if ops != &Table::<T>::TRACKED.0 && ops != &Table::<T>::UNTRACKED.0
+        if ops != &Table::<T>::TRACKED.0
+            && ops != &Table::<T>::UNTRACKED.0
+            && ops != &Table::<T>::FOLIOS.0
             || !core::ptr::eq(untagged((*vma).vm_private_data), owner)
         {
             return Err(EINVAL);
@@ -706,21 +829,27 @@ fn prefault_step<T: Operations>(
             _ => err,
         }
     })?;
-    let mut found = bindings::follow_pfnmap_args {
-        vma: vma.as_ptr(),
-        address: at as usize,
-        ..Default::default()
-    };
-    // SAFETY: As above.
-    if unsafe { bindings::follow_pfnmap_start(&mut found) } != 0 {
-        // Unmapped again already, or the owner did not map it yet: once more.
-        return Ok(at);
+    let leaf = if mapping.has_folios() {
+        // SAFETY: As above.
+        unsafe { bindings::rpmem_helper_leaf_size(mm.as_raw(), at as usize) as u64 }
+    } else {
+        let mut found = bindings::follow_pfnmap_args {
+            vma: vma.as_ptr(),
+            address: at as usize,
+            ..Default::default()
+        };
+        // SAFETY: As above.
+        if unsafe { bindings::follow_pfnmap_start(&mut found) } != 0 {
+            // Unmapped again already, or the owner did not map it yet: once more.
+            return Ok(at);
+        }
+        // SAFETY: Started just now, with success.
+        unsafe { bindings::follow_pfnmap_end(&mut found) };
+        !(found.addr_mask as u64) + 1
     }
-    // SAFETY: Started just now, with success.
-    unsafe { bindings::follow_pfnmap_end(&mut found) };
-    let mask = found.addr_mask as u64;
-    let next = (at | !mask) + 1;
-    if !mask != bindings::PAGE_SIZE as u64 - 1 {
+    .max(bindings::PAGE_SIZE as u64);
+    let next = (at | (leaf - 1)) + 1;
+    if leaf != bindings::PAGE_SIZE as u64 {
         return Ok(next);
     }
     // There is a page table now, so that the rest of it takes no faults.

@@ -37,6 +37,7 @@ bool is_nd_btt(struct device *dev);
 bool is_nd_pfn(struct device *dev);
 bool is_nd_dax(const struct device *dev);
 struct nd_pfn *to_nd_pfn(struct device *dev);
+struct nd_dax *to_nd_dax(struct device *dev);
 int nvdimm_setup_pfn(struct nd_pfn *nd_pfn, struct dev_pagemap *pgmap);
 const char *nvdimm_namespace_disk_name(struct nd_namespace_common *ndns, char *name);
 long nvdimm_clear_poison(struct device *dev, phys_addr_t phys, unsigned int len);

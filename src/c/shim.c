@@ -58,6 +58,18 @@ void rpmem_helper_flush_dcache_page(struct page *page)
 	flush_dcache_page(page);
 }
 
+/* Of a folio that nobody else has. */
+void rpmem_helper_folio_clear_mapping(struct folio *folio)
+{
+	folio->mapping = NULL;
+	folio->index = 0;
+}
+
+bool rpmem_helper_folio_maybe_dma_pinned(struct folio *folio)
+{
+	return folio_maybe_dma_pinned(folio);
+}
+
 struct address_space *rpmem_helper_folio_mapping(const struct folio *folio)
 {
 	return READ_ONCE(folio->mapping);

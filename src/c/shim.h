@@ -26,6 +26,8 @@ unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t 
 void rpmem_helper_cond_resched(void);
 struct gendisk *rpmem_helper_dev_to_disk(struct device *dev);
 void rpmem_helper_flush_dcache_page(struct page *page);
+void rpmem_helper_folio_clear_mapping(struct folio *folio);
+bool rpmem_helper_folio_maybe_dma_pinned(struct folio *folio);
 struct address_space *rpmem_helper_folio_mapping(const struct folio *folio);
 unsigned long rpmem_helper_folio_nr_pages(const struct folio *folio);
 int rpmem_helper_folio_ref_count(const struct folio *folio);

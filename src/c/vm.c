@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/idr.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/ratelimit.h>
 #include <linux/srcu.h>
@@ -62,6 +63,11 @@ void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)
 	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
 }
 
+void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc)
+{
+	vma_desc_set_flags(desc, VMA_DONTEXPAND_BIT);
+}
+
 struct rpmem_insert {
 	struct vm_area_struct *vma;
 	unsigned long pfn;
@@ -102,18 +108,20 @@ static int rpmem_insert_one(pte_t *pte, unsigned long addr, void *data)
 	return 0;
 }
 
-/* Whether there is a huge entry, which apply_to_page_range() does not expect. */
-static bool rpmem_has_huge(struct mm_struct *mm, unsigned long addr)
+/* The bytes that a huge entry at @addr covers; 0 if there is none. The VMA is locked. */
+unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr)
 {
 	p4d_t *p4d = p4d_offset(pgd_offset(mm, addr), addr);
 	pud_t pud;
 
 	if (p4d_none(p4dp_get(p4d)))
-		return false;
+		return 0;
 	pud = pudp_get(pud_offset(p4d, addr));
-	if (pud_none(pud) || pud_leaf(pud))
-		return pud_leaf(pud);
-	return pmd_leaf(pmdp_get(pmd_offset(&pud, addr)));
+	if (pud_leaf(pud))
+		return PUD_SIZE;
+	if (pud_none(pud))
+		return 0;
+	return pmd_leaf(pmdp_get(pmd_offset(&pud, addr))) ? PMD_SIZE : 0;
 }
 
 /*
@@ -133,9 +141,59 @@ int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
 		.any = any,
 	};
 
-	if (rpmem_has_huge(vma->vm_mm, addr))
+	/* apply_to_page_range() does not expect it. */
+	if (rpmem_helper_leaf_size(vma->vm_mm, addr))
 		return -EAGAIN;
 	return apply_to_page_range(vma->vm_mm, addr, nr << PAGE_SHIFT, rpmem_insert_one, &ins);
+}
+
+/* By these, memory failure finds who has mapped a page; the VMA starts at a page of the device. */
+static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (READ_ONCE(folio->mapping))
+		return;
+	/* Whoever else is here writes the same. */
+	WRITE_ONCE(folio->index, linear_page_index(vma, addr) - folio_page_idx(folio, page));
+	WRITE_ONCE(folio->mapping, vma->vm_file->f_mapping);
+}
+
+/* Normal entries for @nr consecutive pages, in one page table. */
+vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long addr,
+				     unsigned long pfn, unsigned long nr, bool write)
+{
+	vm_fault_t ret = VM_FAULT_NOPAGE;
+
+	if (rpmem_helper_leaf_size(vma->vm_mm, addr))
+		return ret;
+	while (nr-- && ret == VM_FAULT_NOPAGE) {
+		struct vm_fault vmf = { .vma = vma, .address = addr };
+		struct page *page = pfn_to_page(pfn++);
+
+		rpmem_set_mapping(vma, addr, page);
+		ret = vmf_insert_page_mkwrite(&vmf, page, write);
+		addr += PAGE_SIZE;
+	}
+	return ret;
+}
+
+/* One entry for the whole folio at @pfn, of 2^@order pages. */
+vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,
+				     unsigned int order, bool write)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	if (folio_order(page_folio(page)) != order)
+		return VM_FAULT_FALLBACK;
+	rpmem_set_mapping(vmf->vma, vmf->address & ~((PAGE_SIZE << order) - 1), page);
+	if (order == PMD_ORDER)
+		return vmf_insert_folio_pmd(vmf, page_folio(page), write);
+#ifdef CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD
+	if (order == PUD_ORDER)
+		return vmf_insert_folio_pud(vmf, page_folio(page), write);
+#endif
+	return VM_FAULT_FALLBACK;
 }
 
 void rpmem_helper_ida_init(struct ida *ida)

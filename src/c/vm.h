@@ -4,6 +4,7 @@
 #define RPMEM_VM_H
 
 #include <linux/fs.h>
+#include <linux/mm_types.h>
 #include <linux/types.h>
 
 /* It comes with a patch, see qemu/kernels/patches. */
@@ -12,6 +13,7 @@
 #endif
 
 struct ida;
+struct mm_struct;
 struct srcu_struct;
 struct vm_area_desc;
 struct vm_area_struct;
@@ -27,9 +29,15 @@ bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
+void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc);
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,
 			     unsigned long *bits, unsigned long first, int *any);
+vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long addr,
+				     unsigned long pfn, unsigned long nr, bool write);
+vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,
+				     unsigned int order, bool write);
+unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr);
 int rpmem_helper_ratelimit(void);
 void rpmem_helper_ida_init(struct ida *ida);
 

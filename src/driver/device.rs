@@ -29,7 +29,8 @@ use crate::{
         memremap::{
             Mapping,
             MemRegion,
-            PageMapRange, //
+            PageMapRange,
+            PageUse, //
         },
         nd::{
             self,
@@ -41,10 +42,15 @@ use crate::{
             Region, //
         },
         platform,
-        sysfs::Dirent, //
+        sysfs::Dirent,
+        vm::{
+            PMD_ORDER,
+            PUD_ORDER, //
+        }, //
     },
     logic::{
         geometry::{
+            self,
             Geometry,
             PAGE_SIZE, //
         },
@@ -80,7 +86,7 @@ pub(crate) struct Bound {
 impl nd::Driver for Driver {
     type Data = Bound;
 
-    const TYPES: usize = nd::NAMESPACE_IO | nd::NAMESPACE_PMEM;
+    const TYPES: usize = nd::NAMESPACE_IO | nd::NAMESPACE_PMEM | nd::DAX_PMEM;
 
     fn probe(dev: &Device<Core<'_>>) -> impl PinInit<Self::Data, Error> {
         probe(dev)
@@ -122,14 +128,20 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
     match Personality::of(dev) {
         Personality::Namespace => probe_namespace(dev, &namespace),
         Personality::Pfn => {
-            let (range, data_offset) = setup_pfn(dev, &namespace)?;
-            attach(dev, &namespace, Some(range), data_offset)
+            let (range, block) = setup_pfn(dev, &namespace, Kind::Fsdax)?;
+            let pages = Some((range, PageUse::FsDax));
+            attach(dev, &namespace, pages, block.data_offset)
+        }
+        Personality::Dax => {
+            let (range, block) = setup_pfn(dev, &namespace, Kind::Devdax)?;
+            let order = folio_order(&range, &block);
+            let pages = Some((range, PageUse::Generic(order)));
+            attach(dev, &namespace, pages, block.data_offset)
         }
         Personality::Btt => {
             dev_notice!(dev, "sector mode is not supported by rpmem: bind nd_pmem\n");
             Err(ENODEV)
         }
-        Personality::Dax => Err(ENODEV),
     }
 }
 
@@ -162,7 +174,7 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
 
     let range = namespace
         .should_map_pages()
-        .then(|| PageMapRange::new(first, last));
+        .then(|| (PageMapRange::new(first, last), PageUse::FsDax));
     attach(dev, namespace, range, 0)
 }
 
@@ -231,13 +243,17 @@ fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> Option<Info
     })
 }
 
-/// Prepares the pfn device under probe: gives the range to map with struct pages and the offset in
-/// it, in bytes, of the data.
+/// Prepares the pfn or dax device under probe, which is of `kind`: gives the range to map with
+/// struct pages, and the info block.
 ///
 /// libnvdimm makes range and altmap (and the info block itself, on a device that userspace has just
 /// configured and whose namespace has none, or one left over); they are checked against the block
 /// as it is on the medium.
-fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageMapRange, u64)> {
+fn setup_pfn(
+    dev: &Device<Core<'_>>,
+    namespace: &Namespace<'_>,
+    kind: Kind,
+) -> Result<(PageMapRange, InfoBlock)> {
     let raw = namespace.enable(info_block::RESERVE)?;
     let mut uuid = [0; 16];
     // A block with another uuid is left over from what was here before: userspace has asked for a
@@ -252,7 +268,7 @@ fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageM
 
     let (raw, range) = raw.setup_pfn()?;
     let block = match read_info_block(dev, namespace, &raw)? {
-        Some(block) if block.kind == Kind::Fsdax => block,
+        Some(block) if block.kind == kind => block,
         _ => {
             dev_err!(dev, "info block vanished, no device\n");
             return Err(EIO);
@@ -270,7 +286,22 @@ fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageM
         dev_err!(dev, "info block changed while it was used, no device\n");
         return Err(EIO);
     }
-    Ok((range, block.data_offset))
+    Ok((range, block))
+}
+
+/// log2 of the pages of the folios of a devdax namespace.
+fn folio_order(range: &PageMapRange, block: &InfoBlock) -> u32 {
+    let (start, len) = range.range();
+    let data = start + block.data_offset;
+    // Struct pages on the medium are for the data alone.
+    let first = if range.on_medium() { data } else { start };
+    geometry::folio_order(
+        block.align,
+        first,
+        data,
+        start + len,
+        &[PUD_ORDER, PMD_ORDER],
+    )
 }
 
 /// Attaches a disk to a namespace: with struct pages for `pages`, without if there is none. The
@@ -278,7 +309,7 @@ fn setup_pfn(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<(PageM
 fn attach(
     dev: &Device<Core<'_>>,
     namespace: &Namespace<'_>,
-    pages: Option<PageMapRange>,
+    pages: Option<(PageMapRange, PageUse)>,
     data_offset: u64,
 ) -> Result<Bound> {
     let region = Region::of(dev);
@@ -300,10 +331,12 @@ fn attach(
             last
         );
     })?;
-    let (map_start, map_len) = pages.as_ref().map_or((first, size), PageMapRange::range);
+    let (map_start, map_len) = pages
+        .as_ref()
+        .map_or((first, size), |(range, _)| range.range());
     let geometry = Geometry::new(map_start, map_len, data_offset)?;
     let mapping = match pages {
-        Some(range) => Mapping::pages(range, geometry.data_phys(), dev),
+        Some((range, page_use)) => Mapping::pages(range, page_use, geometry.data_phys(), dev),
         None => Mapping::remap(map_start, usize::try_from(map_len)?),
     }
     .inspect_err(|err| {
@@ -315,7 +348,7 @@ fn attach(
             err.to_errno()
         );
     })?;
-    let has_pages = mapping.has_pages();
+    let fs_dax = mapping.has_pages() && mapping.folio_order().is_none();
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
     pmem.region()
@@ -333,7 +366,7 @@ fn attach(
         physical_block_size: PAGE_SIZE as u32,
         write_cache: true,
         fua,
-        dax: has_pages,
+        dax: fs_dax,
         synchronous: true,
     };
     let mut disk = NewDisk::new(dev, &limits, geometry.sectors(), dax.clone())?;

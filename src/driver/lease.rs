@@ -363,8 +363,15 @@ impl Leases {
     /// they have gone or their grace time is over, or when the caller gets a signal. From users in
     /// the kernel it cannot be taken: waits for them as long as it takes.
     ///
-    /// `unmap` has to wait for faults under way, and then to unmap.
-    pub(super) fn take_back(&self, dev: &Device, reason: Reason, mut unmap: impl FnMut(Which)) {
+    /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
+    /// pages are `pinned`, there is notice as well.
+    pub(super) fn take_back(
+        &self,
+        dev: &Device,
+        reason: Reason,
+        pinned: impl FnOnce() -> bool,
+        mut unmap: impl FnMut(Which),
+    ) {
         if self.inner.lock().lease.holders() != 0 {
             self.learn_grace();
         }
@@ -384,7 +391,7 @@ impl Leases {
         }
         drop(inner);
         unmap(Which::Ordinary);
-        if held {
+        if held || pinned() {
             self.changed.notify_all();
             self.fasync.signal();
             self.tell_users(reason);

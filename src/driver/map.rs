@@ -194,6 +194,8 @@ pub(super) struct Node {
     limits: mmap::Device,
     memory: Memory,
     page_backed: bool,
+    /// log2 of the pages of the folios that are mapped, instead of page frames, if they are.
+    folios: Option<u32>,
     #[pin]
     claims: Mutex<Claims>,
     /// Serialises write-back: what one has taken out of the sets is durable when the next returns.
@@ -230,12 +232,17 @@ impl Node {
     ) -> Result<impl PinInit<Self, Error>> {
         let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
         let page_backed = disk.data().mapping().has_pages();
+        let folios = disk.data().mapping().folio_order();
         let leases = disk.data().leases().clone();
         let stored = Dirty::new(pages)?;
         let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
         let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
-        let space = Arc::new(AddressSpace::new(c"[rpmem]")?, GFP_KERNEL)?;
-        // Pages with a struct page are libnvdimm's and the file system's to report.
+        let space = match folios {
+            Some(_) => AddressSpace::of_folios(c"[rpmem]")?,
+            None => AddressSpace::new(c"[rpmem]")?,
+        };
+        let space = Arc::new(space, GFP_KERNEL)?;
+        // Pages with a struct page are reported by that.
         let failures = if page_backed {
             None
         } else {
@@ -256,6 +263,7 @@ impl Node {
             },
             memory: Memory { pfn, pages },
             page_backed,
+            folios,
             claims <- new_mutex!(Claims {
                 files: 0,
                 disk: None,
@@ -274,10 +282,22 @@ impl Node {
     /// The namespace is being unbound: ends all mappings, in that later accesses are SIGBUS, direct
     /// ones after their grace time. Waits for faults under way. Context: may sleep.
     fn revoke(&self, dev: &Device) {
+        let pinned = || {
+            let disk = self.live.enter();
+            disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
+        };
         self.leases
-            .take_back(dev, Reason::Remove, |which| self.take(which));
+            .take_back(dev, Reason::Remove, pinned, |which| self.take(which));
         let disk = self.live.revoke();
         self.space.unmap_all();
+        if let Some(disk) = &disk {
+            disk.data().mapping().wait_for_pins(|| {
+                dev_notice!(
+                    dev,
+                    "waiting for pinned pages: who uses them for RDMA, io_uring or O_DIRECT has to let go\n"
+                );
+            });
+        }
         // Who opens the node from now on finds it dead before it claims the disk.
         self.claims.lock().disk = None;
         drop(disk);
@@ -287,6 +307,8 @@ impl Node {
     fn take(&self, which: Which) {
         self.live.synchronize();
         let start = match which {
+            // A folio has one place in the address space: direct mappings fault it in again.
+            _ if self.folios.is_some() => 0,
             Which::Ordinary => 0,
             Which::Direct => DIRECT_WINDOW >> PAGE_SHIFT,
         };
@@ -298,7 +320,7 @@ impl Node {
     fn set_read_only(&self, dev: &Device, read_only: bool) {
         if read_only {
             self.leases
-                .take_back(dev, Reason::ReadOnly, |which| self.take(which));
+                .take_back(dev, Reason::ReadOnly, || false, |which| self.take(which));
         } else {
             self.leases.writable_again(dev);
         }
@@ -326,6 +348,15 @@ impl Node {
             platform::cond_resched();
         }
         self.frozen.fetch_sub(1, Release);
+    }
+
+    /// Whether any of `pages` is pinned.
+    fn are_pinned(&self, disk: &Disk, pages: Range<u64>) -> bool {
+        let first = Pfn(self.memory.pfn.0 + pages.start);
+        disk.data()
+            .mapping()
+            .folios(first, pages.end - pages.start)
+            .is_ok_and(|folios| folios.are_pinned())
     }
 
     /// The first page in `pages` that has a bad sector.
@@ -379,6 +410,7 @@ impl Node {
     fn largest_order(&self) -> u32 {
         [PUD_ORDER, PMD_ORDER]
             .into_iter()
+            .filter(|order| self.folios.is_none_or(|folio| folio == *order))
             .find(|order| {
                 let pages = 1u64 << order;
                 let head = self.memory.pfn.0.wrapping_neg() & (pages - 1);
@@ -441,7 +473,11 @@ impl Node {
             }
             (None, run.pages)
         };
-        let frames = disk.data().mapping().frames(run.pfn, len)?;
+        let memory = disk.data().mapping();
+        if mapping.has_folios() {
+            return Ok(mapping.insert_folios(run.address, memory.folios(run.pfn, len)?, write));
+        }
+        let frames = memory.frames(run.pfn, len)?;
         Ok((mapping.insert(run.address, frames, write, marks), len))
     }
 
@@ -450,6 +486,10 @@ impl Node {
         let area = self.area(mapping).ok_or(EFAULT)?;
         let tracked = mapping.is_tracked();
         if order != 0 && tracked && mapping.may_write() {
+            return Ok(Outcome::Fallback);
+        }
+        // An entry is for a whole folio, or for a page of it.
+        if order != 0 && self.folios.is_some_and(|folio| folio != order) {
             return Ok(Outcome::Fallback);
         }
         let is_bad = |page, pages| self.is_bad(disk, page, pages);
@@ -463,7 +503,12 @@ impl Node {
             if mapping.may_write() {
                 self.touch(&(run.page..run.page + run.pages))?;
             }
-            let frames = disk.data().mapping().frames(run.pfn, run.pages)?;
+            let memory = disk.data().mapping();
+            if mapping.has_folios() {
+                let folio = memory.folios(run.pfn, run.pages)?;
+                return Ok(fault.insert_folio(folio, order, fault.is_write()));
+            }
+            let frames = memory.frames(run.pfn, run.pages)?;
             return Ok(fault.insert_huge(frames, order, fault.is_write()));
         }
         // Stores are tracked by the page; what else is near is mapped with it.
@@ -500,11 +545,16 @@ impl Node {
             let live = self.untracked.load(Acquire) != 0;
             for run in runs(&**taken) {
                 let run = first + run.start..first + run.end;
-                if live {
-                    self.touched.add(run.clone())?;
+                let pages = run.start << COARSE..(run.end << COARSE).min(self.limits.pages);
+                // So can those who have pinned pages, after the mapping has gone.
+                let disk = self.live.enter().ok_or(EIO)?;
+                let keep = live || self.are_pinned(&disk, pages.clone());
+                drop(disk);
+                if keep {
+                    self.touched.add(run)?;
                 }
                 // All of it: what is left out would not be in the set any more.
-                self.flush_cache(run.start << COARSE..(run.end << COARSE).min(self.limits.pages))?;
+                self.flush_cache(pages)?;
             }
             at = first + super::dirty::CHUNK;
         }
@@ -550,6 +600,7 @@ impl Node {
             huge_page: PAGE_SIZE << self.largest_order(),
             synchronous: self.limits.synchronous,
             page_backed: self.page_backed,
+            pinnable: self.folios.is_some(),
         };
         answer(argument, &info.to_bytes())
     }
@@ -680,6 +731,12 @@ impl Operations for Node {
             }
         })?;
         let tag = Tag::unborn(kind).to_bits();
+        if self.folios.is_some() {
+            // Memory failure looks for a folio at its one place; the tag tells the class.
+            let extent = mmap::locate(&self.limits, area.pgoff(), area.pages());
+            area.set_pgoff(extent.map_err(|_| EINVAL)?.first);
+            return Ok(area.map_folios(self, tag));
+        }
         Ok(area.map_frames(self, class == Class::Plain, tag))
     }
 
@@ -698,6 +755,10 @@ impl Operations for Node {
 }
 
 impl vm::Operations for Node {
+    fn folio_order(&self) -> Option<u32> {
+        self.folios
+    }
+
     fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64> {
         const WINDOW: u64 = DIRECT_WINDOW >> PAGE_SHIFT;
         let page = pfn.0.checked_sub(self.memory.pfn.0)?;
@@ -870,6 +931,10 @@ macro_rules! attributes {
 attributes! {
     Size: c"size", "Bytes that can be mapped.", |node| node.limits.pages << PAGE_SHIFT;
     PageBacked: c"page_backed", "Whether there are struct pages.", |node| u32::from(node.page_backed);
+    Pinnable: c"pinnable", "Whether get_user_pages works on mappings.",
+        |node| u32::from(node.folios.is_some());
+    Align: c"align", "Alignment at which mappings have the largest entries, in bytes.",
+        |node| PAGE_SIZE << node.folios.unwrap_or(node.largest_order());
     Synchronous: c"synchronous", "Whether MAP_SYNC is possible.",
         |node| u32::from(node.limits.synchronous);
     HugePage: c"huge_page", "The largest entry that a mapping can have, in bytes.",
@@ -905,14 +970,18 @@ impl DeviceAttribute<Node> for LeaseBreakTime {
 
 static SIZE: Attribute<Node> = attribute::<Node, Size>();
 static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
+static PINNABLE: Attribute<Node> = attribute::<Node, Pinnable>();
+static ALIGN: Attribute<Node> = attribute::<Node, Align>();
 static SYNCHRONOUS: Attribute<Node> = attribute::<Node, Synchronous>();
 static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
 static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
 static HOLDERS: Attribute<Node> = attribute::<Node, Holders>();
 static LEASE_BREAK_TIME: Attribute<Node> = attribute::<Node, LeaseBreakTime>();
-static ATTRIBUTES: Attributes<Node, 8> = Attributes::new([
+static ATTRIBUTES: Attributes<Node, 10> = Attributes::new([
     &SIZE,
     &PAGE_BACKED,
+    &PINNABLE,
+    &ALIGN,
     &SYNCHRONOUS,
     &HUGE_PAGE,
     &MAPPINGS,

@@ -57,6 +57,24 @@ impl Pgoff {
     }
 }
 
+/// log2 of the pages of the folios for data that is to be mapped at an alignment of `align` bytes, a
+/// power of two: the largest one among `orders` (from large to small) whose folios, laid out from
+/// physical address `first` on, begin at the data and end at the end of it; 0 if there is none.
+/// `first` is where struct pages begin, `data` the first byte of data, `end` the byte after the last.
+///
+/// device-dax takes that of `align` in any case (`dev_dax_probe()` in `drivers/dax/device.c`).
+pub fn folio_order(align: u64, first: u64, data: u64, end: u64, orders: &[u32]) -> u32 {
+    let borders = first | data | end;
+    orders
+        .iter()
+        .copied()
+        .find(|order| {
+            let size = PAGE_SIZE << order;
+            size <= align && borders & (size - 1) == 0
+        })
+        .unwrap_or(0)
+}
+
 /// The placement of a device's data in physical memory and in its kernel mapping.
 ///
 /// # Invariants

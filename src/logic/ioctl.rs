@@ -29,6 +29,8 @@ pub const LEASE_SIZE: usize = 32;
 pub const INFO_SYNC: u32 = 1;
 /// `RPMEM_INFO_PAGES`.
 pub const INFO_PAGES: u32 = 2;
+/// `RPMEM_INFO_PINNABLE`.
+pub const INFO_PINNABLE: u32 = 4;
 /// `RPMEM_PREFAULT_WRITE`.
 pub const PREFAULT_WRITE: u32 = 1;
 
@@ -160,13 +162,17 @@ pub struct Info {
     pub synchronous: bool,
     /// Whether there are struct pages.
     pub page_backed: bool,
+    /// Whether get_user_pages works on mappings.
+    pub pinnable: bool,
 }
 
 impl Info {
     /// The bytes of the structure.
     pub fn to_bytes(self) -> [u8; INFO_SIZE] {
         let flag = |on: bool, bit: u32| if on { bit } else { 0 };
-        let flags = flag(self.synchronous, INFO_SYNC) | flag(self.page_backed, INFO_PAGES);
+        let flags = flag(self.synchronous, INFO_SYNC)
+            | flag(self.page_backed, INFO_PAGES)
+            | flag(self.pinnable, INFO_PINNABLE);
         let mut bytes = [0; INFO_SIZE];
         bytes[..4].copy_from_slice(&(INFO_SIZE as u32).to_le_bytes());
         bytes[4..8].copy_from_slice(&flags.to_le_bytes());

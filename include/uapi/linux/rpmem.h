@@ -32,6 +32,7 @@ struct rpmem_info {
 
 #define RPMEM_INFO_SYNC		(1U << 0)	/* MAP_SYNC is possible */
 #define RPMEM_INFO_PAGES	(1U << 1)	/* there are struct pages */
+#define RPMEM_INFO_PINNABLE	(1U << 2)	/* mappings can be pinned: O_DIRECT, RDMA, ... */
 
 #define RPMEM_INFO		_IO(RPMEM_IOC, 0)
 

@@ -68,6 +68,8 @@ pub struct Info {
     pub synchronous: bool,
     /// Whether there are struct pages.
     pub page_backed: bool,
+    /// Whether mappings can be pinned, as O_DIRECT, io_uring and RDMA do: devdax mode.
+    pub pinnable: bool,
 }
 
 /// What made a mapping a direct one.
@@ -110,6 +112,7 @@ impl Device {
             huge_page: raw.huge_page,
             synchronous: raw.flags & 1 != 0,
             page_backed: raw.flags & 2 != 0,
+            pinnable: raw.flags & 4 != 0,
         })
     }
 

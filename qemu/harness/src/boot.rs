@@ -119,7 +119,7 @@ pub fn initrd(env: &Env, plan: &str, to: &Path) -> Result<(), String> {
     a.file(
         "etc/modprobe.d/rpmem-guest.conf",
         0o644,
-        b"blacklist nd_pmem\n",
+        b"blacklist nd_pmem\nblacklist dax_pmem\n",
     );
     let bind = env.top.join("scripts/rpmem-bind");
     if bind.exists() {

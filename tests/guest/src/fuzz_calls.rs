@@ -1014,6 +1014,15 @@ impl Ring {
         Ok(r)
     }
 
+    /// A long-term pin of memory, until the ring ends. 0 or a negative errno.
+    pub fn register(&self, p: *const u8, len: usize) -> i64 {
+        let iov = [p as u64, len as u64];
+        call(
+            libc::SYS_io_uring_register,
+            [self.fd, 0, iov.as_ptr() as u64, 1, 0, 0],
+        )
+    }
+
     /// Submit a request and wait for its result.
     pub fn run(&self, sqe: [u64; 8]) -> i64 {
         let p = &self.params;
@@ -1078,11 +1087,7 @@ fn io_uring_buffers(v: &[Val]) -> i64 {
         Ok(r) => r,
         Err(e) => return e,
     };
-    let iov = [value(v[0], v[0]), value(v[1], v[0])];
-    call(
-        libc::SYS_io_uring_register,
-        [ring.fd, 0, iov.as_ptr() as u64, 1, 0, 0],
-    )
+    ring.register(value(v[0], v[0]) as *const u8, value(v[1], v[0]) as usize)
 }
 
 /// A child with a short program of its own, on the descriptors and mappings of its parent.

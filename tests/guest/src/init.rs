@@ -223,7 +223,10 @@ fn set_up() -> Result<Plan, String> {
 
 fn set_up_driver(p: &Plan) -> Result<(), String> {
     // The providers of namespaces; what drives a namespace is the plan's decision.
-    load_modules(&["nfit", "nd_e820", "nd_btt", "dax_pmem"])?;
+    load_modules(&["nfit", "nd_e820", "nd_btt"])?;
+    if p.driver == "nd_pmem" {
+        load_modules(&["dax_pmem", "device_dax"])?;
+    }
     ctx::settle();
     load_driver(p)?;
     ctx::settle();

@@ -27,6 +27,7 @@ mod sys;
 mod t_bind;
 mod t_block;
 mod t_demo;
+mod t_devdax;
 mod t_diff;
 mod t_fault;
 mod t_fsdax;
@@ -51,6 +52,7 @@ fn registry() -> Vec<&'static Test> {
         t_bind::TESTS,
         t_block::TESTS,
         t_demo::TESTS,
+        t_devdax::TESTS,
         t_diff::TESTS,
         t_fault::TESTS,
         t_fsdax::TESTS,

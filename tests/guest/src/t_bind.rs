@@ -180,7 +180,7 @@ fn refusals(c: &mut Ctx) -> TestResult {
 fn module_alias(c: &mut Ctx) -> TestResult {
     let aliases = c.ok(&["modinfo", "-F", "alias", crate::ctx::init_ko()])?;
     let aliases: Vec<&str> = aliases.lines().collect();
-    for want in ["nd:t4*", "nd:t5*"] {
+    for want in ["nd:t4*", "nd:t5*", "nd:t7*"] {
         check!(aliases.contains(&want), "no alias {want}: {aliases:?}");
     }
     check_eq!(

@@ -3,6 +3,7 @@
 //! them, page-aligned buffers, and processes that work in step with the test.
 
 use crate::ctx::{Ctx, TestResult};
+use crate::fuzz_calls::Ring;
 use crate::sys::Map;
 use crate::{check, fail};
 use std::fs::{self, File};
@@ -637,29 +638,12 @@ pub fn vmsplice(p: *mut u8, len: usize) -> io::Result<usize> {
     }
 }
 
-/// Registers a fixed buffer with a new io_uring: a long-term pin.
+/// Registers a fixed buffer with a new io_uring, which ends here: a long-term pin.
 pub fn uring_register(p: *mut u8, len: usize) -> io::Result<()> {
-    let io = libc::iovec {
-        iov_base: p.cast(),
-        iov_len: len,
-    };
-    // struct io_uring_params.
-    let mut params = [0u8; 120];
-    // SAFETY: as above; the ring is closed here.
-    unsafe {
-        let ring = libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr());
-        if ring < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // IORING_REGISTER_BUFFERS is 0.
-        let r = libc::syscall(libc::SYS_io_uring_register, ring, 0, &raw const io, 1);
-        let e = io::Error::last_os_error();
-        libc::close(ring as i32);
-        if r < 0 {
-            return Err(e);
-        }
+    match Ring::new().map_or_else(|e| e, |ring| ring.register(p, len)) {
+        0 => Ok(()),
+        e => Err(io::Error::from_raw_os_error(-e as i32)),
     }
-    Ok(())
 }
 
 /// Wakes who waits for a futex that is shared between processes.

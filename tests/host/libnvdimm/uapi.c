@@ -15,7 +15,7 @@ const struct {
 	unsigned long long direct_window, map_direct;
 	unsigned long long map_sync, map_shared, map_shared_validate, map_type;
 	size_t info_size, prefault_size, prefault_done;
-	unsigned int info, prefault, info_sync, info_pages, prefault_write;
+	unsigned int info, prefault, info_sync, info_pages, info_pinnable, prefault_write;
 	size_t lease_size;
 	unsigned int lease, lease_states[4];
 } rpmem_uapi = {
@@ -32,6 +32,7 @@ const struct {
 	.prefault = RPMEM_PREFAULT,
 	.info_sync = RPMEM_INFO_SYNC,
 	.info_pages = RPMEM_INFO_PAGES,
+	.info_pinnable = RPMEM_INFO_PINNABLE,
 	.prefault_write = RPMEM_PREFAULT_WRITE,
 	.lease_size = sizeof(struct rpmem_lease),
 	.lease = RPMEM_LEASE,

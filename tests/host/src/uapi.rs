@@ -18,6 +18,7 @@ pub struct Header {
     pub prefault: u32,
     pub info_sync: u32,
     pub info_pages: u32,
+    pub info_pinnable: u32,
     pub prefault_write: u32,
     pub lease_size: usize,
     pub lease: u32,

@@ -65,6 +65,27 @@ proptest! {
     }
 
     #[test]
+    fn folios_cover_the_data(align in 12..40u32, first in 0..1u64 << 30, data in 0..1u64 << 20,
+                             len in 1..1u64 << 20, coarse in 0..20u32) {
+        // In pages, with some zeroes at the end.
+        let round = |n: u64| n >> coarse << coarse;
+        let (first, data, len) = (round(first), round(data), round(len).max(1 << coarse));
+        let (data, end) = (first + data, first + data + len);
+        let [first, data, end] = [first, data, end].map(|n| n << PAGE_SHIFT);
+        let order = folio_order(1 << align, first, data, end, &[18, 9]);
+        prop_assert!([0, 9, 18].contains(&order));
+        let fits = |order: u32| {
+            let size = PAGE_SIZE << order;
+            size <= 1 << align && [first, data, end].iter().all(|n| n % size == 0)
+        };
+        prop_assert!(order == 0 || fits(order));
+        // There is no larger one.
+        for larger in [9, 18].into_iter().filter(|n| *n > order) {
+            prop_assert!(!fits(larger));
+        }
+    }
+
+    #[test]
     fn positions_around_the_end(p in device(), page in any::<bool>(), past in 0..3u64) {
         check::geometry(&p);
         // At the start of a page, and pages next to the last one.

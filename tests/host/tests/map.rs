@@ -262,8 +262,8 @@ fn ioctls_are_those_of_the_header() {
         (c.info_size, c.prefault_size)
     );
     assert_eq!(
-        (ioctl::INFO_SYNC, ioctl::INFO_PAGES),
-        (c.info_sync, c.info_pages)
+        (ioctl::INFO_SYNC, ioctl::INFO_PAGES, ioctl::INFO_PINNABLE),
+        (c.info_sync, c.info_pages, c.info_pinnable)
     );
     assert_eq!((ioctl::LEASE, ioctl::LEASE_SIZE), (c.lease, c.lease_size));
     let states = [
@@ -317,15 +317,19 @@ fn ioctls_are_those_of_the_header() {
         (c.map_type, c.map_shared)
     );
 
-    for n in 0..4 {
+    for n in 0..8 {
         let info = Info {
             size: 0x1122_3344_5566_7788 + n,
-            huge_page: 1 << (12 + 9 * n),
+            huge_page: 1 << (12 + 9 * (n % 4)),
             synchronous: n & 1 != 0,
             page_backed: n & 2 != 0,
+            pinnable: n & 4 != 0,
         };
-        let flags =
-            if n & 1 != 0 { c.info_sync } else { 0 } | if n & 2 != 0 { c.info_pages } else { 0 };
+        let flags = [c.info_sync, c.info_pages, c.info_pinnable]
+            .into_iter()
+            .enumerate()
+            .map(|(bit, flag)| if (n >> bit) & 1 != 0 { flag } else { 0 })
+            .sum();
         assert_eq!(
             info.to_bytes(),
             uapi::info(flags, info.size, info.huge_page)

@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Namespaces in devdax mode: /dev/rpmemN with pages that can be pinned.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::disk;
+use crate::fuzz_calls::Ring;
+use crate::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
+use crate::tools::{self, errno, Peer, Probe, HUGE};
+use crate::{check, check_eq, fail};
+use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "devdax_create",
+        run: create,
+    },
+    Test {
+        name: "devdax_entries",
+        run: entries,
+    },
+    Test {
+        name: "devdax_small",
+        run: small,
+    },
+    Test {
+        name: "devdax_gigantic",
+        run: gigantic,
+    },
+    Test {
+        name: "devdax_pins",
+        run: pins,
+    },
+    Test {
+        name: "devdax_split",
+        run: split,
+    },
+    Test {
+        name: "devdax_msync",
+        run: msync,
+    },
+    Test {
+        name: "devdax_memory_failure",
+        run: memory_failure,
+    },
+    Test {
+        name: "devdax_unbind_pinned",
+        run: unbind_pinned,
+    },
+    Test {
+        name: "devdax_unbind_direct",
+        run: unbind_direct,
+    },
+];
+
+const PAGE: usize = 4096;
+const RW: i32 = PROT_READ | PROT_WRITE;
+const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
+/// All kinds of mappings: offset of the window, flags.
+const KINDS: [(u64, i32); 3] = [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)];
+
+/// Three namespaces: struct pages in memory and on the medium, and with small pages. The first is
+/// the one that most tests use.
+fn create(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    for (n, options) in [
+        ["-M", "mem", "-a", "2M", "-s", "256M"],
+        ["-M", "dev", "-a", "2M", "-s", "64M"],
+        ["-M", "mem", "-a", "4K", "-s", "64M"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut argv = vec!["-m", "devdax"];
+        argv.extend_from_slice(&options);
+        c.create_namespace(&argv)?;
+        let h = Here::nth(c, n)?;
+        check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
+        check!(h.space.nd.starts_with("dax"), "{} is bound", h.space.nd);
+        check_eq!(h.attr(c, "page_backed")?, 1, "page_backed");
+        check_eq!(h.attr(c, "pinnable")?, 1, "pinnable");
+        let align = if options[3] == "2M" { HUGE } else { PAGE } as u64;
+        check_eq!(h.attr(c, "huge_page")?, align, "huge_page");
+        check_eq!(h.attr(c, "align")?, align, "align");
+        // No files by direct access in it; blocks as anywhere.
+        check_eq!(c.disk_attr(&h.space.disk, "queue/dax")?, "0", "queue/dax");
+        let disk = disk::attr_u64(c, &h.space.disk, "size")? * 512;
+        check_eq!(h.attr(c, "size")?, disk, "size");
+    }
+    let list = c.ok(&["ndctl", "list", "-N"])?;
+    check_eq!(list.matches("\"mode\":\"devdax\"").count(), 3, "{list}");
+    check_eq!(list.matches("\"state\":\"disabled\"").count(), 0, "{list}");
+    Ok(())
+}
+
+/// Entries are as large as they can be, wherever a mapping starts, and whatever kind it is of.
+fn entries(c: &mut Ctx) -> TestResult {
+    for n in [0, 1] {
+        let h = Here::nth(c, n)?;
+        let f = h.open()?;
+        let (huge, page) = (HUGE as u64, PAGE as u64);
+        for (offset, len, least, most, size) in [
+            (0, 8 * huge, 8, 8, HUGE),
+            (4 * huge, 8 * huge, 8, 8, HUGE),
+            (page, 8 * huge, 7 + 2, 7 + 16, PAGE),
+            (huge - page, 2 * page, 1, 2, PAGE),
+            (0, huge - page, 8, 9, PAGE),
+        ] {
+            for write in [false, true] {
+                for (base, flags) in KINDS {
+                    let what = format!("{len:#x} at {offset:#x}, write {write}, {flags:#x}");
+                    let m = Map::new(&f, base + offset, len as usize, RW, flags)?;
+                    if len >= 2 * huge {
+                        check_eq!(m.as_ptr() as u64 % huge, offset % huge, "{what}: alignment");
+                    }
+                    let kib = tools::smaps(c, m.as_ptr() as usize, "KernelPageSize")?;
+                    check_eq!(kib, size as u64 / 1024, "{what}: KernelPageSize");
+                    let n = faults_for(&m, write);
+                    check!((least..=most).contains(&n), "{what}: {n} faults");
+                    check_eq!(faults_for(&m, true), 0, "{what}: once more");
+                    let rss = tools::smaps(c, m.as_ptr() as usize, "Rss")?;
+                    check_eq!(rss, len / 1024, "{what}: Rss");
+                    drop(m);
+                    // All at once.
+                    let populate = flags | libc::MAP_POPULATE;
+                    let m = Map::new(&f, base + offset, len as usize, RW, populate)?;
+                    check_eq!(faults_for(&m, true), 0, "{what}: populated");
+                }
+            }
+        }
+        // By an application that does not want huge pages: device-dax has SIGBUS for it.
+        let m = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
+        m.madvise(libc::MADV_NOHUGEPAGE)?;
+        check_eq!(faults_for(&m, true), 2 * 512 / 64, "MADV_NOHUGEPAGE");
+        // For once, entries can be dropped.
+        m.madvise(libc::MADV_DONTNEED)?;
+        check_eq!(faults_for(&m, true), 2 * 512 / 64, "MADV_DONTNEED");
+        for advice in [libc::MADV_POPULATE_READ, libc::MADV_POPULATE_WRITE] {
+            let m = Map::new(&f, 0, 3 * HUGE + PAGE, RW, MAP_SHARED)?;
+            m.madvise(advice)?;
+            check_eq!(faults_for(&m, true), 0, "madvise {advice}");
+        }
+    }
+    Ok(())
+}
+
+/// A namespace with small pages.
+fn small(c: &mut Ctx) -> TestResult {
+    let h = Here::nth(c, 2)?;
+    let f = h.open()?;
+    for (base, flags) in KINDS {
+        let m = Map::new(&f, base, 4 * HUGE, RW, flags)?;
+        check_eq!(faults_for(&m, true), 4 * 512 / 64, "{flags:#x}");
+        let kib = tools::smaps(c, m.as_ptr() as usize, "KernelPageSize")?;
+        check_eq!(kib, 4, "KernelPageSize");
+    }
+    Ok(())
+}
+
+/// On a device with room for folios of 1 GiB.
+fn gigantic(c: &mut Ctx) -> TestResult {
+    const GIB: usize = 1 << 30;
+    c.init_labels()?;
+    c.create_namespace(&["-m", "devdax", "-M", "mem", "-a", "1G", "-s", "3G"])?;
+    let h = Here::nth(c, 0)?;
+    check_eq!(h.attr(c, "align")?, GIB as u64, "align");
+    let f = h.open()?;
+    let m = Map::new(&f, 0, GIB, RW, SYNC)?;
+    check_eq!(m.as_ptr() as usize % GIB, 0, "alignment");
+    check_eq!(faults_for(&m, true), 1, "one GiB");
+    let kib = tools::smaps(c, m.as_ptr() as usize, "KernelPageSize")?;
+    check_eq!(kib, 1 << 20, "KernelPageSize");
+    check!(tools::uring_register(m.as_ptr(), 4 * HUGE).is_ok(), "pin");
+    // A hole: what is left is mapped again, by the page.
+    // SAFETY: a part of our mapping.
+    let r = unsafe { libc::munmap(m.as_ptr().add(HUGE).cast(), HUGE) };
+    check_eq!(r, 0);
+    m.write8(3 * HUGE, 8);
+    drop(m);
+    let m = Map::new(&f, PAGE as u64, 4 * HUGE, RW, MAP_SHARED)?;
+    check_eq!(m.read8(3 * HUGE - PAGE), 8);
+    // It does not start at a block of 64, one of which has been mapped by the access above.
+    check_eq!(faults_for(&m, true), 4 * 512 / 64 + 1 - 1, "by the page");
+    drop(m);
+    h.space.unbind(c)?;
+    h.space.bind(c)
+}
+
+/// get_user_pages works: for a moment, for long, for direct I/O.
+fn pins(c: &mut Ctx) -> TestResult {
+    let other = Here::nth(c, 1)?;
+    let dev = disk::direct(&other.space.dev())?;
+    let mut want = disk::Buf::page(2 * HUGE);
+    let buffer = tools::anonymous(HUGE)?;
+    for n in [0, 2] {
+        disk::fill(&dev, 31, 0, 2 * HUGE as u64)?;
+        dev.read_exact_at(want.bytes_mut(), 0)?;
+        let h = Here::nth(c, n)?;
+        let f = h.open()?;
+        for (base, flags) in KINDS {
+            for len in [2 * HUGE, HUGE - PAGE] {
+                for touched in [false, true] {
+                    let what = format!("namespace {n}, {flags:#x}, {len:#x}, touched {touched}");
+                    let m = Map::new(&f, base, len, RW, flags)?;
+                    if touched {
+                        m.write8(0, 1);
+                        m.write8(PAGE, 1);
+                    }
+                    let p = m.as_ptr();
+                    let done = tools::pread_raw(&dev, p, len, 0)?;
+                    check_eq!(done, len, "{what}: O_DIRECT read into it");
+                    check!(m.slice() == &want.bytes()[..len], "{what}: bytes");
+                    let done = tools::pwrite_raw(&dev, p, len, 0)?;
+                    check_eq!(done, len, "{what}: O_DIRECT write from it");
+                    let mine = std::process::id() as i32;
+                    for write in [false, true] {
+                        let done = tools::process_vm(mine, p, buffer.as_ptr(), PAGE, write)?;
+                        check_eq!(done, PAGE, "{what}: process_vm, write {write}");
+                    }
+                    check_eq!(tools::vmsplice(p, PAGE)?, PAGE, "{what}: vmsplice");
+                    tools::futex_wake_shared(p)?;
+                    tools::uring_register(p, len)
+                        .map_err(|e| format!("{what}: io_uring buffers: {e}"))?;
+                    let mem = File::options()
+                        .read(true)
+                        .write(true)
+                        .open("/proc/self/mem")?;
+                    mem.write_all_at(&[0x42; 3 * PAGE], p as u64 + 100)?;
+                    check!(
+                        m.slice()[100..100 + 3 * PAGE].iter().all(|b| *b == 0x42),
+                        "{what}: mem"
+                    );
+                }
+            }
+        }
+        // One that may not be written to.
+        let ro = File::open(&h.node)?;
+        let m = Map::new(&ro, 0, HUGE, PROT_READ, MAP_SHARED)?;
+        check_eq!(
+            errno(&tools::pread_raw(&dev, m.as_ptr(), PAGE, 0)),
+            libc::EFAULT,
+            "O_DIRECT read into a read-only one"
+        );
+        check_eq!(
+            errno(&tools::uring_register(m.as_ptr(), PAGE)),
+            libc::EFAULT,
+            "io_uring buffers in a read-only one"
+        );
+        check_eq!(tools::pwrite_raw(&dev, m.as_ptr(), PAGE, 0)?, PAGE);
+    }
+    Ok(())
+}
+
+/// A huge entry that a call cuts is mapped again in small ones; nothing is lost or left behind.
+fn split(c: &mut Ctx) -> TestResult {
+    let h = Here::nth(c, 0)?;
+    let f = h.open()?;
+    let dev = disk::direct(&h.space.dev())?;
+    disk::fill(&dev, 32, 0, 4 * HUGE as u64)?;
+    let mut want = disk::Buf::page(4 * HUGE);
+    dev.read_exact_at(want.bytes_mut(), 0)?;
+    for (base, flags) in KINDS {
+        let map = || -> TestResult<Map> {
+            let m = Map::new(&f, base, 4 * HUGE, RW, flags)?;
+            check_eq!(faults_for(&m, false), 4);
+            Ok(m)
+        };
+        let same = |m: &Map, but: std::ops::Range<usize>| {
+            (0..4 * HUGE)
+                .step_by(PAGE)
+                .filter(|at| !but.contains(at))
+                .all(|at| m.read8(at + 5) == want.bytes()[at + 5])
+        };
+        let hole = HUGE + 7 * PAGE..HUGE + 9 * PAGE;
+        let start = |m: &Map| m.as_ptr().wrapping_add(hole.start).cast();
+        // SAFETY: parts of our mapping, and no reference into it.
+        unsafe {
+            let m = map()?;
+            check_eq!(libc::munmap(start(&m), hole.len()), 0);
+            check!(same(&m, hole.clone()), "munmap");
+            let m = map()?;
+            check_eq!(libc::mprotect(start(&m), hole.len(), PROT_READ), 0);
+            check!(same(&m, 0..0), "mprotect");
+            let killed = sys::caught(|| {
+                m.write8(hole.start, 1);
+                0
+            })?;
+            check!(
+                matches!(killed, Caught::Fault(f) if f.signal == libc::SIGSEGV),
+                "{killed:?}"
+            );
+            let m = map()?;
+            let room = tools::anonymous(hole.len())?;
+            let to = libc::mremap(
+                start(&m),
+                hole.len(),
+                hole.len(),
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                room.as_ptr(),
+            );
+            check!(to != libc::MAP_FAILED, "mremap");
+            check!(same(&m, hole.clone()), "mremap");
+            check!(
+                room.slice() == &want.bytes()[hole.clone()],
+                "what was moved"
+            );
+            drop(room);
+            // It cannot grow.
+            let m = map()?;
+            let r = libc::mremap(m.as_ptr().cast(), 4 * HUGE, 5 * HUGE, libc::MREMAP_MAYMOVE);
+            check!(r == libc::MAP_FAILED, "mremap to more");
+        }
+    }
+    check_eq!(h.mappings(c)?, 0, "mappings");
+    drop((f, dev));
+    // Would wait for any reference that was lost.
+    h.space.unbind(c)?;
+    h.space.bind(c)
+}
+
+/// What could have been stored to is written back: by the unit, for as long as anybody can.
+fn msync(c: &mut Ctx) -> TestResult {
+    let h = Here::nth(c, 0)?;
+    let f = h.open()?;
+    let wb = Probe::new(c, "daxwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let flush = Probe::new(c, "daxmsync", "nvdimm_flush")?;
+    let written = || -> TestResult<usize> {
+        let sum = wb.values(c, "size")?.iter().sum::<u64>();
+        wb.restart()?;
+        Ok(sum as usize)
+    };
+    f.sync_all()?;
+    for (base, flags) in KINDS {
+        f.sync_all()?;
+        written()?;
+        let m = Map::new(&f, base, 4 * HUGE, RW, flags)?;
+        flush.restart()?;
+        m.msync()?;
+        check!(flush.count(c)? >= 1, "each msync ends with a flush");
+        check_eq!(written()?, 0, "nothing stored");
+        m.write8(HUGE + 5, 1);
+        m.msync()?;
+        check_eq!(written()?, HUGE, "one unit");
+        m.write8(HUGE + 6, 1);
+        f.sync_all()?;
+        check_eq!(written()?, HUGE, "and again");
+        // Pinned, and then not mapped any more: the ring can go on writing.
+        let ring = Ring::new().map_err(|e| format!("io_uring: {e}"))?;
+        check_eq!(ring.register(m.as_ptr().wrapping_add(HUGE), PAGE), 0);
+        drop(m);
+        f.sync_all()?;
+        check_eq!(written()?, HUGE, "pinned");
+        f.sync_all()?;
+        check_eq!(written()?, HUGE, "pinned, again");
+        drop(ring);
+        c.wait_for("the end of the ring", 10, || {
+            f.sync_all().is_ok() && written().is_ok_and(|n| n == 0)
+        })?;
+        // One that cannot be written leaves no trace.
+        let ro = File::open(&h.node)?;
+        let m = Map::new(&ro, base, HUGE, PROT_READ, flags)?;
+        faults_for(&m, false);
+        f.sync_all()?;
+        check_eq!(written()?, 0, "only read");
+    }
+    Ok(())
+}
+
+/// memory_failure() reaches those who have the page in a mapping, by its one place in the address
+/// space, whichever window they have mapped.
+fn memory_failure(c: &mut Ctx) -> TestResult {
+    for (n, lsb) in [(0, 21), (2, 12)] {
+        let h = Here::nth(c, n)?;
+        let phys = h.resource(c)?;
+        for (i, (base, flags)) in KINDS.into_iter().enumerate() {
+            let f = h.open()?;
+            // Another page each time: it stays poisoned.
+            let page = (2 + i) * HUGE + 9 * PAGE;
+            let with = Map::new(&f, base + HUGE as u64, 8 * HUGE, RW, flags)?;
+            let at = page - HUGE;
+            let got = sys::caught(|| {
+                with.write8(at, 1);
+                let told = std::fs::write(
+                    "/sys/devices/system/memory/hard_offline_page",
+                    format!("{:#x}", phys + page as u64),
+                );
+                u8::from(told.is_ok())
+            })?;
+            match got {
+                Caught::Fault(got) => check_eq!(
+                    (got.signal, got.addr_lsb),
+                    (libc::SIGBUS, lsb),
+                    "namespace {n}, {flags:#x}"
+                ),
+                other => fail!("namespace {n}, {flags:#x}: {other:?}"),
+            }
+        }
+        // The struct pages are new ones.
+        h.space.unbind(c)?;
+        h.space.bind(c)?;
+    }
+    Ok(())
+}
+
+/// Unbinding waits for those who have pinned pages, tells them, and says in the log for whom.
+fn unbind_pinned(c: &mut Ctx) -> TestResult {
+    for mapped in [false, true] {
+        let h = Here::nth(c, 0)?;
+        c.mark_dmesg();
+        let dev = disk::direct(&h.space.dev())?;
+        disk::fill(&dev, 33, 0, HUGE as u64)?;
+        drop(dev);
+        let f = h.open()?;
+        let peer = Peer::start(|l| {
+            let Ok(m) = Map::new(&f, 0, 2 * HUGE, RW, MAP_SHARED) else {
+                return 1;
+            };
+            let Ok(ring) = Ring::new() else {
+                return 2;
+            };
+            if ring.register(m.as_ptr(), 2 * HUGE) != 0 {
+                return 3;
+            }
+            let m = mapped.then_some(m);
+            l.say();
+            l.hear();
+            drop((m, ring));
+            l.say();
+            l.hear();
+            0
+        })?;
+        peer.hear()?;
+        let nd = h.space.nd.clone();
+        let unbind = std::thread::spawn(move || {
+            std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok()
+        });
+        // The memory has gone from mappings, and there is notice.
+        check_eq!(
+            sys::poll(&f, POLLPRI, 60_000)? & POLLPRI,
+            POLLPRI,
+            "notice, mapped {mapped}"
+        );
+        c.wait_for("a message", 60, || {
+            c.dmesg_has("waiting for pinned pages").is_ok()
+        })?;
+        check!(!unbind.is_finished(), "unbound in spite of pins");
+        check_eq!(errno(&Map::new(&f, 0, PAGE, RW, SYNC)), libc::ENXIO, "mmap");
+        peer.say();
+        peer.hear()?;
+        c.wait_for("the unbind", 60, || unbind.is_finished())?;
+        check!(unbind.join().unwrap_or(false), "unbind");
+        drop((peer, f));
+        h.space.bind(c)?;
+        let h = Here::nth(c, 0)?;
+        let dev = disk::direct(&h.space.dev())?;
+        disk::verify(&dev, 33, 0, HUGE as u64)?;
+    }
+    Ok(())
+}
+
+/// Direct mappings go on working until they are given back, pins included.
+fn unbind_direct(c: &mut Ctx) -> TestResult {
+    let h = Here::nth(c, 0)?;
+    c.write(format!("{}/lease_break_time", h.sysfs), "-1")?;
+    let f = h.open()?;
+    let plain = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
+    let direct = Map::new(&f, DIRECT_WINDOW, 2 * HUGE, RW, SYNC)?;
+    for m in [&plain, &direct] {
+        m.write8(0, 1);
+        m.write8(HUGE, 1);
+    }
+    let nd = h.space.nd.clone();
+    let unbind =
+        std::thread::spawn(move || std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok());
+    check_eq!(sys::poll(&f, POLLPRI, 60_000)?, POLLPRI, "notice");
+    let gone = |m: &Map| -> TestResult<bool> {
+        let end = sys::caught(|| m.read8(0))?;
+        Ok(matches!(end, Caught::Fault(f) if f.signal == libc::SIGBUS))
+    };
+    check!(gone(&plain)?, "an ordinary mapping is revoked at once");
+    // What was mapped, what was not, and what can be pinned.
+    for at in [0, HUGE, 2 * HUGE - 1] {
+        direct.write8(at, 7);
+        check_eq!(direct.read8(at), 7);
+    }
+    tools::uring_register(direct.as_ptr(), HUGE)?;
+    check!(!unbind.is_finished(), "unbound in spite of the lease");
+    drop(direct);
+    c.wait_for("the unbind", 60, || unbind.is_finished())?;
+    check!(unbind.join().unwrap_or(false), "unbind");
+    check!(gone(&plain)?, "an ordinary mapping, for good");
+    drop((plain, f));
+    h.space.bind(c)
+}
