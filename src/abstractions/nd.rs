@@ -454,6 +454,77 @@ impl Drop for RawAccess<'_, '_> {
     }
 }
 
+/// A btt device whose disk is there: libnvdimm's own block translation table.
+///
+/// # Invariants
+///
+/// `nvdimm_namespace_attach_btt()` has succeeded for `dev`, which stays bound to the driver for as long
+/// as this lives; `ndns` is the namespace that it claims.
+pub(crate) struct Btt {
+    dev: ARef<Device>,
+    ndns: *mut bindings::nd_namespace_common,
+}
+
+// SAFETY: The functions called lock by themselves, or run under the device lock.
+unsafe impl Send for Btt {}
+// SAFETY: As above.
+unsafe impl Sync for Btt {}
+
+impl Btt {
+    /// Makes the disk of the btt device `dev`, which is under probe and claims `namespace`. What is
+    /// dropped is the disk: before the driver is unbound, as it is with the driver's data.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is not configured, `ENXIO` if the namespace is too small, `ENOMEM`, those
+    /// of `btt_init()`. Context: may sleep.
+    pub(crate) fn attach(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<Self> {
+        if Personality::of(dev) != Personality::Btt {
+            return Err(ENODEV);
+        }
+        // SAFETY: By the type invariants of `Namespace` it is valid, and claimed by `dev`, which is a
+        // btt device.
+        to_result(unsafe { bindings::rpmem_helper_attach_btt(namespace.ndns) })?;
+        // INVARIANT: Attached just now.
+        Ok(Self {
+            // SAFETY: `dev` is valid with a non-zero reference count.
+            dev: unsafe { Device::get_device(device_raw(dev)) },
+            ndns: namespace.ndns,
+        })
+    }
+
+    /// Makes the disk read-only or writable, as the region is. Context: device lock held.
+    pub(crate) fn check_and_set_ro(&self) {
+        // SAFETY: By the type invariants the btt is attached, and so has a disk.
+        unsafe {
+            bindings::nvdimm_check_and_set_ro(bindings::rpmem_helper_btt_disk(device_raw(
+                &self.dev,
+            )))
+        };
+    }
+
+    /// Takes over the bad ranges that the bus knows of. Context: device lock held; takes the bus lock.
+    pub(crate) fn revalidate_badblocks(&self, region: &Region) {
+        // SAFETY: By the type invariants the namespace is valid and enabled, so that its list of bad
+        // blocks is initialised.
+        unsafe {
+            let io = bindings::rpmem_helper_to_nd_namespace_io(self.ndns);
+            let range = bindings::range {
+                start: (*io).res.start,
+                end: (*io).res.end,
+            };
+            bindings::nvdimm_badblocks_populate(region.ptr, &raw mut (*io).bb, &range);
+        }
+    }
+}
+
+impl Drop for Btt {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the btt is attached.
+        unsafe { bindings::rpmem_helper_detach_btt(device_raw(&self.dev)) };
+    }
+}
+
 /// A region: the DIMMs behind a namespace, and the flush that makes writes to them durable.
 ///
 /// # Invariants

@@ -5,6 +5,7 @@
  * a prototype there that differs from the kernel's does not compile.
  */
 #include <nvdimm/nd-core.h>
+#include <nvdimm/btt.h>
 #include <nvdimm/pfn.h>
 #include <dax/dax-private.h>
 
@@ -147,6 +148,9 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(block_device_operations, owner),
 	OFFSET(block_device_operations, submit_bio),
 
+	/* Of the kernel's own structure: nd_private.h has its head only. */
+	OFFSET(btt, btt_disk),
+
 	SIZE(bvec_iter),
 	OFFSET(bvec_iter, bi_bvec_done),
 	OFFSET(bvec_iter, bi_idx),
@@ -166,6 +170,7 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(dev_pagemap, owner),
 	OFFSET(dev_pagemap, range),
 	OFFSET(dev_pagemap, type),
+	OFFSET(dev_pagemap, vmemmap_shift),
 
 	SIZE(dev_pagemap_ops),
 	OFFSET(dev_pagemap_ops, memory_failure),
@@ -187,7 +192,13 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(gendisk, private_data),
 
 	SIZE(inode),
+	OFFSET(inode, i_flags),
 	OFFSET(inode, i_mapping),
+	OFFSET(inode, i_mode),
+
+	/* As struct btt. */
+	OFFSET(nd_btt, btt),
+	OFFSET(nd_btt, ndns),
 
 	SIZE(nd_device_driver),
 	OFFSET(nd_device_driver, drv),
@@ -204,10 +215,11 @@ static const struct rpmem_kunit_value values[] = {
 	LENGTH(nd_namespace_common, force_raw),
 
 	SIZE(nd_namespace_io),
+	OFFSET(nd_namespace_io, bb),
 	OFFSET(nd_namespace_io, common),
 	OFFSET(nd_namespace_io, res),
 
-	/* Of the kernel's own structure: nd_private.h has its head only. */
+	/* As struct btt. */
 	OFFSET(nd_pfn, uuid),
 
 	SIZE(nd_pfn_sb),

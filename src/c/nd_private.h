@@ -16,13 +16,24 @@
 #include <linux/uuid.h>
 
 /*
- * The head of the structure in drivers/nvdimm/nd.h; more follows. The KUnit
- * tests include that header, too.
+ * The heads of the structures in drivers/nvdimm/nd.h and btt.h; more follows.
+ * The KUnit tests include those headers, too.
  */
 #ifndef __ND_H__
 struct nd_pfn {
 	int id;
 	uuid_t *uuid;
+};
+
+struct nd_btt {
+	struct device dev;
+	struct nd_namespace_common *ndns;
+	struct btt *btt;
+};
+#endif
+#ifndef _LINUX_BTT_H
+struct btt {
+	struct gendisk *btt_disk;
 };
 #endif
 
@@ -38,6 +49,9 @@ bool is_nd_pfn(struct device *dev);
 bool is_nd_dax(const struct device *dev);
 struct nd_pfn *to_nd_pfn(struct device *dev);
 struct nd_dax *to_nd_dax(struct device *dev);
+struct nd_btt *to_nd_btt(struct device *dev);
+int nvdimm_namespace_attach_btt(struct nd_namespace_common *ndns);
+int nvdimm_namespace_detach_btt(struct nd_btt *nd_btt);
 int nvdimm_setup_pfn(struct nd_pfn *nd_pfn, struct dev_pagemap *pgmap);
 const char *nvdimm_namespace_disk_name(struct nd_namespace_common *ndns, char *name);
 long nvdimm_clear_poison(struct device *dev, phys_addr_t phys, unsigned int len);

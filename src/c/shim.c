@@ -159,6 +159,32 @@ void rpmem_helper_clear_mce_nospec(unsigned long pfn)
 	clear_mce_nospec(pfn);
 }
 
+/* Without CONFIG_BTT there are no btt devices, so that nobody calls these. */
+int rpmem_helper_attach_btt(struct nd_namespace_common *ndns)
+{
+#if IS_ENABLED(CONFIG_BTT)
+	return nvdimm_namespace_attach_btt(ndns);
+#else
+	return -ENXIO;
+#endif
+}
+
+void rpmem_helper_detach_btt(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_BTT)
+	nvdimm_namespace_detach_btt(to_nd_btt(dev));
+#endif
+}
+
+struct gendisk *rpmem_helper_btt_disk(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_BTT)
+	return to_nd_btt(dev)->btt->btt_disk;
+#else
+	return NULL;
+#endif
+}
+
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns)
 {
 	return to_nd_namespace_io(&ndns->dev);

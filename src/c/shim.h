@@ -46,6 +46,9 @@ struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, co
 void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn);
 int rpmem_helper_test_and_clear_hwpoison(struct page *page);
 void rpmem_helper_clear_mce_nospec(unsigned long pfn);
+int rpmem_helper_attach_btt(struct nd_namespace_common *ndns);
+void rpmem_helper_detach_btt(struct device *dev);
+struct gendisk *rpmem_helper_btt_disk(struct device *dev);
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns);
 void *rpmem_helper_zero_page(void);
 

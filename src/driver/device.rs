@@ -34,6 +34,7 @@ use crate::{
         },
         nd::{
             self,
+            Btt,
             ClaimClass,
             Event,
             Namespace,
@@ -74,8 +75,30 @@ use kernel::{
 /// The driver, on the libnvdimm bus.
 pub(crate) struct Driver;
 
-/// A bound namespace. Fields are dropped in this order: mappings of the node end, file systems lose the DAX device, the disk
-/// goes when its I/O has ended, then the memory.
+/// What the driver has of a bound device.
+pub(crate) enum Attached {
+    /// A namespace that is served from here.
+    Memory(Bound),
+    /// One in sector mode.
+    Sectors(Sectors),
+}
+
+/// A bound namespace in sector mode: all I/O is libnvdimm's. The disk goes first, the flush comes last.
+pub(crate) struct Sectors {
+    btt: Btt,
+    region: FlushOnDrop,
+}
+
+struct FlushOnDrop(Region);
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        flush(&self.0);
+    }
+}
+
+/// A bound namespace. Fields are dropped in this order: mappings of the node end, file systems lose
+/// the DAX device, the disk goes when its I/O has ended, then the memory.
 pub(crate) struct Bound {
     pub(super) node: Option<BoundNode>,
     pub(super) _host: dax::Host<Pmem>,
@@ -84,7 +107,7 @@ pub(crate) struct Bound {
 }
 
 impl nd::Driver for Driver {
-    type Data = Bound;
+    type Data = Attached;
 
     const TYPES: usize = nd::NAMESPACE_IO | nd::NAMESPACE_PMEM | nd::DAX_PMEM;
 
@@ -93,39 +116,57 @@ impl nd::Driver for Driver {
     }
 
     fn remove(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
-        flush(data);
+        match data.get_ref() {
+            Attached::Memory(bound) => flush(bound.pmem.region()),
+            // After the disk has gone.
+            Attached::Sectors(_) => (),
+        }
     }
 
     fn shutdown(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
-        flush(data);
+        match data.get_ref() {
+            Attached::Memory(bound) => flush(bound.pmem.region()),
+            Attached::Sectors(sectors) => flush(&sectors.region.0),
+        }
     }
 
     fn notify(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>, event: Event) {
-        match event {
-            Event::RevalidatePoison => match &data.node {
-                Some(node) => node.change_badblocks(|| data.pmem.revalidate_badblocks()),
-                None => data.pmem.revalidate_badblocks(),
+        match (data.get_ref(), event) {
+            (Attached::Memory(bound), Event::RevalidatePoison) => match &bound.node {
+                Some(node) => node.change_badblocks(|| bound.pmem.revalidate_badblocks()),
+                None => bound.pmem.revalidate_badblocks(),
             },
-            Event::RevalidateRegion => {
-                data.disk.check_and_set_ro();
-                if let Some(node) = &data.node {
-                    node.set_read_only(data.disk.is_read_only());
+            (Attached::Memory(bound), Event::RevalidateRegion) => {
+                bound.disk.check_and_set_ro();
+                if let Some(node) = &bound.node {
+                    node.set_read_only(bound.disk.is_read_only());
                 }
+            }
+            (Attached::Sectors(sectors), Event::RevalidatePoison) => {
+                sectors.btt.revalidate_badblocks(&sectors.region.0);
+            }
+            (Attached::Sectors(sectors), Event::RevalidateRegion) => {
+                sectors.btt.check_and_set_ro();
             }
         }
     }
 }
 
-fn flush(data: Pin<&Bound>) {
-    let region = data.pmem.region();
+fn flush(region: &Region) {
     if let Err(err) = region.flush() {
         dev_err!(region.child(), "flush failed: {}\n", err.to_errno());
     }
 }
 
-fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
+fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
     let namespace = Namespace::probe(dev)?;
-    match Personality::of(dev) {
+    let bound = match Personality::of(dev) {
+        Personality::Btt => {
+            return Ok(Attached::Sectors(Sectors {
+                btt: Btt::attach(dev, &namespace)?,
+                region: FlushOnDrop(Region::of(dev)),
+            }));
+        }
         Personality::Namespace => probe_namespace(dev, &namespace),
         Personality::Pfn => {
             let (range, block) = setup_pfn(dev, &namespace, Kind::Fsdax)?;
@@ -138,11 +179,8 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Bound> {
             let pages = Some((range, PageUse::Generic(order)));
             attach(dev, &namespace, pages, block.data_offset)
         }
-        Personality::Btt => {
-            dev_notice!(dev, "sector mode is not supported by rpmem: bind nd_pmem\n");
-            Err(ENODEV)
-        }
-    }
+    };
+    bound.map(Attached::Memory)
 }
 
 /// Probes a namespace device: hands it to the personality that its info block asks for, or attaches

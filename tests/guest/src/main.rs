@@ -40,6 +40,7 @@ mod t_life;
 mod t_map;
 mod t_namespace;
 mod t_range;
+mod t_sector;
 mod t_selftest;
 mod t_smoke;
 mod tools;
@@ -65,6 +66,7 @@ fn registry() -> Vec<&'static Test> {
         t_map::TESTS,
         t_namespace::TESTS,
         t_range::TESTS,
+        t_sector::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
     ];

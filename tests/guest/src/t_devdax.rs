@@ -378,6 +378,10 @@ fn memory_failure(c: &mut Ctx) -> TestResult {
             let f = h.open()?;
             // Another page each time: it stays poisoned.
             let page = (2 + i) * HUGE + 9 * PAGE;
+            // It has been mapped in all other ways before.
+            for (other, flags) in KINDS.into_iter().filter(|kind| *kind != (base, flags)) {
+                Map::new(&f, other + page as u64, PAGE, RW, flags)?.write8(0, 1);
+            }
             let with = Map::new(&f, base + HUGE as u64, 8 * HUGE, RW, flags)?;
             let at = page - HUGE;
             let got = sys::caught(|| {
@@ -406,6 +410,8 @@ fn memory_failure(c: &mut Ctx) -> TestResult {
 
 /// Unbinding waits for those who have pinned pages, tells them, and says in the log for whom.
 fn unbind_pinned(c: &mut Ctx) -> TestResult {
+    let signal = libc::SIGRTMIN() + 1;
+    sys::block_signals(&[signal]);
     for mapped in [false, true] {
         let h = Here::nth(c, 0)?;
         c.mark_dmesg();
@@ -432,6 +438,7 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
             0
         })?;
         peer.hear()?;
+        sys::signal_events(&f, std::process::id() as i32, signal)?;
         let nd = h.space.nd.clone();
         let unbind = std::thread::spawn(move || {
             std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok()
@@ -441,6 +448,10 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
             sys::poll(&f, POLLPRI, 60_000)? & POLLPRI,
             POLLPRI,
             "notice, mapped {mapped}"
+        );
+        check!(
+            sys::next_signal(&[signal], 60_000)?.is_some(),
+            "a signal, mapped {mapped}"
         );
         c.wait_for("a message", 60, || {
             c.dmesg_has("waiting for pinned pages").is_ok()

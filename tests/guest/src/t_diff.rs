@@ -55,7 +55,8 @@ const DIFFERENCES: &[Difference] = &[
 /// Questions and answers.
 type Facts = BTreeMap<String, String>;
 
-/// Labelled namespaces of each kind: pages or none, in memory or on the medium, both sector sizes.
+/// Labelled namespaces of each kind: pages or none, in memory or on the medium, a block translation
+/// table, both sector sizes.
 fn create(c: &mut Ctx) -> TestResult {
     c.init_labels()?;
     for options in [
@@ -64,12 +65,14 @@ fn create(c: &mut Ctx) -> TestResult {
         &["-m", "fsdax", "-M", "mem"],
         &["-m", "fsdax", "-M", "dev"],
         &["-m", "fsdax", "-M", "dev", "-l", "4096"],
+        &["-m", "sector", "-l", "512"],
+        &["-m", "sector", "-l", "4096"],
     ] {
         let mut argv = vec!["-s", "64M"];
         argv.extend_from_slice(options);
         c.create_namespace(&argv)?;
     }
-    check_eq!(tools::spaces(c)?.len(), 5, "disks");
+    check_eq!(tools::spaces(c)?.len(), 7, "disks");
     Ok(())
 }
 
