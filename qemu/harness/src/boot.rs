@@ -6,6 +6,7 @@ use crate::qemu::{self, Accel, Machine, Serial};
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
 use crate::ui::Ui;
 use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER};
+use crate::volatile;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -33,6 +34,8 @@ pub struct Env {
     pub base: PathBuf,
     pub guest: PathBuf,
     pub ko: PathBuf,
+    /// last-flush.c
+    pub last_flush: PathBuf,
     pub krel: String,
     /// stock, debug or kcsan.
     pub flavour: String,
@@ -252,7 +255,9 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let mut times = BTreeMap::new();
     let limit = Duration::from_secs(boot.limit(env.factor()));
     let limit_to_init = Duration::from_secs(TO_INIT * env.factor()).min(limit);
+    volatile::before(fixture, dir)?;
     let child = spawn(&args, true, |c| {
+        volatile::prepare(fixture, dir, &env.last_flush, c);
         let err = stderr.try_clone().expect("dup of a log file");
         c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
     });
@@ -331,6 +336,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         }
     };
     let _ = fs::remove_file(&image);
+    volatile::after(fixture, dir, &ended)?;
     let console = ctx(fs::read(logs.join("console.log")), logs)?;
     let console = String::from_utf8_lossy(&console);
     let verdict = verdict::judge(&verdict::Input {

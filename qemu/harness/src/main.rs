@@ -13,6 +13,7 @@ mod selftest;
 mod spec;
 mod ui;
 mod verdict;
+mod volatile;
 
 use boot::{interrupted, Env, Job, INTERRUPTED};
 use qemu::Accel;
@@ -42,7 +43,8 @@ options:
   --long                              all scenarios, and the long form of their tests
   --seed N                            for tests that draw numbers; default: drawn, and printed
 
-environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL,
+environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL
+RPMEM_LAST_FLUSH,
 RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko) and RPMEM_FLAVOUR (default: stock)";
 
 #[derive(Default)]
@@ -115,6 +117,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         base: need("RPMEM_GUEST_BASE")?,
         guest: need("RPMEM_GUEST_BIN")?,
         ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
+        last_flush: need("RPMEM_LAST_FLUSH")?,
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
         flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
         long: o.long,

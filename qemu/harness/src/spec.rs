@@ -7,7 +7,7 @@
 //! { "summary": "...", "memory": "1G", "cpus": 2, "cmdline": "for the kernel",
 //!   "nvdimms": [{ "size": "1G", "label_size": "256K", "uuid": "...", "readonly": false,
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
-//!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G" }],
+//!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false }],
 //!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0 }
 //! ```
 //!
@@ -82,6 +82,8 @@ pub struct Fixture {
     pub persistence: Option<String>,
     /// Sparse files in the run directory for devices in `extra`, where `{dir}` names it.
     pub files: Vec<(String, u64)>,
+    /// Those of them that a power cut takes back to their last flush.
+    pub volatile: Vec<String>,
     pub extra: Vec<String>,
     /// Run under `-icount shift=N`: guest time counts instructions.
     pub icount: Option<u64>,
@@ -336,9 +338,13 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
             node: d.num("node")?,
         });
     }
-    let mut files = Vec::new();
+    let (mut files, mut volatile) = (Vec::new(), Vec::new());
     for f in o.list("files")? {
-        let d = Obj::new(&format!("fixture {name}: file"), f, &["name", "size"])?;
+        let known = ["name", "size", "volatile"];
+        let d = Obj::new(&format!("fixture {name}: file"), f, &known)?;
+        if d.bool("volatile")? {
+            volatile.push(d.need("name")?);
+        }
         files.push((d.need("name")?, d.num("size")?.unwrap_or(0)));
     }
     Ok(Fixture {
@@ -354,6 +360,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
             .map(|_| o.need("persistence"))
             .transpose()?,
         files,
+        volatile,
         extra: o.strings("extra")?,
         icount: o.num("icount")?,
     })

@@ -224,6 +224,9 @@ fn set_up() -> Result<Plan, String> {
 fn set_up_driver(p: &Plan) -> Result<(), String> {
     // The providers of namespaces; what drives a namespace is the plan's decision.
     load_modules(&["nfit", "nd_e820", "nd_btt"])?;
+    if has_virtio_pmem() {
+        load_modules(&["virtio_pci", "virtio_pmem"])?;
+    }
     if p.driver == "nd_pmem" {
         load_modules(&["dax_pmem", "device_dax"])?;
     }
@@ -231,6 +234,14 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     load_driver(p)?;
     ctx::settle();
     Ok(())
+}
+
+fn has_virtio_pmem() -> bool {
+    let devices = fs::read_dir("/sys/bus/pci/devices");
+    devices.into_iter().flatten().flatten().any(|d| {
+        // 0x1040 + VIRTIO_ID_PMEM.
+        fs::read_to_string(d.path().join("device")).is_ok_and(|id| id.trim() == "0x105b")
+    })
 }
 
 /// Seconds since the kernel has started.

@@ -43,6 +43,7 @@ mod t_range;
 mod t_sector;
 mod t_selftest;
 mod t_smoke;
+mod t_virtio;
 mod tools;
 
 use ctx::Test;
@@ -69,6 +70,7 @@ fn registry() -> Vec<&'static Test> {
         t_sector::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
+        t_virtio::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()
 }
