@@ -50,6 +50,10 @@ pub const TESTS: &[Test] = &[
         run: unbind_pinned,
     },
     Test {
+        name: "devdax_hand_over",
+        run: hand_over,
+    },
+    Test {
         name: "devdax_unbind_direct",
         run: unbind_direct,
     },
@@ -504,4 +508,59 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
     check!(gone(&plain)?, "an ordinary mapping, for good");
     drop((plain, f));
     h.space.bind(c)
+}
+
+/// From dax_pmem and back, by the script: the same bytes, and never under somebody who has it mapped.
+fn hand_over(c: &mut Ctx) -> TestResult {
+    const TOOL: &str = "rpmem-bind";
+    c.modprobe("device_dax")?;
+    c.modprobe("dax_pmem")?;
+    let ns = "namespace0.0";
+    for n in 0..2u64 {
+        let h = Here::nth(c, 0)?;
+        let f = h.open()?;
+        let m = Map::new(&f, 0, 4 * HUGE, RW, SYNC)?;
+        disk::fill(&disk::direct(&h.space.dev())?, 50 + n, 0, HUGE as u64)?;
+        let mut want = disk::Buf::page(HUGE);
+        want.bytes_mut().copy_from_slice(&m.slice()[..HUGE]);
+        for held in [true, false] {
+            let out = c.fails(&[TOOL, ns, "dax_pmem"])?;
+            check!(
+                out.contains(&format!("{} is in use by", h.node)),
+                "held {held}: {out}"
+            );
+            if held {
+                // The mapping alone.
+                // SAFETY: the descriptor is not used any more.
+                unsafe { libc::close(std::os::fd::AsRawFd::as_raw_fd(&f)) };
+            }
+        }
+        std::mem::forget(f);
+        drop(m);
+        check!(
+            c.fails(&[TOOL, ns, "nd_pmem"])?.contains("devdax mode"),
+            "nd_pmem"
+        );
+        let out = c.ok(&[TOOL, ns, "dax_pmem"])?;
+        check_eq!(out, format!("{ns}: rpmem -> dax_pmem, /dev/dax0.0\n"));
+        check!(c
+            .ok(&[TOOL])?
+            .contains(&format!("{ns} devdax driver=dax_pmem")));
+        c.wait_exists("/dev/dax0.0")?;
+        let f = tools::open_rw("/dev/dax0.0")?;
+        let m = Map::new(&f, 0, 2 * HUGE, RW, MAP_SHARED)?;
+        check!(&m.slice()[..HUGE] == want.bytes(), "bytes under dax_pmem");
+        m.write8(5, 0x77);
+        let out = c.fails(&[TOOL, ns, "rpmem"])?;
+        check!(out.contains("/dev/dax0.0 is in use by"), "{out}");
+        drop((m, f));
+        let out = c.ok(&[TOOL, ns, "rpmem"])?;
+        let dev = h.space.dev();
+        check_eq!(out, format!("{ns}: dax_pmem -> rpmem, {dev}\n"));
+        let h = Here::nth(c, 0)?;
+        let m = Map::new(&h.open()?, 0, HUGE, RW, SYNC)?;
+        check_eq!(m.read8(5), 0x77, "a byte of the other driver");
+        check!(m.slice()[6..] == want.bytes()[6..], "the others");
+    }
+    Ok(())
 }
