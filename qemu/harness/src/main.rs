@@ -134,10 +134,10 @@ fn environment(o: &Options) -> Result<Env, String> {
 }
 
 /// Guests at a time: they wait little, so more than there are CPUs would only run into timeouts.
-/// Guests at a time: they wait now and then, so there are more of them than CPUs.
-fn guests() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus + cpus / 2).min(6)
+fn cpus() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4)
 }
 
 extern "C" fn on_signal(_: i32) {
@@ -349,7 +349,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let total = std::sync::Mutex::new((Counts::default(), Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..o.jobs.unwrap_or_else(guests) {
+        for _ in 0..o.jobs.unwrap_or_else(cpus) {
             scope.spawn(|| loop {
                 let Some(s) = chosen.get(next.fetch_add(1, Ordering::SeqCst)) else {
                     break;
@@ -470,7 +470,7 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
     }
     match o.command.as_str() {
         "test" => test(&env, &tree, &o, ui),
-        "selftest" => selftest::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(guests), ui),
+        "selftest" => selftest::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
         "demo" => demo::run(
             &env,
             &tree.fixtures,

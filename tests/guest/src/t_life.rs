@@ -920,7 +920,7 @@ fn mounted_cycles(c: &mut Ctx, fs: &str) -> TestResult {
     fresh(c, fs, &s)?;
     keep(c)?;
     c.umount(MNT)?;
-    cycle(c, cycles(c), |n| {
+    cycle(c, cycles(c) / 2, |n| {
         c.mount(&s.dev(), MNT, "dax")?;
         if n % 5 == 0 {
             kept()?;
