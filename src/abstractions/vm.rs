@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings of memory without struct pages, or as if without.
+//! Mappings of page frames, without struct pages or as if without, and of folios.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 //!
