@@ -93,6 +93,11 @@ fi
 RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
 RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL
 
+# The kernel's emulation of NVDIMMs with errors, and rpmem.ko for it.
+RPMEM_NFIT_TEST=$RPMEM_CACHE/nfit-test/$({ echo "${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"
+	cat "$RPMEM_TOP/scripts/stages/nfit-test"; } | rpmem_hash)
+RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
+
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c \
@@ -101,4 +106,4 @@ RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
-export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE
+export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE

@@ -34,6 +34,9 @@ pub struct Env {
     pub base: PathBuf,
     pub guest: PathBuf,
     pub ko: PathBuf,
+    /// The modules of nfit_test, and rpmem.ko for it.
+    pub nfit_test: PathBuf,
+    pub nfit_ko: PathBuf,
     /// last-flush.c
     pub last_flush: PathBuf,
     pub krel: String,
@@ -76,7 +79,7 @@ fn ctx<T>(r: std::io::Result<T>, what: &Path) -> Result<T, String> {
 }
 
 /// The instructions for the guest's init, one per line.
-pub fn plan(boot: &Boot, env: &Env, mode: &str) -> String {
+pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     let factor = if mode == "shell" { 1 } else { env.factor() };
     let mut p = format!(
         "mode {mode}\ndriver {}\nflavour {}\nseed {}\n",
@@ -84,6 +87,9 @@ pub fn plan(boot: &Boot, env: &Env, mode: &str) -> String {
     );
     if env.long {
         p += "long\n";
+    }
+    if fixture.nfit_test {
+        p += "nfit-test\n";
     }
     if !boot.params.is_empty() {
         p += &format!("params {}\n", boot.params.join(" "));
@@ -102,14 +108,29 @@ pub fn plan(boot: &Boot, env: &Env, mode: &str) -> String {
 }
 
 /// The base image with the files of this boot on top.
-pub fn initrd(env: &Env, plan: &str, to: &Path) -> Result<(), String> {
+pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(), String> {
     let mut a = Archive::new();
     a.dir("dev");
     a.chardev("dev/console", 5, 1);
     a.file("init", 0o755, &ctx(fs::read(&env.guest), &env.guest)?);
     a.file("plan", 0o644, plan.as_bytes());
-    if env.ko.exists() {
-        a.file("rpmem.ko", 0o644, &ctx(fs::read(&env.ko), &env.ko)?);
+    let ko = if fixture.nfit_test {
+        a.dir("nfit");
+        for entry in ctx(fs::read_dir(&env.nfit_test), &env.nfit_test)? {
+            let from = ctx(entry, &env.nfit_test)?.path();
+            let name = from.file_name().unwrap_or_default().to_string_lossy();
+            a.file(
+                &format!("nfit/{name}"),
+                0o644,
+                &ctx(fs::read(&from), &from)?,
+            );
+        }
+        &env.nfit_ko
+    } else {
+        &env.ko
+    };
+    if ko.exists() {
+        a.file("rpmem.ko", 0o644, &ctx(fs::read(ko), ko)?);
         // Some self-tests have a driver of their own, and need no more.
         let user = env.ko.with_file_name("rpmem_user.ko");
         if user.exists() {
@@ -220,10 +241,10 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     } = *job;
     let began = Instant::now();
     ctx(fs::create_dir_all(logs), logs)?;
-    let plan = plan(boot, env, "test");
+    let plan = plan(fixture, boot, env, "test");
     ctx(fs::write(logs.join("plan"), &plan), logs)?;
     let image = logs.join("initrd");
-    initrd(env, &plan, &image)?;
+    initrd(fixture, env, &plan, &image)?;
     let cmdline = cmdline(fixture, boot, &env.flavour);
     let args = qemu::args(&Machine {
         fixture,

@@ -44,7 +44,7 @@ options:
   --seed N                            for tests that draw numbers; default: drawn, and printed
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL
-RPMEM_LAST_FLUSH,
+RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE,
 RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko) and RPMEM_FLAVOUR (default: stock)";
 
 #[derive(Default)]
@@ -117,6 +117,8 @@ fn environment(o: &Options) -> Result<Env, String> {
         base: need("RPMEM_GUEST_BASE")?,
         guest: need("RPMEM_GUEST_BIN")?,
         ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
+        nfit_test: need("RPMEM_NFIT_TEST")?,
+        nfit_ko: need("RPMEM_NFIT_MODULE")?.join("rpmem.ko"),
         last_flush: need("RPMEM_LAST_FLUSH")?,
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
         flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
@@ -408,7 +410,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
     let dir = run::run_dir(env, &format!("shell-{name}"))?;
     boot::create_backing(fixture, &dir)?;
     let image = dir.join("initrd");
-    boot::initrd(env, &boot::plan(&b, env, "shell"), &image)?;
+    boot::initrd(fixture, env, &boot::plan(fixture, &b, env, "shell"), &image)?;
     let args = qemu::args(&qemu::Machine {
         fixture,
         accel: env.accel,

@@ -8,7 +8,7 @@
 //!   "nvdimms": [{ "size": "1G", "label_size": "256K", "uuid": "...", "readonly": false,
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false }],
-//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0 }
+//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false }
 //! ```
 //!
 //! A scenario, `tests/scenarios/NAME.json`; its boots share the backing files of the NVDIMMs:
@@ -87,6 +87,8 @@ pub struct Fixture {
     pub extra: Vec<String>,
     /// Run under `-icount shift=N`: guest time counts instructions.
     pub icount: Option<u64>,
+    /// The NVDIMMs are those of the kernel's nfit_test, whose errors can be injected.
+    pub nfit_test: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -312,6 +314,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         "files",
         "extra",
         "icount",
+        "nfit_test",
     ];
     let o = Obj::new(&format!("fixture {name}"), &v, &known)?;
     let mut nvdimms = Vec::new();
@@ -363,6 +366,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         volatile,
         extra: o.strings("extra")?,
         icount: o.num("icount")?,
+        nfit_test: o.bool("nfit_test")?,
     })
 }
 

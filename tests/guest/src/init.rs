@@ -32,6 +32,7 @@ struct Plan {
     flavour: String,
     seed: String,
     long: bool,
+    nfit_test: bool,
     tests: Vec<(String, u64)>,
 }
 
@@ -48,6 +49,7 @@ fn parse(text: &str) -> Result<Plan, String> {
             "flavour" => p.flavour = val.into(),
             "seed" => p.seed = val.into(),
             "long" => p.long = true,
+            "nfit-test" => p.nfit_test = true,
             "test" => {
                 let (name, secs) = val.split_once(' ').ok_or(format!("bad line: {line}"))?;
                 let secs = secs.parse().map_err(|_| format!("bad line: {line}"))?;
@@ -121,8 +123,12 @@ fn load_modules(names: &[&str]) -> Result<(), String> {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split('.').next().unwrap_or(file).replace('-', "_")
     };
+    let loaded = |name: &str| Path::new("/sys/module").join(name).join("refcnt").exists();
     let mut rest = Vec::new();
     for name in names {
+        if loaded(&name.replace('-', "_")) {
+            continue;
+        }
         let line = index.lines().find(|l| {
             l.split(':')
                 .next()
@@ -135,11 +141,7 @@ fn load_modules(names: &[&str]) -> Result<(), String> {
         // What is needed first stands last.
         let files = deps.split_whitespace().rev().chain([path]);
         for f in files {
-            if Path::new("/sys/module")
-                .join(stem(f))
-                .join("refcnt")
-                .exists()
-            {
+            if loaded(&stem(f)) {
                 continue;
             }
             if ctx::insmod(&Path::new(&dir).join(f), "").is_err() {
@@ -221,7 +223,34 @@ fn set_up() -> Result<Plan, String> {
     parse(&text)
 }
 
+/// The drivers of tools/testing/nvdimm, linked to its wrappers, instead of those that they are
+/// built from; and its NVDIMMs.
+fn load_nfit_test(p: &Plan) -> Result<(), String> {
+    let load = |name: &str| {
+        let ko = format!("/nfit/{name}.ko");
+        let image = fs::read(&ko).map_err(|e| format!("{ko}: {e}"))?;
+        let deps = depends(&image);
+        load_modules(&deps.iter().map(String::as_str).collect::<Vec<_>>())?;
+        ctx::insmod(Path::new(&ko), "")
+    };
+    ["nfit_test_iomap", "libnvdimm", "nd_btt"]
+        .into_iter()
+        .try_for_each(load)?;
+    // The first driver that is there gets the namespaces; nfit_test needs nd_pmem.
+    if p.driver == "rpmem" {
+        load_driver(p)?;
+    }
+    ["nd_pmem", "nfit", "device_dax", "dax_pmem", "nfit_test"]
+        .into_iter()
+        .try_for_each(load)?;
+    ctx::settle();
+    Ok(())
+}
+
 fn set_up_driver(p: &Plan) -> Result<(), String> {
+    if p.nfit_test {
+        return load_nfit_test(p);
+    }
     // The providers of namespaces; what drives a namespace is the plan's decision.
     load_modules(&["nfit", "nd_e820", "nd_btt"])?;
     if has_virtio_pmem() {

@@ -39,6 +39,7 @@ mod t_lease;
 mod t_life;
 mod t_map;
 mod t_namespace;
+mod t_nfit;
 mod t_range;
 mod t_sector;
 mod t_selftest;
@@ -68,6 +69,7 @@ fn registry() -> Vec<&'static Test> {
         t_namespace::TESTS,
         t_range::TESTS,
         t_sector::TESTS,
+        t_nfit::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
         t_virtio::TESTS,
