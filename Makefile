@@ -28,6 +28,9 @@ stress: ## the long form of all tests: hours
 test-the-tests: ## plant faults and see that the tests find them; FAULT=name chooses
 	@exec scripts/test-the-tests $(FAULT)
 
+bench: ## measure rpmem beside nd_pmem and device-dax, in guest instructions
+	@scripts/run-harness bench
+
 check: ## lint: shell, Rust, C style, unsafe counts
 	@scripts/check
 
@@ -61,4 +64,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module demo test stress test-the-tests check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module demo test stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help

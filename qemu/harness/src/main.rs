@@ -2,11 +2,13 @@
 //! Boots guests on machines described as data, runs tests in them, and gives a verdict that
 //! fails closed. See `spec.rs` for fixtures and scenarios, `verdict.rs` for what green means.
 
+mod bench;
 mod boot;
 mod cpio;
 mod demo;
 mod host;
 mod image;
+mod plot;
 mod qemu;
 mod run;
 mod selftest;
@@ -32,6 +34,7 @@ usage: rpmem-qemu [options] COMMAND
                                       boots that T needs
   selftest                            check the verdict on live guests that misbehave
   demo                                show the main job
+  bench                               measure this driver and the kernel's own side by side
   shell --fixture F                   an interactive shell in a guest
   list                                fixtures, scenarios and their tests
   check                               every registered test is in a scenario, and the reverse
@@ -206,6 +209,7 @@ fn check(env: &Env, tree: &Tree) -> Result<(), String> {
     let own: BTreeSet<String> = selftest::tests_used()
         .into_iter()
         .chain(demo::tests_used())
+        .chain(bench::tests_used())
         .collect();
     let mut wrong: Vec<String> = Vec::new();
     wrong.extend(
@@ -463,7 +467,7 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
     if o.command != "shell" {
         catch_signals();
     }
-    if ["test", "selftest", "demo", "shell"].contains(&o.command.as_str()) {
+    if ["test", "selftest", "demo", "bench", "shell"].contains(&o.command.as_str()) {
         env.kernel = image::unpacked(
             &env.kernel,
             &env.out.join(format!("vmlinux-{}", env.flavour)),
@@ -479,6 +483,7 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
             o.driver.as_deref().unwrap_or("rpmem"),
             ui,
         ),
+        "bench" => bench::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
         "shell" => shell(&env, &tree, &o),
         "list" => {
             list(&tree);

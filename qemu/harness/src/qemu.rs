@@ -87,7 +87,8 @@ pub fn args(m: &Machine) -> Vec<String> {
         Accel::Kvm => push(&["-accel", "kvm", "-cpu", "host"]),
     }
     if let Some(shift) = f.icount {
-        push(&["-icount", &format!("shift={shift}")]);
+        // An idle machine does not wait: its clock goes on to the next timer.
+        push(&["-icount", &format!("shift={shift},sleep=off")]);
     }
     if f.nvdimms.is_empty() && f.files.is_empty() {
         push(&["-m", &format!("{mib}M")]);
@@ -210,7 +211,7 @@ mod tests {
         f.icount = Some(0);
         let l = line(&f, Accel::Tcg);
         assert!(
-            l.contains("-machine q35 ") && l.contains("-icount shift=0"),
+            l.contains("-machine q35 ") && l.contains("-icount shift=0,sleep=off"),
             "{l}"
         );
         assert!(!l.contains("slots"), "{l}");

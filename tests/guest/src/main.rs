@@ -17,6 +17,7 @@
 //! `"end": "power-cut"`; the tests of the next boot find the medium as it was.
 
 mod app;
+mod bench;
 mod ctx;
 mod disk;
 mod fuzz_calls;
@@ -24,6 +25,7 @@ mod fuzz_gen;
 mod fuzz_run;
 mod init;
 mod sys;
+mod t_bench;
 mod t_bind;
 mod t_block;
 mod t_demo;
@@ -52,6 +54,7 @@ use ctx::Test;
 /// Every test, by area.
 fn registry() -> Vec<&'static Test> {
     let areas: &[&'static [Test]] = &[
+        t_bench::TESTS,
         t_bind::TESTS,
         t_block::TESTS,
         t_demo::TESTS,

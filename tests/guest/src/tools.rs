@@ -583,10 +583,15 @@ pub fn rpmem_lease(f: &File, argsz: u32) -> io::Result<Lease> {
 
 /// RPMEM_PREFAULT of a part of a mapping: bytes done, and the errno.
 pub fn rpmem_prefault(f: &File, m: &Map, offset: usize, len: u64, flags: u32) -> (u64, i32) {
+    prefault_at(f, m.as_ptr() as usize + offset, len, flags)
+}
+
+/// The same at an address.
+pub fn prefault_at(f: &File, addr: usize, len: u64, flags: u32) -> (u64, i32) {
     let mut arg = Prefault {
         argsz: 32,
         flags,
-        addr: m.as_ptr() as u64 + offset as u64,
+        addr: addr as u64,
         len,
         done: 0,
     };

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What benchmarks are made of: a clock that counts instructions, samples, and lines for the host.
+//!
+//! Under `-icount shift=0` the time-stamp counter counts the instructions that the guest executes, its
+//! kernel included; `calibrate` proves it before anything is measured.
+
+use crate::ctx::{Ctx, TestResult};
+use crate::{check, fail};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+pub const PAGE: usize = 4096;
+pub const HUGE: usize = 2 << 20;
+
+/// Instructions executed so far.
+pub fn now() -> u64 {
+    // SAFETY: the instruction is part of the architecture.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// What measuring nothing costs.
+fn overhead() -> u64 {
+    (0..64)
+        .map(|_| {
+            let start = now();
+            now() - start
+        })
+        .min()
+        .unwrap_or(0)
+}
+
+/// Fails unless the clock counts instructions.
+pub fn calibrate() -> TestResult {
+    const TURNS: u64 = 100_000;
+    let best = (0..8)
+        .map(|_| {
+            let start = now();
+            // SAFETY: counts a register down, two instructions a turn.
+            unsafe {
+                core::arch::asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) TURNS => _,
+                    options(nomem, nostack));
+            }
+            now() - start
+        })
+        .min()
+        .unwrap_or(0);
+    let want = 2 * TURNS;
+    check!(
+        best >= want && best <= want + want / 1000,
+        "the clock does not count instructions: {best} for {want}"
+    );
+    Ok(())
+}
+
+/// Instructions of `f`.
+pub fn cost<T>(f: impl FnOnce() -> T) -> (u64, T) {
+    let start = now();
+    let result = f();
+    let end = now();
+    (end - start, result)
+}
+
+/// The median of the instructions of `n` calls: what a timer interrupt hits now and then is not
+/// in it.
+pub fn each(n: usize, mut f: impl FnMut(usize) -> TestResult) -> TestResult<f64> {
+    let none = overhead();
+    let mut samples = Vec::with_capacity(n);
+    for i in 0..n {
+        let (cost, result) = cost(|| f(i));
+        result?;
+        samples.push(cost.saturating_sub(none));
+    }
+    Ok(median(&mut samples))
+}
+
+pub fn median(samples: &mut [u64]) -> f64 {
+    samples.sort_unstable();
+    let n = samples.len();
+    (samples[(n - 1) / 2] + samples[n / 2]) as f64 / 2.0
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The kernel's own driver.
+    Theirs,
+    Ours,
+}
+
+/// Each driver twice, the second time in the other order.
+pub const TURNS: [(usize, Side); 4] = [
+    (1, Side::Theirs),
+    (1, Side::Ours),
+    (2, Side::Ours),
+    (2, Side::Theirs),
+];
+
+/// A line that the host reads; see qemu/harness/src/bench.rs.
+pub fn report(pass: usize, side: Side, key: &str, value: f64) {
+    let side = match side {
+        Side::Theirs => "theirs",
+        Side::Ours => "ours",
+    };
+    println!("bench {pass} {side} {key} {value:.3}");
+}
+
+/// A fact that is not measured by instructions.
+pub fn fact(key: &str, value: &str) {
+    println!("fact {key} {value}");
+}
+
+/// A range of user addresses, and what is mapped there.
+pub struct Window {
+    start: usize,
+    len: usize,
+}
+
+impl Window {
+    /// Room for `len` bytes from an address on that is `skew` above a multiple of `align`.
+    pub fn new(len: usize, align: usize, skew: usize) -> TestResult<Window> {
+        let whole = len + align + skew;
+        // SAFETY: the kernel chooses the address.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                whole,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error().into());
+        }
+        let start = (p as usize).next_multiple_of(align) + skew;
+        // SAFETY: unmaps what was mapped just now. Nobody else maps anything in between: the
+        // programs that use this have one thread.
+        unsafe { libc::munmap(p, whole) };
+        Ok(Window { start, len })
+    }
+
+    /// Maps `len` bytes of a file in it.
+    pub fn map(&self, f: &File, at: usize, offset: u64, len: usize, flags: i32) -> TestResult {
+        check!(at + len <= self.len, "{at:#x} + {len:#x}");
+        // SAFETY: the range was free, or has a mapping made by this.
+        let p = unsafe {
+            libc::mmap(
+                (self.start + at) as *mut _,
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags | libc::MAP_FIXED,
+                f.as_raw_fd(),
+                offset as libc::off_t,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            fail!(
+                "mmap of {len:#x} at {offset:#x}, flags {flags:#x}: {}",
+                io::Error::last_os_error()
+            );
+        }
+        Ok(())
+    }
+
+    pub fn unmap(&self) {
+        // SAFETY: the range is this window's own.
+        unsafe { libc::munmap(self.start as *mut _, self.len) };
+    }
+
+    pub fn address(&self) -> usize {
+        self.start
+    }
+
+    pub fn load(&self, at: usize) {
+        // SAFETY: the caller has mapped it.
+        unsafe { ((self.start + at) as *const u8).read_volatile() };
+    }
+
+    pub fn store(&self, at: usize) {
+        // SAFETY: as above.
+        unsafe { ((self.start + at) as *mut u8).write_volatile(1) };
+    }
+
+    pub fn msync(&self, len: usize) -> TestResult {
+        // SAFETY: the range is this window's own.
+        match unsafe { libc::msync(self.start as *mut _, len, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error().into()),
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.unmap();
+    }
+}
+
+/// Numbers below `n`, a power of two, each once, in an order without any locality.
+pub fn shuffled(n: usize) -> impl Iterator<Item = usize> {
+    assert!(n.is_power_of_two());
+    let mut at = 0;
+    (0..n).map(move |_| {
+        at = (at * 1_664_525 + 1_013_904_223) & (n - 1);
+        at
+    })
+}
+
+/// Gives an nd device to another driver.
+pub fn give(c: &Ctx, nd: &str, driver: &str) -> TestResult {
+    match c.bound_to(nd) {
+        Some(now) if now == driver => return Ok(()),
+        Some(now) => c.unbind(&now, nd)?,
+        None => {}
+    }
+    c.bind(driver, nd)?;
+    check!(
+        c.bound_to(nd).as_deref() == Some(driver),
+        "{driver} does not take {nd}"
+    );
+    Ok(())
+}
+
+/// The device of device-dax on top of an nd device.
+pub fn dax_node(c: &Ctx, nd: &str) -> TestResult<String> {
+    let find = || {
+        let names = crate::tools::names(c.nd(nd));
+        let is_node = |n: &String| n.starts_with("dax") && c.nd(nd).join(n).join("dev").exists();
+        names.into_iter().find(is_node)
+    };
+    c.wait_for(&format!("device-dax on {nd}"), 20, || find().is_some())?;
+    let node = format!("/dev/{}", find().ok_or("it went away")?);
+    c.wait_exists(&node)?;
+    Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&mut [3]), 3.0);
+        assert_eq!(median(&mut [9, 1, 2]), 2.0);
+        assert_eq!(median(&mut [4, 1, 9, 2]), 3.0);
+    }
+
+    #[test]
+    fn every_number_once() {
+        let mut all: Vec<usize> = shuffled(4096).collect();
+        assert!(all.windows(2).filter(|w| w[1] == w[0] + 1).count() < 8);
+        all.sort_unstable();
+        assert!(all.iter().copied().eq(0..4096));
+    }
+}
