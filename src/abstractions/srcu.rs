@@ -47,6 +47,18 @@ unsafe impl<T: Send> Send for SrcuRevocable<T> {}
 // SAFETY: Readers share `&T`, and the one that revokes drops the `T`.
 unsafe impl<T: Send + Sync> Sync for SrcuRevocable<T> {}
 
+// What these do beside calling a function is for lockdep.
+#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+use bindings::{
+    __srcu_read_lock as srcu_read_lock,
+    __srcu_read_unlock as srcu_read_unlock, //
+};
+#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+use bindings::{
+    rpmem_helper_srcu_read_lock as srcu_read_lock,
+    rpmem_helper_srcu_read_unlock as srcu_read_unlock, //
+};
+
 /// The right to use a value: revoking waits for it to be dropped.
 pub(crate) struct Guard<'a, T> {
     owner: &'a SrcuRevocable<T>,
@@ -77,7 +89,7 @@ impl<T> SrcuRevocable<T> {
     /// preempted; the guard may be held across sleeping, but not across [`Self::synchronize`].
     pub(crate) fn enter(&self) -> Option<Guard<'_, T>> {
         // SAFETY: By the type invariants the domain is initialised.
-        let idx = unsafe { bindings::rpmem_helper_srcu_read_lock(self.srcu.get()) };
+        let idx = unsafe { srcu_read_lock(self.srcu.get()) };
         let guard = Guard {
             owner: self,
             idx,
@@ -126,7 +138,7 @@ impl<T> Deref for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: `idx` is from `srcu_read_lock()` of this domain.
-        unsafe { bindings::rpmem_helper_srcu_read_unlock(self.owner.srcu.get(), self.idx) };
+        unsafe { srcu_read_unlock(self.owner.srcu.get(), self.idx) };
     }
 }
 

@@ -357,13 +357,24 @@ impl Mapped<'_> {
     ///
     /// With `marks` there is a mark for each page, from before its entry until that can have been
     /// unmapped: who takes a mark away and unmaps the page then has seen all stores to it.
+    ///
+    /// If it is for a fault in this mapping, that is `near`, and spares the way to the page table.
     pub(crate) fn insert(
         &self,
         address: u64,
         frames: Frames<'_>,
         write: bool,
         marks: Option<Marks<'_>>,
+        near: Option<&Fault<'_>>,
     ) -> Outcome {
+        // SAFETY: By the type invariants of the fault it is valid, and its page table is not freed
+        // while it is in progress; whether it still is one is looked at under RCU.
+        let table = near.map_or(core::ptr::null_mut(), |fault| unsafe {
+            match (address ^ fault.address()) >> (bindings::PAGE_SHIFT + PMD_ORDER) {
+                0 => (*fault.vmf.as_ptr()).pmd,
+                _ => core::ptr::null_mut(),
+            }
+        });
         let area = self.area();
         if self.has_folios() || address < area.start || address >= area.end {
             return Outcome::Sigbus;
@@ -390,6 +401,7 @@ impl Mapped<'_> {
         let ret = unsafe {
             bindings::rpmem_helper_insert_pfns(
                 self.0.as_ptr(),
+                table,
                 address as usize,
                 frames.first().0 as usize,
                 pages as usize,
@@ -492,11 +504,7 @@ impl<'a> Fault<'a> {
         // the frame is aligned, and memory that is mapped write-back while it is borrowed. That the
         // entry lies in the VMA follows from the core's call of `->huge_fault` for it.
         Outcome::of(unsafe {
-            match order {
-                PMD_ORDER => bindings::vmf_insert_pfn_pmd(self.vmf.as_ptr(), pfn as usize, write),
-                PUD_ORDER => bindings::vmf_insert_pfn_pud(self.vmf.as_ptr(), pfn as usize, write),
-                _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
-            }
+            bindings::rpmem_helper_insert_huge(self.vmf.as_ptr(), pfn as usize, order, write)
         })
     }
 }
@@ -777,28 +785,26 @@ pub(crate) fn prefault<T: Operations>(
     };
     let mut at = start;
     while at < end {
-        match prefault_step(owner, mm, at, end, write) {
-            Ok(next) => at = next,
-            Err(err) => return (at, Err(err)),
+        if let Err(err) = prefault_some(owner, mm, &mut at, end, write) {
+            return (at, Err(err));
         }
         platform::cond_resched();
     }
     (at.min(end), Ok(()))
 }
 
-/// Maps one entry, or a run of small ones, at `at`; gives the address after it.
-fn prefault_step<T: Operations>(
+/// Maps some entries from `at` on, as many as others can wait for who want the mmap lock for
+/// themselves.
+fn prefault_some<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
-    at: u64,
+    at: &mut u64,
     end: u64,
     write: bool,
-) -> Result<u64> {
-    if kernel::current!().signal_pending() {
-        return Err(EINTR);
-    }
+) -> Result {
+    const STEPS: usize = 16;
     let guard = mm.mmap_read_lock();
-    let vma = guard.vma_lookup(at as usize).ok_or(ENOMEM)?.as_ptr();
+    let vma = guard.vma_lookup(*at as usize).ok_or(ENOMEM)?.as_ptr();
     // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
     unsafe {
         let ops = (*vma).vm_ops;
@@ -813,28 +819,51 @@ fn prefault_step<T: Operations>(
     let vma = NonNull::new(vma).ok_or(EINVAL)?;
     // INVARIANT: The operations are those of `map_frames`, and the mmap lock is held.
     let mapping = Mapped(vma, PhantomData);
+    let stop = end.min(mapping.area().end);
+    for _ in 0..STEPS {
+        if kernel::current!().signal_pending() {
+            return Err(EINTR);
+        }
+        *at = prefault_step(owner, mm, &mapping, *at, end, write)?;
+        if *at >= stop {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Maps one entry, or a run of small ones, at `at`; gives the address after it. The mapping is of
+/// `mm`, whose lock is held.
+fn prefault_step<T: Operations>(
+    owner: &T,
+    mm: &kernel::mm::MmWithUser,
+    mapping: &Mapped<'_>,
+    at: u64,
+    end: u64,
+    write: bool,
+) -> Result<u64> {
     let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
     if write {
         flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
     }
-    // SAFETY: As above. Without a place to say so the fault does not drop the lock.
+    // SAFETY: By the type invariants of the mapping the lock is held. Without a place to say so the
+    // fault does not drop it.
     to_result(unsafe {
         bindings::fixup_user_fault(mm.as_raw(), at as usize, flags, core::ptr::null_mut())
     })
     .map_err(|err| {
         // It does not tell poison from other reasons.
         let to = at + bindings::PAGE_SIZE as u64;
-        match owner.fill(&mapping, at, to, false) {
+        match owner.fill(mapping, at, to, false) {
             Err(why) if err == EFAULT => why,
             _ => err,
         }
     })?;
-    let leaf = if mapping.has_folios() {
-        // SAFETY: As above.
-        unsafe { bindings::rpmem_helper_leaf_size(mm.as_raw(), at as usize) as u64 }
-    } else {
+    // SAFETY: As above.
+    let mut leaf = unsafe { bindings::rpmem_helper_leaf_size(mm.as_raw(), at as usize) as u64 };
+    if leaf == 0 && !mapping.has_folios() {
         let mut found = bindings::follow_pfnmap_args {
-            vma: vma.as_ptr(),
+            vma: mapping.0.as_ptr(),
             address: at as usize,
             ..Default::default()
         };
@@ -845,9 +874,9 @@ fn prefault_step<T: Operations>(
         }
         // SAFETY: Started just now, with success.
         unsafe { bindings::follow_pfnmap_end(&mut found) };
-        !(found.addr_mask as u64) + 1
+        leaf = !(found.addr_mask as u64) + 1;
     }
-    .max(bindings::PAGE_SIZE as u64);
+    let leaf = leaf.max(bindings::PAGE_SIZE as u64);
     let next = (at | (leaf - 1)) + 1;
     if leaf != bindings::PAGE_SIZE as u64 {
         return Ok(next);
@@ -859,7 +888,7 @@ fn prefault_step<T: Operations>(
         return Ok(next);
     }
     // What cannot be mapped is found by the next fault.
-    Ok(owner.fill(&mapping, next, to, write).unwrap_or(next))
+    Ok(owner.fill(mapping, next, to, write).unwrap_or(next))
 }
 
 /// Page frames without struct pages that users have mapped, registered such that a memory failure in

@@ -30,9 +30,11 @@ void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc);
-int rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,
 			     unsigned long *bits, unsigned long first, int *any);
+vm_fault_t rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn, unsigned int order,
+				    bool write);
 vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long addr,
 				     unsigned long pfn, unsigned long nr, bool write);
 vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,

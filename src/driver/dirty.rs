@@ -2,8 +2,9 @@
 
 //! Which pages of a device users have stored to since they were last written back.
 //!
-//! The set is in two levels, so that it costs memory and time in proportion to what was stored to:
-//! a flag per chunk, and bits in chunks that are allocated on the first store to them.
+//! The set is in levels, so that it costs memory and time in proportion to what was stored to: groups
+//! of chunks, a flag per chunk, and bits in chunks. Groups and bits are allocated on the first store to
+//! them, so that an empty set of a large device is small.
 
 use crate::{
     abstractions::vm::Marks,
@@ -31,6 +32,9 @@ const WORDS: usize = 512;
 /// Bits of a chunk.
 pub(super) const CHUNK: u64 = WORDS as u64 * WORD;
 
+/// Chunks of a group: of pages, 64 GiB.
+const GROUP: usize = 512;
+
 /// The bits of a chunk, taken out.
 pub(super) type Taken = [u64; WORDS];
 
@@ -40,8 +44,14 @@ struct Chunk {
     any: Atomic<i32>,
 }
 
+type Group = SetOnce<KVBox<[Chunk; GROUP]>>;
+
 /// A set of numbers, those of pages or of larger units.
-pub(super) struct Dirty(KVVec<Chunk>);
+pub(super) struct Dirty {
+    groups: KVVec<Group>,
+    /// How many chunks there are, in groups that exist or not.
+    chunks: u64,
+}
 
 impl Dirty {
     /// An empty set of numbers below `len`.
@@ -50,28 +60,76 @@ impl Dirty {
     ///
     /// `ENOMEM`.
     pub(super) fn new(len: u64) -> Result<Self> {
-        let mut chunks = KVVec::new();
-        for _ in 0..len.div_ceil(CHUNK) {
-            let chunk = Chunk {
-                bits: SetOnce::new(),
-                any: Atomic::new(0),
-            };
-            chunks.push(chunk, GFP_KERNEL)?;
+        let chunks = len.div_ceil(CHUNK);
+        let count = usize::try_from(chunks.div_ceil(GROUP as u64))?;
+        let mut groups = KVVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            groups.push(SetOnce::new(), GFP_KERNEL)?;
         }
-        Ok(Self(chunks))
+        Ok(Self { groups, chunks })
+    }
+
+    /// The group that a chunk is in, and its place there.
+    fn group(&self, chunk: u64) -> Option<(&Group, usize)> {
+        let group = self.groups.get((chunk / GROUP as u64) as usize)?;
+        Some((group, (chunk % GROUP as u64) as usize))
     }
 
     /// The chunk that `number` is in. Context: may sleep.
     fn chunk(&self, number: u64) -> Result<(&Chunk, &[Atomic<u64>; WORDS])> {
-        let chunk = self.0.get((number / CHUNK) as usize).ok_or(ERANGE)?;
+        let at = number / CHUNK;
+        if at >= self.chunks {
+            return Err(ERANGE);
+        }
+        let (group, place) = self.group(at).ok_or(ERANGE)?;
+        // If somebody else was faster, theirs is used, once it is there.
+        let chunk = loop {
+            if let Some(chunks) = group.as_ref() {
+                break &chunks[place];
+            }
+            let chunks = pin_init::init_array_from_fn(|_| Chunk {
+                bits: SetOnce::new(),
+                any: Atomic::new(0),
+            });
+            group.populate(KVBox::init(chunks, GFP_KERNEL)?);
+        };
         loop {
             if let Some(bits) = chunk.bits.as_ref() {
                 return Ok((chunk, bits));
             }
             let bits = KBox::init(pin_init::init_array_from_fn(|_| Atomic::new(0)), GFP_KERNEL)?;
-            // If somebody else was faster, theirs is used, once it is there.
             chunk.bits.populate(bits);
         }
+    }
+
+    /// Whether [`Dirty::add`] would find all numbers from `first` to `last` there; if they are in
+    /// several chunks, the answer is no.
+    pub(super) fn has(&self, first: u64, last: u64) -> bool {
+        let at = first / CHUNK;
+        let chunk = match self.group(at) {
+            Some((group, place)) if last / CHUNK == at => group.as_ref().map(|all| &all[place]),
+            _ => None,
+        };
+        let Some((chunk, bits)) = chunk.and_then(|chunk| Some((chunk, chunk.bits.as_ref()?)))
+        else {
+            return false;
+        };
+        let word = |n: u64| bits[(n % WORDS as u64) as usize].load(Relaxed);
+        let head = u64::MAX << (first % WORD);
+        let tail = u64::MAX >> (WORD - 1 - last % WORD);
+        let (mut n, end) = (first / WORD, last / WORD);
+        let mut missing = 0;
+        if n == end {
+            missing = head & tail & !word(n);
+        } else {
+            missing |= head & !word(n) | tail & !word(end);
+            n += 1;
+            while n < end {
+                missing |= !word(n);
+                n += 1;
+            }
+        }
+        missing == 0 && chunk.any.load(Relaxed) != 0
     }
 
     /// Where the numbers in `range` are added by who makes their entries, and how many of them there
@@ -123,10 +181,17 @@ impl Dirty {
     /// Takes the numbers in `range` out of the first chunk from number `from` on that has any:
     /// gives the first number of that chunk. They are in `taken`, counted from there.
     pub(super) fn take(&self, from: u64, range: &Range<u64>, taken: &mut Taken) -> Option<u64> {
-        let first = from.max(range.start) / CHUNK;
-        let last = range.end.div_ceil(CHUNK).min(self.0.len() as u64);
-        for at in first..last {
-            let chunk = &self.0[at as usize];
+        let mut next = from.max(range.start) / CHUNK;
+        let last = range.end.div_ceil(CHUNK).min(self.chunks);
+        while next < last {
+            let at = next;
+            let (group, place) = self.group(at)?;
+            let Some(chunks) = group.as_ref() else {
+                next = (at / GROUP as u64 + 1) * GROUP as u64;
+                continue;
+            };
+            next += 1;
+            let chunk = &chunks[place];
             let Some(bits) = chunk.bits.as_ref() else {
                 continue;
             };

@@ -160,6 +160,8 @@ use kernel::{
 const FAULT_AROUND: u64 = 64;
 /// log2 of the pages of the unit in which stores to mappings that are not tracked are remembered.
 const COARSE: u32 = 9;
+/// See [`Node::poison`].
+const SCARRED: i32 = 1 << 16;
 
 /// The open files of a node, and the disk that they keep open.
 struct Claims {
@@ -208,13 +210,12 @@ pub(super) struct Node {
     /// Mappings, and how many of them are not tracked.
     mappings: Atomic<i64>,
     untracked: Atomic<i64>,
-    /// Sectors that are bad or once were: there are no huge entries over them. With `frozen` set
-    /// there are no new entries at all, so that the list can change.
+    /// Sectors that are bad or once were: there are no huge entries over them.
     #[pin]
     scars: Badblocks,
-    frozen: Atomic<i32>,
-    /// The list of scars is full: no huge entries any more.
-    scarred: Atomic<i32>,
+    /// What faults ask about the list: below [`SCARRED`], how many are changing it, so that there are
+    /// no new entries at all; from there on it is full: no huge entries any more.
+    poison: Atomic<i32>,
 }
 
 const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
@@ -274,8 +275,7 @@ impl Node {
             mappings: Atomic::new(0),
             untracked: Atomic::new(0),
             scars <- Badblocks::new(),
-            frozen: Atomic::new(0),
-            scarred: Atomic::new(0),
+            poison: Atomic::new(0),
         }? Error))
     }
 
@@ -334,20 +334,20 @@ impl Node {
         };
         // Faults under way plan with the old lists, later ones with the new ones; in between there
         // are none.
-        self.frozen.fetch_add(1, Full);
+        self.poison.fetch_add(1, Full);
         self.live.synchronize();
         update();
         let mut page = 0;
         while let Some(bad) = self.first_bad(&disk, page..self.memory.pages) {
             let sector = Pgoff(bad).to_sector().unwrap_or(Sector(0)).0;
-            if !self.scars.mark(sector, PAGE_SIZE >> 9) {
-                self.scarred.store(1, Relaxed);
+            if !self.scars.mark(sector, PAGE_SIZE >> 9) && !self.is_scarred() {
+                self.poison.fetch_add(SCARRED, Full);
             }
             self.unmap(bad..bad + 1);
             page = bad + 1;
             platform::cond_resched();
         }
-        self.frozen.fetch_sub(1, Release);
+        self.poison.fetch_sub(1, Release);
     }
 
     /// Whether any of `pages` is pinned.
@@ -427,12 +427,21 @@ impl Node {
         Some(area)
     }
 
+    /// Whether there is no poison, nor was any: the usual case.
+    fn is_clean(&self, disk: &Disk, poison: i32) -> bool {
+        poison == 0 && self.scars.is_empty() && disk.data().badblocks().is_empty()
+    }
+
+    fn is_scarred(&self) -> bool {
+        self.poison.load(Relaxed) >= SCARRED
+    }
+
     /// Whether the `pages` pages from `page` on cannot be mapped by one entry.
     fn is_bad(&self, disk: &Disk, page: u64, pages: u64) -> bool {
         let Some(sector) = Pgoff(page).to_sector() else {
             return true;
         };
-        if pages > 1 && (self.scarred.load(Relaxed) != 0 || self.has_scar(page, pages)) {
+        if pages > 1 && (self.is_scarred() || self.has_scar(page, pages)) {
             return true;
         }
         disk.data()
@@ -448,18 +457,23 @@ impl Node {
     }
 
     /// Remembers that pages of a mapping that is not tracked could be stored to.
-    fn touch(&self, pages: &Range<u64>) -> Result {
-        self.touched
-            .add(pages.start >> COARSE..((pages.end - 1) >> COARSE) + 1)
+    fn touch(&self, first: u64, pages: u64) -> Result {
+        let (first, last) = (first >> COARSE, (first + (pages - 1)) >> COARSE);
+        if self.touched.has(first, last) {
+            return Ok(());
+        }
+        self.touched.add(first..last + 1)
     }
 
     /// Maps `run`, at least its first page, with entries of one page; gives how many pages it was.
+    #[inline]
     fn insert(
         &self,
         disk: &Disk,
         mapping: &Mapped<'_>,
         run: Run,
         write: bool,
+        near: Option<&Fault<'_>>,
     ) -> Result<(Outcome, u64)> {
         let pages = run.page..run.page + run.pages;
         let tracked = mapping.is_tracked();
@@ -469,7 +483,7 @@ impl Node {
         } else {
             // Entries of mappings that are not tracked are writable at once.
             if !tracked && mapping.may_write() {
-                self.touch(&pages)?;
+                self.touch(run.page, run.pages)?;
             }
             (None, run.pages)
         };
@@ -478,47 +492,64 @@ impl Node {
             return Ok(mapping.insert_folios(run.address, memory.folios(run.pfn, len)?, write));
         }
         let frames = memory.frames(run.pfn, len)?;
-        Ok((mapping.insert(run.address, frames, write, marks), len))
+        Ok((mapping.insert(run.address, frames, write, marks, near), len))
     }
 
-    fn answer(&self, disk: &Disk, fault: &Fault<'_>, order: u32) -> Result<Outcome> {
+    /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
+    /// that most of those that are too large end here, without a lock.
+    fn place(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
         let mapping = fault.mapping();
-        let area = self.area(mapping).ok_or(EFAULT)?;
-        let tracked = mapping.is_tracked();
-        if order != 0 && tracked && mapping.may_write() {
+        // Stores are tracked by the page. An entry is for a whole folio, or for a page of it.
+        if order != 0
+            && (mapping.is_tracked() && mapping.may_write()
+                || self.folios.is_some_and(|folio| folio != order))
+        {
+            return None;
+        }
+        let area = self.area(mapping)?;
+        match plan(&area, &self.memory, fault.address(), order, |_, _| false) {
+            Plan::Map(run) => Some((area, run)),
+            _ => None,
+        }
+    }
+
+    fn answer(
+        &self,
+        disk: &Disk,
+        fault: &Fault<'_>,
+        order: u32,
+        (area, run): (Area, Run),
+        poison: i32,
+    ) -> Result<Outcome> {
+        let mapping = fault.mapping();
+        let clean = self.is_clean(disk, poison);
+        let is_bad = |page, pages| !clean && self.is_bad(disk, page, pages);
+        if order == 0 {
+            // Stores are tracked by the page; what else is near is mapped with it.
+            let write = fault.is_write();
+            let wide = if mapping.is_tracked() && write {
+                run
+            } else {
+                widen(&area, &self.memory, run, FAULT_AROUND, is_bad)
+            };
+            if wide == run && is_bad(run.page, run.pages) {
+                return Ok(Outcome::HwPoison);
+            }
+            return Ok(self.insert(disk, mapping, wide, write, Some(fault))?.0);
+        }
+        if is_bad(run.page, run.pages) {
             return Ok(Outcome::Fallback);
         }
-        // An entry is for a whole folio, or for a page of it.
-        if order != 0 && self.folios.is_some_and(|folio| folio != order) {
-            return Ok(Outcome::Fallback);
+        if mapping.may_write() {
+            self.touch(run.page, run.pages)?;
         }
-        let is_bad = |page, pages| self.is_bad(disk, page, pages);
-        let run = match plan(&area, &self.memory, fault.address(), order, is_bad) {
-            Plan::Map(run) => run,
-            Plan::Fallback => return Ok(Outcome::Fallback),
-            Plan::Sigbus => return Ok(Outcome::Sigbus),
-            Plan::HwPoison => return Ok(Outcome::HwPoison),
-        };
-        if order != 0 {
-            if mapping.may_write() {
-                self.touch(&(run.page..run.page + run.pages))?;
-            }
-            let memory = disk.data().mapping();
-            if mapping.has_folios() {
-                let folio = memory.folios(run.pfn, run.pages)?;
-                return Ok(fault.insert_folio(folio, order, fault.is_write()));
-            }
-            let frames = memory.frames(run.pfn, run.pages)?;
-            return Ok(fault.insert_huge(frames, order, fault.is_write()));
+        let memory = disk.data().mapping();
+        if mapping.has_folios() {
+            let folio = memory.folios(run.pfn, run.pages)?;
+            return Ok(fault.insert_folio(folio, order, fault.is_write()));
         }
-        // Stores are tracked by the page; what else is near is mapped with it.
-        let write = fault.is_write();
-        let run = if tracked && write {
-            run
-        } else {
-            widen(&area, &self.memory, run, FAULT_AROUND, is_bad)
-        };
-        Ok(self.insert(disk, mapping, run, write)?.0)
+        let frames = memory.frames(run.pfn, run.pages)?;
+        Ok(fault.insert_huge(frames, order, fault.is_write()))
     }
 
     /// Writes back what has been stored to in `pages`.
@@ -770,29 +801,29 @@ impl vm::Operations for Node {
     }
 
     fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome {
+        let miss = if order == 0 {
+            Outcome::Sigbus
+        } else {
+            Outcome::Fallback
+        };
+        let Some(place) = self.place(fault, order) else {
+            return miss;
+        };
         let Some(disk) = self.live.enter() else {
-            return if order == 0 {
-                Outcome::Sigbus
-            } else {
-                Outcome::Fallback
-            };
+            return miss;
         };
         if !self.serves(fault.mapping()) {
-            return if order == 0 {
-                Outcome::Sigbus
-            } else {
-                Outcome::Fallback
-            };
+            return miss;
         }
         // Not for long: the access is tried again until the list has changed.
-        if self.frozen.load(Acquire) != 0 {
+        let poison = self.poison.load(Acquire);
+        if poison & (SCARRED - 1) != 0 {
             return Outcome::Mapped;
         }
-        match self.answer(&disk, fault, order) {
+        match self.answer(&disk, fault, order, place, poison) {
             Ok(outcome) => outcome,
             Err(ENOMEM) => Outcome::Oom,
-            Err(_) if order == 0 => Outcome::Sigbus,
-            Err(_) => Outcome::Fallback,
+            Err(_) => miss,
         }
     }
 
@@ -801,7 +832,7 @@ impl vm::Operations for Node {
         if !self.serves(mapping) {
             return Err(EFAULT);
         }
-        if self.frozen.load(Acquire) != 0 {
+        if self.poison.load(Acquire) & (SCARRED - 1) != 0 {
             return Err(EAGAIN);
         }
         let area = self.area(mapping).ok_or(EFAULT)?;
@@ -820,7 +851,7 @@ impl vm::Operations for Node {
         if let Some(bad) = self.first_bad(&disk, run.page..run.page + run.pages) {
             run.pages = bad - run.page;
         }
-        match self.insert(&disk, mapping, run, write)? {
+        match self.insert(&disk, mapping, run, write, None)? {
             (Outcome::Mapped, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
             (Outcome::Oom, _) => Err(ENOMEM),
             _ => Err(EFAULT),

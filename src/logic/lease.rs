@@ -112,12 +112,12 @@ pub struct Gate {
 impl Gate {
     /// Whether a mapping may be given entries.
     pub fn serves(&self, tag: Tag) -> bool {
-        let of = usize::from(tag.kind.direct);
-        let now = match tag.kind.writable {
-            true => self.epoch[of],
-            false => 0,
+        let (open, epoch) = match tag.kind.direct {
+            true => (self.open[1], self.epoch[1]),
+            false => (self.open[0], self.epoch[0]),
         };
-        self.open[of] && tag.epoch == now && now != NO_EPOCH
+        let now = if tag.kind.writable { epoch } else { 0 };
+        open && tag.epoch == now && now != NO_EPOCH
     }
 
     /// As a number.
