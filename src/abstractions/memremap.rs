@@ -21,6 +21,7 @@
 use super::{
     block::{
         node,
+        Bio,
         Segment, //
     },
     errno::eopnotsupp,
@@ -552,12 +553,12 @@ impl Mapping {
         }
     }
 
-    fn at(&self, offset: usize, len: usize) -> Result<*mut u8> {
-        if offset > self.len || len > self.len - offset {
+    fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
+        if !offset.checked_add(len).is_some_and(|end| end <= self.len) {
             return Err(EIO);
         }
         // SAFETY: By the type invariants the mapping is valid for `self.len` bytes.
-        Ok(unsafe { self.addr.as_ptr().add(offset) })
+        Ok(unsafe { self.addr.add(offset) })
     }
 
     /// The kernel address of the byte at `offset`, at which `len` bytes are mapped: for C code that
@@ -567,7 +568,7 @@ impl Mapping {
     ///
     /// `EIO` if the range is not all in the mapping.
     pub(crate) fn address(&self, offset: usize, len: usize) -> Result<NonNull<c_void>> {
-        NonNull::new(self.at(offset, len)?.cast()).ok_or(EIO)
+        Ok(self.at(offset, len)?.cast())
     }
 
     /// `pages` page frames of the mapping, from `pfn` on.
@@ -593,7 +594,7 @@ impl Mapping {
     ///
     /// `EIO` if it does not all fit in the mapping.
     pub(crate) fn write(&self, offset: usize, from: &Segment<'_>) -> Result {
-        let to = self.at(offset, from.len())?;
+        let to = self.at(offset, from.len())?.as_ptr();
         // SAFETY: `to` is valid for writes of the segment's length, checked by `at`; the segment is
         // valid for reads.
         unsafe {
@@ -602,13 +603,42 @@ impl Mapping {
         Ok(())
     }
 
+    /// Carries out all of `bio` from `offset` on, as [`Mapping::read`] and [`Mapping::write`] do.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` on a machine check, or if it does not all fit in the mapping.
+    pub(crate) fn transfer(&self, offset: usize, bio: &Bio) -> Result {
+        let start = self.at(offset, bio.len())?.as_ptr();
+        let write = bio.is_write();
+        bio.for_each_segment(|done, segment| {
+            // SAFETY: The pieces of a bio are as long as that in sum, so that each of them is in the
+            // range that `at` has checked; the segment is valid for reads and writes.
+            let left = unsafe {
+                let medium = start.add(done);
+                let (memory, len) = (segment.as_ptr(), segment.len());
+                if write {
+                    bindings::rpmem_helper_memcpy_flushcache(medium.cast(), memory.cast(), len);
+                    0
+                } else {
+                    bindings::rpmem_helper_copy_mc_to_kernel(memory.cast(), medium.cast(), len)
+                }
+            };
+            if left == 0 {
+                Ok(())
+            } else {
+                Err(EIO)
+            }
+        })
+    }
+
     /// Stores zeroes in one page at `offset`, past the CPU caches.
     ///
     /// # Errors
     ///
     /// `EIO` if the page is not all in the mapping.
     pub(crate) fn zero_page(&self, offset: usize) -> Result {
-        let to = self.at(offset, bindings::PAGE_SIZE)?;
+        let to = self.at(offset, bindings::PAGE_SIZE)?.as_ptr();
         // SAFETY: `to` is valid for writes of a page, checked by `at`; the zero page is one page
         // long.
         unsafe {
@@ -627,7 +657,7 @@ impl Mapping {
     ///
     /// `EIO` on a machine check, or if the range is not all in the mapping.
     pub(crate) fn read(&self, offset: usize, to: &Segment<'_>) -> Result {
-        let from = self.at(offset, to.len())?;
+        let from = self.at(offset, to.len())?.as_ptr();
         // SAFETY: `from` is valid for reads of the segment's length, checked by `at`; the segment
         // is valid for writes.
         let left = unsafe {
@@ -651,7 +681,7 @@ impl Mapping {
         len: usize,
         iter: *mut bindings::iov_iter,
     ) -> Result<usize> {
-        let to = self.at(offset, len)?;
+        let to = self.at(offset, len)?.as_ptr();
         // SAFETY: `to` is valid for writes of `len` bytes, checked by `at`; `iter` by the caller.
         Ok(unsafe { bindings::_copy_from_iter_flushcache(to.cast(), len, iter) })
     }
@@ -669,7 +699,7 @@ impl Mapping {
     ///
     /// `EIO` if the range is not all in the mapping.
     pub(crate) fn poison_cleared(&self, offset: usize, phys: u64, len: usize) -> Result {
-        let addr = self.at(offset, len)?;
+        let addr = self.at(offset, len)?.as_ptr();
         if self.has_pages() {
             let first = phys as usize >> bindings::PAGE_SHIFT;
             for pfn in first..first + (len >> bindings::PAGE_SHIFT) {

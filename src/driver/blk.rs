@@ -66,11 +66,18 @@ impl Operations for Disk {
 }
 
 fn transfer(pmem: &Pmem, bio: &Bio) -> Result {
+    // A flush.
+    if bio.len() == 0 {
+        return Ok(());
+    }
     let start = pmem
         .geometry()
         .sector_to_offset(Sector(bio.sector()), bio.len() as u64)
         .map_err(|_| EIO)?;
 
+    if pmem.badblocks().is_empty() {
+        return pmem.mapping().transfer(start, bio);
+    }
     if bio.is_write() {
         bio.for_each_segment(|done, segment| pmem.write(start + done, segment))
     } else {
