@@ -288,7 +288,8 @@ impl<T: Operations> Device<T> {
                 // SAFETY: As above.
                 unsafe { *pfn_out = pfn.0 as c_ulong };
             }
-            Ok(c_long::try_from(pages).unwrap_or(c_long::MAX))
+            // There are fewer pages than bytes.
+            Ok(pages as c_long)
         };
         translate().unwrap_or_else(|err| err.to_errno() as c_long)
     }

@@ -36,22 +36,37 @@ use kernel::{
     prelude::*, //
 };
 
-impl Operations for Pmem {
-    fn sector_to_pfn(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Result<(Pfn, u64)> {
-        let (pfn, linear) = self.geometry().sector_to_pfn(sector)?;
-        if self.badblocks().is_empty() {
-            return Ok((pfn, linear));
-        }
+impl Pmem {
+    /// How many of `nr_pages` pages from `sector` on may be accessed.
+    ///
+    /// # Errors
+    ///
+    /// `EHWPOISON` if it is none.
+    #[cold]
+    fn good_pages(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Result<u64> {
         let bad = self
             .badblocks()
             .first_bad(sector.0, pages_to_sectors(nr_pages))
             .map(Sector);
         match dax_extent(sector, nr_pages, bad, mode == AccessMode::RecoveryWrite) {
-            DaxExtent::Pages(pages) => Ok((pfn, pages.min(linear))),
+            DaxExtent::Pages(pages) => Ok(pages),
             DaxExtent::HwPoison => Err(ehwpoison()),
         }
     }
+}
 
+impl Operations for Pmem {
+    #[inline]
+    fn sector_to_pfn(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Result<(Pfn, u64)> {
+        let (pfn, linear) = self.geometry().sector_to_pfn(sector)?;
+        if self.badblocks().is_empty() {
+            return Ok((pfn, linear));
+        }
+        self.good_pages(sector, nr_pages, mode)
+            .map(|pages| (pfn, pages.min(linear)))
+    }
+
+    #[inline]
     fn pfn_to_virt(&self, pfn: Pfn) -> Result<NonNull<c_void>> {
         let offset = self.geometry().pfn_to_offset(pfn)?;
         self.mapping().address(offset, PAGE_SIZE as usize)

@@ -124,8 +124,8 @@ impl Geometry {
 
     /// The physical address of the first byte of data.
     pub fn data_phys(&self) -> u64 {
-        // By the type invariants this does not overflow.
-        self.map_phys + self.data_offset
+        // By the type invariants this does not wrap.
+        self.map_phys.wrapping_add(self.data_offset)
     }
 
     /// The physical range that badblocks of this device are taken from: first and last byte.
@@ -138,6 +138,7 @@ impl Geometry {
     /// # Errors
     ///
     /// [`GeometryError::OutOfRange`] if they are not all on the device.
+    #[inline]
     pub fn sector_to_offset(&self, sector: Sector, bytes: u64) -> Result<usize, GeometryError> {
         if sector.0 > self.sectors() {
             return Err(GeometryError::OutOfRange);
@@ -156,13 +157,15 @@ impl Geometry {
     ///
     /// [`GeometryError::OutOfRange`] if not even one whole page is left;
     /// [`GeometryError::Unaligned`] if `sector` is not at the start of a physical page.
+    #[inline]
     pub fn sector_to_pfn(&self, sector: Sector) -> Result<(Pfn, u64), GeometryError> {
         if sector.0 >= self.sectors() {
             return Err(GeometryError::OutOfRange);
         }
         let start = sector.0 << SECTOR_SHIFT;
-        let pages = (self.len - start) >> PAGE_SHIFT;
-        let phys = self.data_phys() + start;
+        // By the type invariants none of this wraps.
+        let pages = self.len.wrapping_sub(start) >> PAGE_SHIFT;
+        let phys = self.data_phys().wrapping_add(start);
         if phys & (PAGE_SIZE - 1) != 0 {
             return Err(GeometryError::Unaligned);
         }
@@ -177,6 +180,7 @@ impl Geometry {
     /// # Errors
     ///
     /// [`GeometryError::OutOfRange`] if the page is not wholly in the data of this device.
+    #[inline]
     pub fn pfn_to_offset(&self, pfn: Pfn) -> Result<usize, GeometryError> {
         let out = GeometryError::OutOfRange;
         if pfn.0 > u64::MAX >> PAGE_SHIFT {
@@ -185,10 +189,11 @@ impl Geometry {
         let rel = (pfn.0 << PAGE_SHIFT)
             .checked_sub(self.data_phys())
             .ok_or(out)?;
-        if rel > self.len || self.len - rel < PAGE_SIZE {
+        if rel > self.len.checked_sub(PAGE_SIZE).ok_or(out)? {
             return Err(out);
         }
-        Ok((self.data_offset + rel) as usize)
+        // By the type invariants the sum is at most `map_len`.
+        Ok(self.data_offset.wrapping_add(rel) as usize)
     }
 
     /// The physical address of the byte at `offset` in the kernel mapping.
