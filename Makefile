@@ -29,7 +29,7 @@ test-the-tests: ## plant faults and see that the tests find them; FAULT=name cho
 	@exec scripts/test-the-tests $(FAULT)
 
 bench: ## measure rpmem beside nd_pmem and device-dax, in guest instructions
-	@scripts/run-harness bench
+	@scripts/bench
 
 check: ## lint: shell, Rust, C style, unsafe counts
 	@scripts/check

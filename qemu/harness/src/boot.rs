@@ -39,6 +39,10 @@ pub struct Env {
     pub nfit_ko: PathBuf,
     /// last-flush.c
     pub last_flush: PathBuf,
+    /// profile.c
+    pub profile: PathBuf,
+    /// The kernel's modules.
+    pub modules: PathBuf,
     pub krel: String,
     /// stock, debug or kcsan.
     pub flavour: String,
@@ -61,6 +65,8 @@ impl Env {
 
 /// Seconds that a kernel has to start init, on a machine of its own.
 const TO_INIT: u64 = 15;
+/// A machine that counts its instructions is slower than others by this much, with a plugin.
+const COUNTING: u64 = 8;
 
 pub struct Booted {
     pub verdict: Verdict,
@@ -275,7 +281,8 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let mut ktap_text = String::new();
     let mut times = BTreeMap::new();
     let limit = Duration::from_secs(boot.limit(env.factor()));
-    let limit_to_init = Duration::from_secs(TO_INIT * env.factor()).min(limit);
+    let counting = fixture.icount.map_or(1, |_| COUNTING);
+    let limit_to_init = Duration::from_secs(TO_INIT * counting * env.factor()).min(limit);
     volatile::before(fixture, dir)?;
     let child = spawn(&args, true, |c| {
         volatile::prepare(fixture, dir, &env.last_flush, c);

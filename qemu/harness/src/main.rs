@@ -9,6 +9,7 @@ mod demo;
 mod host;
 mod image;
 mod plot;
+mod profile;
 mod qemu;
 mod run;
 mod selftest;
@@ -47,7 +48,7 @@ options:
   --seed N                            for tests that draw numbers; default: drawn, and printed
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL
-RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE,
+RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_PROFILE RPMEM_KMODULES,
 RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko) and RPMEM_FLAVOUR (default: stock)";
 
 #[derive(Default)]
@@ -123,6 +124,8 @@ fn environment(o: &Options) -> Result<Env, String> {
         nfit_test: need("RPMEM_NFIT_TEST")?,
         nfit_ko: need("RPMEM_NFIT_MODULE")?.join("rpmem.ko"),
         last_flush: need("RPMEM_LAST_FLUSH")?,
+        profile: need("RPMEM_PROFILE")?,
+        modules: need("RPMEM_KMODULES")?,
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
         flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
         long: o.long,
@@ -483,7 +486,13 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
             o.driver.as_deref().unwrap_or("rpmem"),
             ui,
         ),
-        "bench" => bench::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
+        "bench" => bench::run(
+            &env,
+            &tree.fixtures,
+            o.test.as_deref(),
+            o.jobs.unwrap_or_else(cpus),
+            ui,
+        ),
         "shell" => shell(&env, &tree, &o),
         "list" => {
             list(&tree);

@@ -36,11 +36,7 @@ pub fn calibrate() -> TestResult {
     let best = (0..8)
         .map(|_| {
             let start = now();
-            // SAFETY: counts a register down, two instructions a turn.
-            unsafe {
-                core::arch::asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) TURNS => _,
-                    options(nomem, nostack));
-            }
+            spin(TURNS);
             now() - start
         })
         .min()
@@ -53,6 +49,28 @@ pub fn calibrate() -> TestResult {
     Ok(())
 }
 
+/// Waits until nobody else uses this CPU for more than a timer interrupt.
+pub fn quiet(c: &Ctx) -> TestResult {
+    const SPIN: u64 = 2_000_000;
+    let mut calm = 0;
+    c.wait_for("a CPU of our own", 120, || {
+        for _ in 0..100 {
+            let (cost, ()) = cost(|| spin(SPIN / 2));
+            calm = if cost < SPIN + SPIN / 20 { calm + 1 } else { 0 };
+        }
+        calm >= 200
+    })
+}
+
+/// Two instructions a turn.
+fn spin(turns: u64) {
+    // SAFETY: counts a register down.
+    unsafe {
+        core::arch::asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) turns => _,
+            options(nomem, nostack));
+    }
+}
+
 /// Instructions of `f`.
 pub fn cost<T>(f: impl FnOnce() -> T) -> (u64, T) {
     let start = now();
@@ -62,16 +80,107 @@ pub fn cost<T>(f: impl FnOnce() -> T) -> (u64, T) {
 }
 
 /// The median of the instructions of `n` calls: what a timer interrupt hits now and then is not
-/// in it.
-pub fn each(n: usize, mut f: impl FnMut(usize) -> TestResult) -> TestResult<f64> {
+/// in it. `window` is for the profile.
+pub fn each(window: &str, n: usize, mut f: impl FnMut(usize) -> TestResult) -> TestResult<f64> {
     let none = overhead();
-    let mut samples = Vec::with_capacity(n);
-    for i in 0..n {
+    let mut samples = vec![0; n];
+    let profile = Profile::of(window, n);
+    for (i, sample) in samples.iter_mut().enumerate() {
         let (cost, result) = cost(|| f(i));
         result?;
-        samples.push(cost.saturating_sub(none));
+        *sample = cost.saturating_sub(none);
     }
+    drop(profile);
     Ok(median(&mut samples))
+}
+
+/// The same of something that lasts as long as timer interrupts are apart, or longer: it begins just
+/// after one, so that there are always as many of them in it.
+pub fn bulk<T>(f: impl FnOnce() -> T) -> (u64, T) {
+    let start = now();
+    let mut last = start;
+    // A machine without timer interrupts would be a surprise, but nothing to hang for.
+    while last - start < 100_000_000 {
+        let at = now();
+        if at - last > 1000 {
+            break;
+        }
+        last = at;
+    }
+    cost(f)
+}
+
+/// A request to the plugin that counts instructions by place, qemu/harness/profile.c: a nop, without
+/// it.
+fn request<const WHAT: u32>(a: u64, b: u64) {
+    // SAFETY: the instruction does nothing; who looks at it reads the memory that it is told of.
+    unsafe {
+        core::arch::asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x52504d00 + {what}", what = const WHAT,
+            in("rdi") a, in("rsi") b, options(readonly, nostack));
+    }
+}
+
+fn request_text<const WHAT: u32>(text: &str) {
+    request::<WHAT>(text.as_ptr() as u64, text.len() as u64);
+}
+
+/// A window of the profile: from here to where it is dropped.
+pub struct Profile;
+
+impl Profile {
+    /// In which `n` operations are made.
+    pub fn of(name: &str, n: usize) -> Profile {
+        request_text::<1>(&format!("{name} {n}"));
+        Profile
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        request::<2>(0, 0);
+    }
+}
+
+/// Tells the profile the kernel's symbols.
+pub fn tell_symbols(c: &Ctx) -> TestResult {
+    let mut text = String::new();
+    for line in c.read("/proc/kallsyms")?.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) =
+            (words.next(), words.next(), words.next())
+        {
+            let module = words.next().unwrap_or("[kernel]");
+            text += &format!("symbol {address} {name} {module}\n");
+        }
+    }
+    check!(text.contains(" [rpmem]\n"), "no symbols of the module");
+    request_text::<3>(&text);
+    Ok(())
+}
+
+/// Has the profile count what functions of a module with such a name do until they return. If it is
+/// `excluded`, that is taken out of the function that calls it.
+pub fn tell_scope(c: &Ctx, name: &str, module: &str, excluded: bool) -> TestResult {
+    let mut found = false;
+    for line in c.read("/proc/kallsyms")?.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [address, _, symbol, place @ ..] = words.as_slice() else {
+            continue;
+        };
+        let is_it = match place.first() {
+            None => module.is_empty() && *symbol == name,
+            Some(place) => *place == format!("[{module}]") && symbol.contains(name),
+        };
+        if is_it {
+            let address = u64::from_str_radix(address, 16).map_err(|e| format!("{line}: {e}"))?;
+            check!(address != 0, "addresses of symbols are hidden");
+            request::<4>(address, u64::from(excluded));
+            println!("profile: scope {line}");
+            found = true;
+        }
+    }
+    check!(found, "no function {name} in {module:?}");
+    Ok(())
 }
 
 pub fn median(samples: &mut [u64]) -> f64 {
@@ -81,7 +190,7 @@ pub fn median(samples: &mut [u64]) -> f64 {
 }
 
 /// Who is measured.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The kernel's own driver.
     Theirs,
@@ -181,6 +290,16 @@ impl Window {
     pub fn store(&self, at: usize) {
         // SAFETY: as above.
         unsafe { ((self.start + at) as *mut u8).write_volatile(1) };
+    }
+
+    /// Write all lines back from the CPU caches, as the kernel does.
+    pub fn write_back(&self, len: usize) {
+        // SAFETY: the caller has mapped it; nothing is read or written.
+        unsafe {
+            core::arch::asm!("2:", "clwb [{at}]", "add {at}, 64", "cmp {at}, {end}", "jb 2b",
+                "sfence", at = inout(reg) self.start => _, end = in(reg) self.start + len,
+                options(nostack));
+        }
     }
 
     pub fn msync(&self, len: usize) -> TestResult {
