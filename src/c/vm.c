@@ -155,7 +155,7 @@ static __always_inline bool rpmem_insert_in_table(pmd_t *pmd, unsigned long addr
 						  unsigned long nr, struct rpmem_insert *ins)
 {
 	bool done = false;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table */
 	pmd_t table;
 	pte_t *pte;
 
@@ -178,8 +178,8 @@ out:
 }
 
 /*
- * Special entries for @nr consecutive frames; a fault knows the @pmd. vmf_insert_pfn() does one, and looks up its memory
- * type each time: here the range is write-back for as long as it can be mapped.
+ * Special entries for @nr consecutive frames; a fault knows the @pmd. vmf_insert_pfn() does one, and
+ * looks up its memory type each time: here the range is write-back for as long as it can be mapped.
  */
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,
@@ -217,7 +217,7 @@ vm_fault_t rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn, uns
 {
 	struct vm_area_struct *vma = vmf->vma;
 	bool done = false;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* of the table that the entry is in */
 
 	if (order == PMD_ORDER) {
 		pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
