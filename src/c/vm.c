@@ -178,8 +178,9 @@ out:
 }
 
 /*
- * Special entries for @nr consecutive frames; a fault knows the @pmd. vmf_insert_pfn() does one, and
- * looks up its memory type each time: here the range is write-back for as long as it can be mapped.
+ * Special entries for @nr consecutive frames; a fault knows the @pmd. vmf_insert_pfn() does one,
+ * and looks up its memory type each time: here the range is write-back for as long as it can be
+ * mapped.
  */
 int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 			     unsigned long pfn, unsigned long nr, bool write,
