@@ -46,6 +46,7 @@ mod t_range;
 mod t_sector;
 mod t_selftest;
 mod t_smoke;
+mod t_stack;
 mod t_virtio;
 mod tools;
 
@@ -75,6 +76,7 @@ fn registry() -> Vec<&'static Test> {
         t_nfit::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
+        t_stack::TESTS,
         t_virtio::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()

@@ -53,7 +53,7 @@ const DIFFERENCES: &[Difference] = &[
 ];
 
 /// Questions and answers.
-type Facts = BTreeMap<String, String>;
+pub type Facts = BTreeMap<String, String>;
 
 /// Labelled namespaces of each kind: pages or none, in memory or on the medium, a block translation
 /// table, both sector sizes.
@@ -152,7 +152,7 @@ fn drivers(c: &mut Ctx, read_only: bool) -> TestResult {
     Ok(())
 }
 
-fn hand_over(c: &Ctx, to: &str) -> TestResult {
+pub fn hand_over(c: &Ctx, to: &str) -> TestResult {
     for ns in c.namespaces() {
         println!("{}", c.ok(&["rpmem-bind", &ns, to])?.trim());
     }
@@ -234,7 +234,7 @@ const VARIES: &[&str] = &[
 
 /// Every file and link below a folder, with its mode. Folders of other devices are left out: they
 /// are asked for by their own name.
-fn sysfs(dir: &str, as_name: &str, facts: &mut Facts) {
+pub fn sysfs(dir: &str, as_name: &str, facts: &mut Facts) {
     let Ok(entries) = fs::read_dir(dir) else {
         facts.insert(format!("{as_name}/"), "no folder".into());
         return;
@@ -305,7 +305,7 @@ fn node(s: &Space, f: &mut Facts) -> TestResult {
     Ok(())
 }
 
-fn ask(f: &mut Facts, name: &str, r: io::Result<String>) {
+pub fn ask(f: &mut Facts, name: &str, r: io::Result<String>) {
     let v = match r {
         Ok(v) => v,
         Err(e) => format!("errno {}", e.raw_os_error().unwrap_or(-1)),
@@ -360,7 +360,7 @@ const QUESTIONS: &[(&str, u64, usize)] = &[
     ("nonsense", 0x12ee, 0),
 ];
 
-fn limits(s: &Space, f: &mut Facts) -> TestResult {
+pub fn limits(s: &Space, f: &mut Facts) -> TestResult {
     let file = File::open(s.dev())?;
     for (name, request, bytes) in QUESTIONS {
         ask(
@@ -398,7 +398,7 @@ fn limits(s: &Space, f: &mut Facts) -> TestResult {
 const MIB: u64 = 1 << 20;
 
 /// What reading, writing, discarding and mapping say: at the end, beyond it, misaligned.
-fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
+pub fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let size: u64 = c.disk_attr(&s.disk, "size")?.parse().map_err(|_| "size")?;
     let end = size * 512;
     check!(end > 32 * MIB, "{} has {end} bytes", s.disk);
