@@ -10,6 +10,7 @@ use crate::volatile;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -188,6 +189,11 @@ pub fn create_backing(fixture: &Fixture, dir: &Path) -> Result<(), String> {
         let path = dir.join(name);
         let f = ctx(File::create(&path), &path)?;
         ctx(f.set_len(size), &path)?;
+    }
+    for (name, bytes) in &fixture.contents {
+        let path = dir.join(name);
+        let f = ctx(fs::OpenOptions::new().write(true).open(&path), &path)?;
+        ctx(f.write_all_at(bytes, 0), &path)?;
     }
     Ok(())
 }

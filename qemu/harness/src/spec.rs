@@ -7,7 +7,8 @@
 //! { "summary": "...", "memory": "1G", "cpus": 2, "cmdline": "for the kernel",
 //!   "nvdimms": [{ "size": "1G", "label_size": "256K", "uuid": "...", "readonly": false,
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
-//!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false }],
+//!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
+//!                                           "hex": "first bytes" }],
 //!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false }
 //! ```
 //!
@@ -82,6 +83,8 @@ pub struct Fixture {
     pub persistence: Option<String>,
     /// Sparse files in the run directory for devices in `extra`, where `{dir}` names it.
     pub files: Vec<(String, u64)>,
+    /// What they begin with; the rest is zeroes.
+    pub contents: Vec<(String, Vec<u8>)>,
     /// Those of them that a power cut takes back to their last flush.
     pub volatile: Vec<String>,
     pub extra: Vec<String>,
@@ -341,10 +344,16 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
             node: d.num("node")?,
         });
     }
-    let (mut files, mut volatile) = (Vec::new(), Vec::new());
+    let (mut files, mut volatile, mut contents) = (Vec::new(), Vec::new(), Vec::new());
     for f in o.list("files")? {
-        let known = ["name", "size", "volatile"];
+        let known = ["name", "size", "volatile", "hex"];
         let d = Obj::new(&format!("fixture {name}: file"), f, &known)?;
+        if d.map.contains_key("hex") {
+            match hex(&d.need("hex")?) {
+                Some(bytes) => contents.push((d.need("name")?, bytes)),
+                None => return d.bad("hex", "bytes in hexadecimal"),
+            }
+        }
         if d.bool("volatile")? {
             volatile.push(d.need("name")?);
         }
@@ -363,6 +372,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
             .map(|_| o.need("persistence"))
             .transpose()?,
         files,
+        contents,
         volatile,
         extra: o.strings("extra")?,
         icount: o.num("icount")?,

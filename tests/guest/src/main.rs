@@ -32,6 +32,7 @@ mod t_demo;
 mod t_devdax;
 mod t_diff;
 mod t_fault;
+mod t_fixture;
 mod t_fsdax;
 mod t_fuzz;
 mod t_infoblock;
@@ -62,6 +63,7 @@ fn registry() -> Vec<&'static Test> {
         t_devdax::TESTS,
         t_diff::TESTS,
         t_fault::TESTS,
+        t_fixture::TESTS,
         t_fsdax::TESTS,
         t_fuzz::TESTS,
         t_infoblock::TESTS,

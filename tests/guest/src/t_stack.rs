@@ -220,17 +220,7 @@ fn drivers(c: &mut Ctx) -> TestResult {
         "there are only {} questions",
         ours.len()
     );
-    let mut bad = Vec::new();
-    for key in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
-        let (us, them) = (ours.get(key), theirs.get(key));
-        if us != them {
-            bad.push(format!("{key}: nd_pmem {them:?}, rpmem {us:?}"));
-        }
-    }
-    if !bad.is_empty() {
-        fail!("{} answers differ:\n{}", bad.len(), bad.join("\n"));
-    }
-    Ok(())
+    t_diff::same(&ours, &theirs)
 }
 
 /// What each stack answers on top of the driver that has the namespaces.
