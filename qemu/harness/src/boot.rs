@@ -2,6 +2,7 @@
 //! One boot: initramfs, QEMU, its logs, and the verdict.
 
 use crate::cpio::Archive;
+use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
 use crate::ui::Ui;
@@ -290,7 +291,14 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let counting = fixture.icount.map_or(1, |_| COUNTING);
     let limit_to_init = Duration::from_secs(TO_INIT * counting * env.factor()).min(limit);
     volatile::before(fixture, dir)?;
+    let mut monitor = match fixture.monitor.is_empty() {
+        true => None,
+        false => Some(ctx(Monitor::new(), logs)?),
+    };
     let child = spawn(&args, true, |c| {
+        if let Some(m) = &monitor {
+            m.prepare(c);
+        }
         volatile::prepare(fixture, dir, &env.last_flush, c);
         let err = stderr.try_clone().expect("dup of a log file");
         c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
@@ -322,6 +330,16 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
                         if line == CUT_MARKER && kill_for.is_none() {
                             kill_for = Some(Ended::PowerCut);
                             let _ = child.kill();
+                        }
+                        if let Some(name) = line.strip_prefix(monitor::REQUEST) {
+                            let asked = match (fixture.monitor.get(name), &mut monitor) {
+                                (Some(commands), Some(m)) => m.run(commands, dir),
+                                _ => Err(format!("the fixture has no commands {name}")),
+                            };
+                            if let Err(e) = asked {
+                                kill_for = Some(Ended::Refused(e));
+                                let _ = child.kill();
+                            }
                         }
                         let _ = writeln!(ktap, "{line}");
                         ktap_text += &line;

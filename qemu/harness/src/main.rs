@@ -8,6 +8,7 @@ mod cpio;
 mod demo;
 mod host;
 mod image;
+mod monitor;
 mod plot;
 mod profile;
 mod qemu;

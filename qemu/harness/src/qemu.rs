@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The QEMU command line for a fixture. Pure: names files, touches none.
 
+use crate::monitor;
 use crate::spec::Fixture;
 use std::path::Path;
 
@@ -119,6 +120,9 @@ pub fn args(m: &Machine) -> Vec<String> {
             ]);
         }
         Serial::Interactive => push(&["-serial", "mon:stdio"]),
+    }
+    if matches!(m.serial, Serial::Logged) && !f.monitor.is_empty() {
+        push(&monitor::args().each_ref().map(String::as_str));
     }
 
     for (i, d) in f.nvdimms.iter().enumerate() {

@@ -9,7 +9,8 @@
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
 //!                                           "hex": "first bytes" }],
-//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false }
+//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false,
+//!   "monitor": { "name for `Ctx::ask_monitor()`": [{ "execute": "a command of QMP" }] } }
 //! ```
 //!
 //! A scenario, `tests/scenarios/NAME.json`; its boots share the backing files of the NVDIMMs:
@@ -38,6 +39,7 @@
 
 use crate::verdict::{End, Expected};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Emulation is slower than the hardware that timeouts are written for by about this much.
@@ -88,6 +90,8 @@ pub struct Fixture {
     /// Those of them that a power cut takes back to their last flush.
     pub volatile: Vec<String>,
     pub extra: Vec<String>,
+    /// Commands for QEMU's monitor, by the names that tests have for them.
+    pub monitor: BTreeMap<String, Vec<Value>>,
     /// Run under `-icount shift=N`: guest time counts instructions.
     pub icount: Option<u64>,
     /// The NVDIMMs are those of the kernel's nfit_test, whose errors can be injected.
@@ -318,8 +322,21 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         "extra",
         "icount",
         "nfit_test",
+        "monitor",
     ];
     let o = Obj::new(&format!("fixture {name}"), &v, &known)?;
+    let mut monitor = BTreeMap::new();
+    if let Some(m) = o.map.get("monitor") {
+        let Some(m) = m.as_object() else {
+            return o.bad("monitor", "an object");
+        };
+        for (name, commands) in m {
+            match commands.as_array() {
+                Some(c) if !c.is_empty() => monitor.insert(name.clone(), c.clone()),
+                _ => return o.bad("monitor", "made of lists of commands"),
+            };
+        }
+    }
     let mut nvdimms = Vec::new();
     for n in o.list("nvdimms")? {
         let known = [
@@ -375,6 +392,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         contents,
         volatile,
         extra: o.strings("extra")?,
+        monitor,
         icount: o.num("icount")?,
         nfit_test: o.bool("nfit_test")?,
     })

@@ -30,6 +30,8 @@ pub enum Ended {
     Timeout,
     Interrupted,
     NotStarted(String),
+    /// Killed by the harness because QEMU's monitor refused a command.
+    Refused(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -287,6 +289,7 @@ pub fn judge(input: &Input) -> Verdict {
         (_, Ended::PowerCut) => reasons.push("power cut where none was agreed".into()),
         (_, Ended::Timeout) => reasons.push("timeout of the whole boot".into()),
         (_, Ended::Interrupted) => reasons.push("interrupted".into()),
+        (_, Ended::Refused(e)) => reasons.push(e.clone()),
         (_, Ended::NotStarted(e)) => reasons.push(format!("QEMU did not start: {e}")),
     }
     match input.end {

@@ -528,6 +528,13 @@ impl Ctx {
         Ok(())
     }
 
+    /// Have the harness send commands of the fixture to QEMU's monitor. What they do to the machine
+    /// is for the caller to wait for.
+    pub fn ask_monitor(&self, name: &str) {
+        println!("rpmem: monitor {name}");
+        let _ = std::io::stdout().flush();
+    }
+
     /// Cut the power here and now: the test is over, and so is the guest.
     pub fn power_cut(&self) -> TestResult {
         println!("{ASK_POWER_CUT}");

@@ -31,6 +31,7 @@ mod t_block;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
+mod t_events;
 mod t_fault;
 mod t_fixture;
 mod t_fsdax;
@@ -62,6 +63,7 @@ fn registry() -> Vec<&'static Test> {
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,
+        t_events::TESTS,
         t_fault::TESTS,
         t_fixture::TESTS,
         t_fsdax::TESTS,

@@ -200,6 +200,21 @@ fn collect(c: &Ctx, driver: &str) -> TestResult<Facts> {
             facts.insert(format!("{} {k}", s.disk), v);
         }
     }
+    for region in c.regions() {
+        // What its namespaces say, they are asked for themselves.
+        for name in tools::names(c.nd(&region)) {
+            let dir = c.nd(&region).join(&name);
+            if fs::symlink_metadata(&dir)?.is_dir() && !dir.join("devtype").exists() {
+                sysfs(
+                    &dir.to_string_lossy(),
+                    &format!("{region}/{name}"),
+                    &mut facts,
+                );
+            } else if let Ok(text) = fs::read_to_string(&dir) {
+                facts.insert(format!("{region}/{name}"), text);
+            }
+        }
+    }
     for ns in c.namespaces() {
         sysfs(
             &format!("/sys/bus/nd/devices/{ns}/"),
@@ -365,24 +380,58 @@ const QUESTIONS: &[(&str, u64, usize)] = &[
     ("BLKDISCARDZEROES", 0x127c, 4),
     ("BLKGETZONESZ", 0x8004_1284, 4),
     ("BLKGETNRZONES", 0x8004_1285, 4),
+    ("BLKREPORTZONE", 0xc010_1282, 16),
+    ("BLKREPORTZONEV2", 0xc010_128e, 16),
+    ("BLKRESETZONE", 0x4010_1283, 0),
+    ("BLKOPENZONE", 0x4010_1286, 0),
+    ("BLKCLOSEZONE", 0x4010_1287, 0),
+    ("BLKFINISHZONE", 0x4010_1288, 0),
+    ("BLKPG", 0x1269, 0),
+    ("BLKTRACESTART", 0x1274, 0),
+    ("BLKTRACESTOP", 0x1275, 0),
+    ("BLKTRACETEARDOWN", 0x1276, 0),
+    ("BLKCRYPTOIMPORTKEY", 0xc040_1289, 0),
+    ("IOC_PR_REGISTER", 0x4018_70c8, 0),
+    ("IOC_PR_RESERVE", 0x4010_70c9, 0),
+    ("IOC_PR_RELEASE", 0x4010_70ca, 0),
+    ("IOC_PR_PREEMPT", 0x4018_70cb, 0),
+    ("IOC_PR_PREEMPT_ABORT", 0x4018_70cc, 0),
+    ("IOC_PR_CLEAR", 0x4010_70cd, 0),
+    ("IOC_PR_READ_KEYS", 0xc010_70ce, 16),
+    ("IOC_PR_READ_RESERVATION", 0x8010_70cf, 16),
     ("BLKFLSBUF", 0x1261, 0),
     ("BLKRRPART", 0x125f, 0),
     ("HDIO_GETGEO", 0x0301, 16),
     ("HDIO_GET_IDENTITY", 0x030d, 0),
     ("CDROM_GET_CAPABILITY", 0x5331, 0),
+    ("CDROMEJECT", 0x5309, 0),
+    ("CDROM_DRIVE_STATUS", 0x5326, 0),
+    ("CDROM_LOCKDOOR", 0x5329, 0),
     ("SG_GET_VERSION_NUM", 0x2282, 4),
+    ("SG_IO", 0x2285, 0),
+    ("SCSI_IOCTL_GET_IDLUN", 0x5382, 0),
+    ("LOOP_GET_STATUS64", 0x4c05, 0),
+    ("NVME_IOCTL_ID", 0x4e40, 0),
+    ("FIONREAD", 0x541b, 4),
+    ("FIGETBSZ", 0x2, 4),
+    ("FITRIM", 0xc018_5879, 24),
     ("FIFREEZE", 0xc004_5877, 0),
     ("nonsense", 0x12ee, 0),
 ];
 
 pub fn limits(s: &Space, f: &mut Facts) -> TestResult {
     let file = File::open(s.dev())?;
+    let writer = File::options().read(true).write(true).open(s.dev());
     for (name, request, bytes) in QUESTIONS {
         ask(
             f,
             &format!("ioctl {name}"),
             ioctl(&file, *request, &[], *bytes),
         );
+        if let Ok(writer) = &writer {
+            let answer = ioctl(writer, *request, &[], *bytes);
+            ask(f, &format!("ioctl {name}, open for writing"), answer);
+        }
     }
     // SAFETY: statx fills a structure of ours.
     unsafe {

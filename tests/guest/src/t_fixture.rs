@@ -4,6 +4,7 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk::{self, Buf, Marks, MIB};
+use crate::sys::Map;
 use crate::t_diff::{self, Facts};
 use crate::t_namespace::{active, release};
 use crate::tools::{self, Probe, Space, PAGE};
@@ -40,8 +41,49 @@ pub const TESTS: &[Test] = &[
         name: "fixture_volatile",
         run: volatile,
     },
+    Test {
+        name: "fixture_hot_plug",
+        run: hot_plug,
+    },
 ];
 
+/// An NVDIMM that is plugged into the running machine: its region and namespace appear, the driver
+/// takes it, and what was there goes on undisturbed.
+fn hot_plug(c: &mut Ctx) -> TestResult {
+    let driver = c.driver.clone();
+    let first = c.pmem()?;
+    let file = disk::direct(&first)?;
+    disk::fill(&file, 5, 0, MIB)?;
+    c.ask_monitor("plug");
+    c.wait_for("a second region", 60, || c.regions().len() == 2)?;
+    c.wait_for("its disk", 60, || c.disks().len() == 2)?;
+    check_eq!(c.nd_devices("nmem").len(), 2, "NVDIMMs");
+    disk::verify(&file, 5, 0, MIB)?;
+    let ns = "namespace1.0";
+    c.wait_for("the driver", 20, || {
+        c.bound_to(ns).as_ref() == Some(&driver)
+    })?;
+    let disk = c.disk_of(ns)?;
+    check_eq!(disk::check_sizes(c, ns, &disk)?, 256 * MIB);
+    Marks::new(70).write(&format!("/dev/{disk}"))?;
+    Marks::new(70).check(&format!("/dev/{disk}"))?;
+    drop(file);
+    // It is as good as one that was there from the start: labels, pages, a file system.
+    c.init_labels()?;
+    c.create_namespace(&["-m", "raw", "-r", "region0", "-s", "64M"])?;
+    let paged = c.create_namespace(&["-m", "fsdax", "-M", "mem", "-r", "region1", "-s", "128M"])?;
+    let on = active(c, &paged)?;
+    check_eq!(c.bound_to(&on).as_deref(), Some(driver.as_str()));
+    let dev = format!("/dev/{}", c.disk_of(&on)?);
+    c.mkfs("ext4", &dev)?;
+    c.mount(&dev, MNT, "dax=always")?;
+    let f = tools::file_of(&format!("{MNT}/f"), 2 << 20)?;
+    Map::sync(&f, 0, 2 << 20)?.write8(0, 1);
+    drop(f);
+    c.umount(MNT)
+}
+
+const MNT: &str = "/mnt/pmem";
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
@@ -285,7 +327,7 @@ fn sections(c: &mut Ctx) -> TestResult {
             check_eq!(c.bound_to(&on).as_deref(), Some(driver), "{options:?}");
             let disk = c.disk_of(&on)?;
             let name = options.join(" ");
-            f.insert(format!("{name} size"), c.disk_attr(&disk, "size")?);
+            f.insert(format!("{name} disk size"), c.disk_attr(&disk, "size")?);
             f.insert(format!("{name} dax"), c.disk_attr(&disk, "queue/dax")?);
             for file in ["size", "resource", "mode"] {
                 f.insert(format!("{name} {file}"), c.read(c.nd(&on).join(file))?);
@@ -299,9 +341,9 @@ fn sections(c: &mut Ctx) -> TestResult {
             let dev = format!("/dev/{disk}");
             Marks::new(40).write(&dev)?;
             c.mkfs("ext4", &dev)?;
-            c.mount(&dev, "/mnt/pmem", "dax=always")?;
+            c.mount(&dev, MNT, "dax=always")?;
             c.sh("cp /init /mnt/pmem/f; cmp /init /mnt/pmem/f")?;
-            c.umount("/mnt/pmem")?;
+            c.umount(MNT)?;
         }
         c.modprobe("nd_pmem")?;
         answers.push(f);
@@ -367,7 +409,7 @@ fn terabyte(c: &mut Ctx) -> TestResult {
             let node = disk::open(&format!("/dev/{}", disk.replace("pmem", "rpmem")))?;
             let f = disk::direct(&dev)?;
             for at in [0, TIB / 2, TIB - 2 * MIB] {
-                let m = crate::sys::Map::sync(&node, at, 2 * MIB as usize)?;
+                let m = Map::sync(&node, at, 2 * MIB as usize)?;
                 m.write8(2 * MIB as usize - 1, 0x99);
                 m.persist(2 * MIB as usize - 1, 1);
                 let mut b = Buf::page(PAGE);
@@ -375,18 +417,18 @@ fn terabyte(c: &mut Ctx) -> TestResult {
                 check_eq!(b.bytes()[PAGE - 1], 0x99, "store at {at:#x}");
             }
             check!(
-                crate::sys::Map::sync(&node, TIB, PAGE).is_err(),
+                Map::sync(&node, TIB, PAGE).is_err(),
                 "a mapping beyond the end"
             );
         }
         c.ok(&["mkfs.xfs", "-q", "-f", "-l", "size=64m", &dev])?;
         // xfs mounts without DAX then, and says so.
-        c.mount(&dev, "/mnt/pmem", "dax=always")?;
+        c.mount(&dev, MNT, "dax=always")?;
         let f = tools::open_rw("/mnt/pmem/f")?;
         check!(!tools::is_dax(&f)?, "{driver}: DAX without pages");
         drop(f);
         c.sh("cp /init /mnt/pmem/f; sync; cmp /init /mnt/pmem/f")?;
-        c.umount("/mnt/pmem")
+        c.umount(MNT)
     })
 }
 
@@ -423,11 +465,11 @@ fn volatile(c: &mut Ctx) -> TestResult {
         };
         check_eq!(c.bound_to(&s.nd).as_deref(), Some(driver));
         c.mkfs("ext4", &s.dev())?;
-        c.mount(&s.dev(), "/mnt/pmem", "dax=always")?;
+        c.mount(&s.dev(), MNT, "dax=always")?;
         let f = tools::file_of("/mnt/pmem/f", 2 << 20)?;
-        crate::sys::Map::sync(&f, 0, 2 << 20)?.write8(0, 1);
+        Map::sync(&f, 0, 2 << 20)?.write8(0, 1);
         drop(f);
-        c.umount("/mnt/pmem")
+        c.umount(MNT)
     })?;
     fs::write("/proc/sys/vm/drop_caches", "3")?;
     Ok(())
