@@ -56,6 +56,8 @@ fn compare(
     least: usize,
     questions: fn(&mut Ctx, &Space, &mut Facts) -> TestResult,
 ) -> TestResult {
+    // A test that failed may have left its mount behind.
+    while c.run(&["umount", "-q", MNT])?.status == 0 {}
     c.modprobe("nd_pmem")?;
     let mut answers = Vec::new();
     for driver in ["rpmem", "nd_pmem"] {
