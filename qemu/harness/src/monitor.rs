@@ -102,12 +102,12 @@ mod tests {
         let mut qemu = UnixStream::from(m.theirs.try_clone().unwrap());
         let commands = [json!({ "execute": "x", "arguments": { "path": "{dir}/f" } })];
         let greeting = "{\"QMP\": {}}\n{\"return\": {}}\n{\"event\": \"e\"}\n";
-        write!(qemu, "{greeting}{{\"return\": {{}}}}\n").unwrap();
+        writeln!(qemu, "{greeting}{{\"return\": {{}}}}").unwrap();
         m.run(&commands, Path::new("/d")).unwrap();
         let mut sent = BufReader::new(qemu.try_clone().unwrap()).lines();
         assert!(sent.next().unwrap().unwrap().contains("qmp_capabilities"));
         assert!(sent.next().unwrap().unwrap().contains("\"/d/f\""));
-        write!(qemu, "{{\"error\": {{\"desc\": \"no\"}}}}\n").unwrap();
+        writeln!(qemu, "{{\"error\": {{\"desc\": \"no\"}}}}").unwrap();
         let e = m.run(&commands, Path::new("/d")).unwrap_err();
         assert!(e.starts_with("monitor: no, to {"), "{e}");
     }

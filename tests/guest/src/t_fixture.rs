@@ -30,6 +30,10 @@ pub const TESTS: &[Test] = &[
         run: sections,
     },
     Test {
+        name: "fixture_misaligned",
+        run: misaligned,
+    },
+    Test {
         name: "fixture_gigabyte",
         run: gigabyte,
     },
@@ -350,6 +354,42 @@ fn sections(c: &mut Ctx) -> TestResult {
     }
     t_diff::same(&answers[0], &answers[1])?;
     t_diff::hand_over(c, "rpmem")
+}
+
+/// A range that neither begins nor ends where struct pages can: the kernel refuses them to both
+/// drivers, which leave the namespace alone then; by force it is one without pages.
+fn misaligned(c: &mut Ctx) -> TestResult {
+    const SIZE: u64 = 33 * MIB;
+    let names = c.namespaces();
+    let of_size = |ns: &&String| c.read_u64(c.nd(ns).join("size")).is_ok_and(|n| n == SIZE);
+    let Some(ns) = names.iter().find(of_size) else {
+        fail!("no namespace of 33 MiB: {names:?}");
+    };
+    c.modprobe("nd_pmem")?;
+    let mut answers = Vec::new();
+    for driver in ["rpmem", "nd_pmem"] {
+        let mut f = Facts::new();
+        let bind = format!("/sys/bus/nd/drivers/{driver}/bind");
+        let r = c.try_write(&bind)(ns).map(|()| "0".into());
+        check!(r.is_err(), "{driver} has {ns}");
+        t_diff::ask(&mut f, "bind", r);
+        check_eq!(c.bound_to(ns), None, "{driver}");
+        check_eq!(c.disks().len(), names.len() - 1, "disks, {driver}");
+        c.write(c.nd(ns).join("force_raw"), "1")?;
+        c.bind(driver, ns)?;
+        let disk = c.disk_of(ns)?;
+        check_eq!(c.disk_attr(&disk, "queue/dax")?, "0");
+        check_eq!(disk::check_sizes(c, ns, &disk)?, SIZE, "{driver}");
+        Marks::new(50).write(&format!("/dev/{disk}"))?;
+        Marks::new(50).check(&format!("/dev/{disk}"))?;
+        let mut more = Facts::new();
+        t_diff::sysfs(&format!("/sys/block/{disk}/"), "disk", &mut more);
+        f.extend(more);
+        c.unbind(driver, ns)?;
+        c.write(c.nd(ns).join("force_raw"), "0")?;
+        answers.push(f);
+    }
+    t_diff::same(&answers[0], &answers[1])
 }
 
 /// Namespaces aligned to 1 GiB: where they begin, and where their data does.
