@@ -861,7 +861,14 @@ fn prefault_step<T: Operations>(
     })?;
     // SAFETY: As above.
     let mut leaf = unsafe { bindings::rpmem_helper_leaf_size(mm.as_raw(), at as usize) as u64 };
-    if leaf == 0 && !mapping.has_folios() {
+    if leaf == 0 && mapping.has_folios() {
+        // SAFETY: No conditions: the address space is that of the current task, and the answer may
+        // be out of date at once.
+        if !unsafe { bindings::rpmem_helper_is_mapped(at as usize, write) } {
+            // As below.
+            return Ok(at);
+        }
+    } else if leaf == 0 {
         let mut found = bindings::follow_pfnmap_args {
             vma: mapping.0.as_ptr(),
             address: at as usize,

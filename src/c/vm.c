@@ -147,6 +147,17 @@ unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr)
 	return leaf;
 }
 
+/* Whether the current task has a normal entry at @addr that lets it read or @write. */
+bool rpmem_helper_is_mapped(unsigned long addr, bool write)
+{
+	struct page *page;
+
+	if (get_user_pages_fast_only(addr, 1, write ? FOLL_WRITE : 0, &page) != 1)
+		return false;
+	put_page(page);
+	return true;
+}
+
 /*
  * Entries for @nr pages from @addr on in the page table at @pmd, if there is one; it may be taken
  * away, as pte_offset_map_lock() knows, which modules have not.

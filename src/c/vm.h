@@ -39,6 +39,7 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long a
 				     unsigned long pfn, unsigned long nr, bool write);
 vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,
 				     unsigned int order, bool write);
+bool rpmem_helper_is_mapped(unsigned long addr, bool write);
 unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr);
 int rpmem_helper_ratelimit(void);
 void rpmem_helper_ida_init(struct ida *ida);

@@ -18,15 +18,15 @@ void *__wrap_memremap_pages(struct dev_pagemap *pgmap, int nid);
 void __wrap_memunmap_pages(struct dev_pagemap *pgmap);
 struct page *__wrap_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio);
-int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 				    unsigned long pfn, unsigned long nr, bool write,
 				    unsigned long *bits, unsigned long first, int *any);
-vm_fault_t __wrap_vmf_insert_pfn_pmd(struct vm_fault *vmf, unsigned long pfn, bool write);
-vm_fault_t __wrap_vmf_insert_pfn_pud(struct vm_fault *vmf, unsigned long pfn, bool write);
+vm_fault_t __wrap_rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn,
+					   unsigned int order, bool write);
 
 struct page *__real_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __real_rpmem_helper_folio_ref_count(const struct folio *folio);
-int __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+int __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 				    unsigned long pfn, unsigned long nr, bool write,
 				    unsigned long *bits, unsigned long first, int *any);
 
@@ -66,7 +66,7 @@ int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio)
 }
 
 /* Consecutive addresses are pages anywhere, here. */
-int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long addr,
+int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
 				    unsigned long pfn, unsigned long nr, bool write,
 				    unsigned long *bits, unsigned long first, int *any)
 {
@@ -76,19 +76,15 @@ int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, unsigned long ad
 	for (i = 0; i < nr && !ret; i++) {
 		void *from = nfit_address(PFN_PHYS(pfn + i));
 
-		ret = __real_rpmem_helper_insert_pfns(vma, addr + (i << PAGE_SHIFT),
+		ret = __real_rpmem_helper_insert_pfns(vma, pmd, addr + (i << PAGE_SHIFT),
 						      from ? vmalloc_to_pfn(from) : pfn + i,
 						      1, write, bits, first + i, any);
 	}
 	return ret;
 }
 
-vm_fault_t __wrap_vmf_insert_pfn_pmd(struct vm_fault *vmf, unsigned long pfn, bool write)
-{
-	return VM_FAULT_FALLBACK;
-}
-
-vm_fault_t __wrap_vmf_insert_pfn_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
+vm_fault_t __wrap_rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn,
+					   unsigned int order, bool write)
 {
 	return VM_FAULT_FALLBACK;
 }
