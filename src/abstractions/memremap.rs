@@ -554,7 +554,7 @@ impl Mapping {
     }
 
     fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>> {
-        if !offset.checked_add(len).is_some_and(|end| end <= self.len) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(EIO);
         }
         // SAFETY: By the type invariants the mapping is valid for `self.len` bytes.
