@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What happens to a disk while it is in use: I/O that is done in parts or not at all, a region that
-//! is disabled and enabled, a machine that sleeps. Both drivers are asked the same, and answer alike.
+//! What happens to a disk while it is in use: I/O that is done in parts or not at all, a region
+//! that is disabled and enabled, a machine that sleeps. Both drivers are asked the same, and answer
+//! alike.
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::sys::{self, Map};
@@ -100,7 +101,8 @@ fn pieces(f: &File, m: &Map, piece: usize, at: u64, flags: i32, write: bool) -> 
     count(usize::try_from(n).map_err(|_| io::Error::last_os_error()))
 }
 
-/// Large I/O, pieces of sectors, no waiting, a buffer with a hole, the end of the disk in the middle.
+/// Large I/O, pieces of sectors, no waiting, a buffer with a hole, the end of the disk in the
+/// middle.
 fn partial(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let size = 512 * c.read_u64(format!("/sys/block/{}/size", s.disk))?;
     let len = 16 * MIB;
@@ -230,8 +232,8 @@ fn region(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     Ok(())
 }
 
-/// The machine goes to sleep as far as the kernel's test of that goes (nothing would wake it up), under
-/// a file system with a synchronous mapping, or one without DAX.
+/// The machine goes to sleep as far as the kernel's test of that goes (nothing would wake it up),
+/// under a file system with a synchronous mapping, or one without DAX.
 fn sleep(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     c.mark_dmesg();
     c.mkfs("ext4", &s.dev())?;

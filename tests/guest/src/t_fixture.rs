@@ -102,8 +102,8 @@ fn both(c: &mut Ctx, check: impl Fn(&mut Ctx, &str) -> TestResult) -> TestResult
     t_diff::hand_over(c, "rpmem")
 }
 
-/// A namespace in a hole of the label area's free space, and one that does not fit in it: each is one
-/// range, its neighbours stay as they are.
+/// A namespace in a hole of the label area's free space, and one that does not fit in it: each is
+/// one range, its neighbours stay as they are.
 fn holes(c: &mut Ctx) -> TestResult {
     c.init_labels()?;
     let range = |c: &Ctx, ns: &str| -> TestResult<(u64, u64)> {
@@ -223,8 +223,8 @@ fn force_raw(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-/// On a machine with two nodes: the devices, the struct pages and the driver's memory are on the node
-/// of the NVDIMM.
+/// On a machine with two nodes: the devices, the disk's queue and the struct pages are on the node of
+/// the NVDIMM.
 fn nodes(c: &mut Ctx) -> TestResult {
     c.init_labels()?;
     // The first NVDIMM, of node 0, is at the lower address; the firmware may name it last.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Device mapper, LVM, md and swap on top of the disks: what they make of them is the same as over
-//! nd_pmem, and where it is DAX, stores through files of the upper device land where its table says.
+//! nd_pmem, and where it is DAX, stores through files of the upper device land where its table
+//! says.
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::sys::{self, Map};
@@ -197,7 +198,8 @@ fn create(c: &mut Ctx) -> TestResult {
     fs::create_dir_all("/etc/lvm")?;
     fs::write(
         "/etc/lvm/lvm.conf",
-        "devices { use_devicesfile=0 obtain_device_list_from_udev=0 external_device_info_source=\"none\" }\n\
+        "devices { use_devicesfile=0 obtain_device_list_from_udev=0\n\
+         external_device_info_source=\"none\" }\n\
          activation { udev_sync=0 udev_rules=0 verify_udev_operations=1 monitoring=0 }\n\
          backup { backup=0 archive=0 }\n",
     )?;
