@@ -356,8 +356,8 @@ fn sections(c: &mut Ctx) -> TestResult {
     t_diff::hand_over(c, "rpmem")
 }
 
-/// A range that neither begins nor ends where struct pages can: the kernel refuses them to both
-/// drivers, which leave the namespace alone then; by force it is one without pages.
+/// A range that neither begins nor ends where struct pages can: libnvdimm refuses it to both drivers,
+/// who say so; by force it is a namespace without pages.
 fn misaligned(c: &mut Ctx) -> TestResult {
     const SIZE: u64 = 33 * MIB;
     let names = c.namespaces();
