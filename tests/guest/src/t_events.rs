@@ -36,6 +36,13 @@ pub const TESTS: &[Test] = &[
             compare(c, 30, poisoned)
         },
     },
+    Test {
+        name: "events_failure",
+        run: |c| {
+            c.create_namespace(&["-m", "fsdax", "-M", "mem", "-s", "400M"])?;
+            compare(c, 27, failure)
+        },
+    },
 ];
 
 const MNT: &str = "/mnt/events";
@@ -342,6 +349,80 @@ fn poisoned(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let bad = c.disk_attr(&s.disk, "badblocks")?;
     if bad.is_empty() {
         fail!("the machine has cleared the error: the next driver would find none");
+    }
+    Ok(())
+}
+
+/// A page of a file fails: who has it mapped is told, by the file system if that knows whose page it
+/// is (xfs with a reverse map), by the page otherwise.
+fn failure(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
+    // A small disk has no room for xfs.
+    let size = 512 * c.read_u64(format!("/sys/block/{}/size", s.disk))?;
+    if size < 300 * MIB as u64 {
+        return Ok(());
+    }
+    let start = c.read_u64(c.nd(&s.nd).join("resource"))?;
+    for (n, (fs, mkfs)) in [
+        ("ext4", "mkfs.ext4 -q -F -b 4096"),
+        ("xfs", "mkfs.xfs -q -f -m rmapbt=1,reflink=0"),
+        ("xfs without a map", "mkfs.xfs -q -f -m rmapbt=0,reflink=0"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        c.sh(&format!("{mkfs} {}", s.dev()))?;
+        c.mount(&s.dev(), MNT, "dax=always")?;
+        let path = format!("{MNT}/f");
+        let file = tools::file_of(&path, 4 * MIB)?;
+        file.sync_all()?;
+        let flags = sys::MAP_SHARED_VALIDATE | sys::MAP_SYNC;
+        let m = Map::new(&file, 0, 4 * MIB, libc::PROT_READ | libc::PROT_WRITE, flags)?;
+        // Another one each time: the struct page stays poisoned until the driver goes.
+        let bad = (3 + n) * PAGE;
+        let phys = start + 512 * tools::first_sector(c, &path)? + bad as u64;
+        for (what, at, fails) in [
+            ("page", bad, true),
+            ("it again", bad, false),
+            ("next", 0, false),
+        ] {
+            let got = sys::caught(|| {
+                m.write8(at, 1);
+                if fails {
+                    let offline = "/sys/devices/system/memory/hard_offline_page";
+                    let _ = fs::write(offline, format!("{phys:#x}"));
+                }
+                m.read8(at)
+            })?;
+            let text = match got {
+                sys::Caught::Fault(got) => format!(
+                    "signal {} code {} at {:#x} lsb {}",
+                    got.signal,
+                    got.code,
+                    got.addr.wrapping_sub(m.as_ptr() as usize),
+                    got.addr_lsb
+                ),
+                other => format!("{other:?}"),
+            };
+            println!("{fs} {what}: {text}");
+            check!(!fails || text.starts_with("signal 7 "), "{fs}: {text}");
+            f.insert(format!("{fs} {what}"), text);
+        }
+        let buf = tools::anonymous(PAGE)?;
+        for (what, at) in [("bad", bad), ("good", 0)] {
+            let r = count(tools::pread_raw(&file, buf.as_ptr(), PAGE, at as u64));
+            t_diff::ask(f, &format!("{fs} read of the {what} page"), r);
+            let r = count(tools::pwrite_raw(&file, buf.as_ptr(), PAGE, at as u64));
+            t_diff::ask(f, &format!("{fs} write of the {what} page"), r);
+        }
+        t_diff::ask(
+            f,
+            &format!("{fs} fsync"),
+            file.sync_all().map(|()| "0".into()),
+        );
+        let new = fs::write(format!("{MNT}/new"), "x").map(|()| "0".into());
+        t_diff::ask(f, &format!("{fs} new file"), new);
+        drop((m, file));
+        c.umount(MNT)?;
     }
     Ok(())
 }

@@ -380,15 +380,7 @@ fn file(c: &mut Ctx) -> TestResult {
     sys::pattern(21, &mut data);
     f.write_all_at(&data, 0)?;
     f.sync_all()?;
-    // Where the file is on the disk.
-    let map = c.ok(&["filefrag", "-b512", "-v", &path])?;
-    let first = map
-        .lines()
-        .find(|l| l.trim_start().starts_with("0:"))
-        .and_then(|l| l.split(':').nth(2))
-        .and_then(|l| l.split('.').next())
-        .and_then(|l| l.trim().parse::<u64>().ok())
-        .ok_or(map)?;
+    let first = tools::first_sector(c, &path)?;
     let at = |page: u64| first + page * 8;
     inject(c, &ns, at(3) + 1, 1, &[])?;
     bad.becomes(c, &[(at(3) + 1, 1)])?;

@@ -367,6 +367,18 @@ pub fn smaps_text(c: &Ctx, addr: usize, field: &str) -> TestResult<String> {
 }
 
 /// Whether the kernel has the file for a DAX one (STATX_ATTR_DAX).
+/// Where the first byte of a file is on its disk, in sectors.
+pub fn first_sector(c: &Ctx, path: &str) -> TestResult<u64> {
+    let map = c.ok(&["filefrag", "-b512", "-v", path])?;
+    let first = map
+        .lines()
+        .find(|l| l.trim_start().starts_with("0:"))
+        .and_then(|l| l.split(':').nth(2))
+        .and_then(|l| l.split('.').next())
+        .and_then(|l| l.trim().parse().ok());
+    Ok(first.ok_or(map)?)
+}
+
 pub fn is_dax(f: &File) -> TestResult<bool> {
     // SAFETY: statx fills a structure of ours for an open file.
     unsafe {
