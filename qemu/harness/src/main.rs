@@ -328,7 +328,8 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
     // The longest first, so that none is left over for one job alone.
-    chosen.sort_by_key(|s| std::cmp::Reverse(s.boots.len()));
+    let longest = |s: &Scenario| s.boots.iter().map(|b| b.limit(1)).sum::<u64>();
+    chosen.sort_by_key(|s| std::cmp::Reverse(longest(s)));
     if chosen.is_empty() {
         return Err(format!(
             "no scenario for the kernel {} has that test and fixture",
