@@ -598,8 +598,29 @@ fn gate(c: &mut Ctx) -> TestResult {
     calibrate()?;
     let spaces = Spaces::create(c, &ALIGNMENTS[..2])?;
     c.modprobe("nd_pmem")?;
-    let mut buf = Buf::pattern(MIB, 1);
     let mut values = std::collections::HashMap::new();
+    // What an interrupt or a page that is reclaimed adds is not there each time, what a change of
+    // the driver adds is.
+    for _ in 0..3 {
+        for (key, value) in gate_values(c, &spaces)? {
+            let least = values.entry(key).or_insert(value);
+            *least = least.min(value);
+        }
+        if gate_worse(&values)?.is_empty() {
+            break;
+        }
+    }
+    let worse = gate_worse(&values)?;
+    check!(worse.is_empty(), "{}", worse.join("; "));
+    Ok(())
+}
+
+type Values = std::collections::HashMap<(Side, String), f64>;
+
+/// Both drivers, once.
+fn gate_values(c: &mut Ctx, spaces: &Spaces) -> TestResult<Values> {
+    let mut buf = Buf::pattern(MIB, 1);
+    let mut values = Values::new();
     quiet(c)?;
     for side in [Side::Theirs, Side::Ours] {
         give(c, &spaces.raw, name(side, "nd_pmem"))?;
@@ -616,6 +637,11 @@ fn gate(c: &mut Ctx) -> TestResult {
             values.extend(rows.into_iter().map(|(row, value)| ((side, row), value)));
         }
     }
+    Ok(values)
+}
+
+/// The rows of the gate that are above their limit, in words.
+fn gate_worse(values: &Values) -> TestResult<Vec<String>> {
     let mut worse = Vec::new();
     for (ours, theirs, limit) in GATE {
         let value = |side, row: &str| values.get(&(side, row.to_string())).copied();
@@ -628,8 +654,7 @@ fn gate(c: &mut Ctx) -> TestResult {
             worse.push(format!("{ours} is {ratio:.3} of {theirs}, not {limit}"));
         }
     }
-    check!(worse.is_empty(), "{}", worse.join("; "));
-    Ok(())
+    Ok(worse)
 }
 
 /// A few operations of each kind, for a profile.
