@@ -9,6 +9,7 @@
 use crate::{
     abstractions::vm::Marks,
     logic::dirty::{
+        all_set,
         mask,
         WORD, //
     }, //
@@ -115,21 +116,7 @@ impl Dirty {
             return false;
         };
         let word = |n: u64| bits[(n % WORDS as u64) as usize].load(Relaxed);
-        let head = u64::MAX << (first % WORD);
-        let tail = u64::MAX >> (WORD - 1 - last % WORD);
-        let (mut n, end) = (first / WORD, last / WORD);
-        let mut missing = 0;
-        if n == end {
-            missing = head & tail & !word(n);
-        } else {
-            missing |= head & !word(n) | tail & !word(end);
-            n += 1;
-            while n < end {
-                missing |= !word(n);
-                n += 1;
-            }
-        }
-        missing == 0 && chunk.any.load(Relaxed) != 0
+        all_set(first, last, word) && chunk.any.load(Relaxed) != 0
     }
 
     /// Where the numbers in `range` are added by who makes their entries, and how many of them there

@@ -21,6 +21,25 @@ pub fn mask(word: u64, range: &Range<u64>) -> u64 {
     u64::MAX >> (WORD - (high - low)) << low
 }
 
+/// Whether the bits from position `first` to `last`, which is not in front of it, are all ones;
+/// `word` gives the words by their numbers. Without a range for each word: faults ask.
+#[inline]
+pub fn all_set(first: u64, last: u64, word: impl Fn(u64) -> u64) -> bool {
+    let head = u64::MAX << (first % WORD);
+    let tail = u64::MAX >> (WORD - 1 - last % WORD);
+    let (mut n, end) = (first / WORD, last / WORD);
+    if n == end {
+        return head & tail & !word(n) == 0;
+    }
+    let mut missing = head & !word(n) | tail & !word(end);
+    n += 1;
+    while n < end {
+        missing |= !word(n);
+        n += 1;
+    }
+    missing == 0
+}
+
 /// The runs of ones in `words`, as ranges of positions, from low to high. Runs go on over the
 /// borders of words.
 pub fn runs(words: &[u64]) -> Runs<'_> {

@@ -98,11 +98,8 @@ const fn free(
     against: &'static str,
 ) -> Row {
     Row {
-        label,
-        ours,
-        theirs,
-        against,
         bar: None,
+        ..row(label, ours, theirs, against, 0.0)
     }
 }
 

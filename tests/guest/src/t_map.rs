@@ -1296,18 +1296,7 @@ fn poison_gigantic(c: &mut Ctx) -> TestResult {
         c.disk_attr(&h.space.disk, "badblocks")
             .is_ok_and(|s| !s.is_empty())
     })?;
-    match sys::caught(|| m.read8(bad))? {
-        Caught::Fault(got) => check_eq!(
-            (got.signal, got.code, got.addr, got.addr_lsb),
-            (
-                libc::SIGBUS,
-                sys::BUS_MCEERR_AR,
-                m.as_ptr() as usize + bad,
-                12
-            )
-        ),
-        other => fail!("bad page: {other:?}"),
-    }
+    tools::check_poisoned(&m, bad)?;
     // Twice in each huge page, so that each size has its own number of faults.
     let before = faults();
     for at in (0..2 * gib).step_by(HUGE / 2) {
@@ -1539,22 +1528,8 @@ fn poison(c: &mut Ctx) -> TestResult {
         c.disk_attr(&h.space.disk, "badblocks")
             .is_ok_and(|s| !s.is_empty())
     })?;
-    for (i, m) in maps.iter().enumerate() {
-        match sys::caught(|| m.read8(bad + 77))? {
-            Caught::Fault(got) => {
-                check_eq!(
-                    (got.signal, got.code, got.addr, got.addr_lsb),
-                    (
-                        libc::SIGBUS,
-                        sys::BUS_MCEERR_AR,
-                        m.as_ptr() as usize + bad + 77,
-                        12
-                    ),
-                    "mapping {i}"
-                );
-            }
-            other => fail!("mapping {i}: bad page: {other:?}"),
-        }
+    for m in &maps {
+        tools::check_poisoned(m, bad + 77)?;
         check_sig(m, bad, libc::SIGBUS, "a store")?;
         // The neighbours are there, as small pages; the others as they were.
         for at in (HUGE..2 * HUGE).step_by(PAGE).filter(|at| *at != bad) {

@@ -4,8 +4,8 @@
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::disk::{self, errno, Buf};
-use crate::sys::{self, Caught, Map};
-use crate::{check, check_eq, fail, tools};
+use crate::sys::{self, Map};
+use crate::{check, check_eq, tools};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
@@ -309,18 +309,7 @@ fn map(c: &mut Ctx) -> TestResult {
     inject(c, &raw.ns, 5 * 8 + 2, 4, &[])?;
     raw.bad.becomes(c, &[(5 * 8 + 2, 4)])?;
     for at in [bad, bad + 2000, bad + PAGE - 1] {
-        match sys::caught(|| m.read8(at))? {
-            Caught::Fault(got) => check_eq!(
-                (got.signal, got.code, got.addr, got.addr_lsb),
-                (
-                    libc::SIGBUS,
-                    sys::BUS_MCEERR_AR,
-                    m.as_ptr() as usize + at,
-                    12
-                )
-            ),
-            other => fail!("bad page: {other:?}"),
-        }
+        tools::check_poisoned(&m, at)?;
     }
     for page in (0..64).filter(|p| *p != 5) {
         m.write8(page * PAGE, 2);

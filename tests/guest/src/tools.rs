@@ -4,8 +4,8 @@
 
 use crate::ctx::{Ctx, TestResult};
 use crate::fuzz_calls::Ring;
-use crate::sys::Map;
-use crate::{check, fail};
+use crate::sys::{self, Map};
+use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -717,6 +717,23 @@ fn fd_message(s: &std::os::unix::net::UnixStream, send: Option<i32>) -> io::Resu
             return Err(io::Error::last_os_error());
         }
         Ok(data.read_unaligned())
+    }
+}
+
+/// A load from a bad page of a mapping gets the signal that says which address it was.
+pub fn check_poisoned(m: &Map, at: usize) -> TestResult {
+    let want = (
+        libc::SIGBUS,
+        sys::BUS_MCEERR_AR,
+        m.as_ptr() as usize + at,
+        12,
+    );
+    match sys::caught(|| m.read8(at))? {
+        sys::Caught::Fault(f) => {
+            check_eq!((f.signal, f.code, f.addr, f.addr_lsb), want, "at {at:#x}");
+            Ok(())
+        }
+        other => fail!("bad page at {at:#x}: {other:?}"),
     }
 }
 

@@ -517,6 +517,12 @@ pub fn bits(words: &[u64], range: Range<u64>) {
     }
     let set = |at: u64| (words[(at / 64) as usize] >> (at % 64)) & 1 != 0;
     let end = words.len() as u64 * 64;
+    let inside = range.start.min(end)..range.end.min(end);
+    if !inside.is_empty() {
+        let word = |n: u64| words[n as usize];
+        let all = dirty::all_set(inside.start, inside.end - 1, word);
+        assert_eq!(all, inside.clone().all(set), "{inside:?}");
+    }
     let mut at = 0;
     for run in dirty::runs(words) {
         assert!(run.start >= at && run.start < run.end && run.end <= end);

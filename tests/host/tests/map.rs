@@ -248,6 +248,21 @@ fn bits_of_small_sets() {
     }
     check::bits(&[], 0..0);
     check::bits(&[u64::MAX; 3], 0..192);
+    // Ranges over several words, with a hole at each place.
+    for hole in 0..256 {
+        let mut words = [u64::MAX; 4];
+        words[hole / 64] &= !(1 << (hole % 64));
+        for (start, end) in [
+            (0, 256),
+            (1, 255),
+            (63, 193),
+            (64, 192),
+            (65, 130),
+            (70, 71),
+        ] {
+            check::bits(&words, start..end);
+        }
+    }
     check::bits(&[0; 3], 5..5);
     check::bits(&[1, 0, 1 << 63], 63..129);
 }
