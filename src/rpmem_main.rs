@@ -18,7 +18,8 @@ mod logic_kunit;
 
 use abstractions::{
     chrdev,
-    nd, //
+    nd,
+    trace, //
 };
 use kernel::{
     driver::Registration,
@@ -31,12 +32,15 @@ struct Module {
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
     // The devices that the driver makes are of this class.
     _class: chrdev::Class,
+    // They have the events of all devices.
+    _counters: trace::Counters,
 }
 
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _class: chrdev::Class::register()?,
+            _counters: trace::Counters::new(),
             _registration <- Registration::new(
                 <LocalModule as kernel::ModuleMetadata>::NAME,
                 module,

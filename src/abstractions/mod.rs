@@ -15,6 +15,7 @@
 //! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
 //! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
+//! | `trace.rs` | `kernel::tracepoint` | `include/linux/tracepoint.h` |
 //! | `vm.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
 //!
 //! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test.
@@ -36,6 +37,7 @@ pub(crate) mod range;
 pub(crate) mod space;
 pub(crate) mod srcu;
 pub(crate) mod sysfs;
+pub(crate) mod trace;
 pub(crate) mod vm;
 
 use crate::bindings;

@@ -20,7 +20,8 @@ use super::{
         Frames, //
     },
     platform,
-    space::AddressSpace, //
+    space::AddressSpace,
+    trace, //
 };
 use crate::{
     bindings,
@@ -103,6 +104,9 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ///
     /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `ENOMEM`.
     fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
+
+    /// The name of the device, for events. Context: any.
+    fn name(&self) -> &CStr;
 
     /// log2 of the pages of the folios that mappings have, if they have any.
     fn folio_order(&self) -> Option<u32>;
@@ -594,12 +598,35 @@ impl<T: Operations> Table<T> {
         owner.fault(&fault, order).code()
     }
 
+    /// As [`Self::answer`], and tells of it. Nothing on the usual way has to be kept for that.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[cold]
+    #[inline(never)]
+    unsafe fn answer_traced(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
+        // SAFETY: Guaranteed by the caller.
+        let result = unsafe { Self::answer(vmf, order) };
+        // SAFETY: Guaranteed by the caller; the answer leaves the lock of the VMA alone.
+        unsafe {
+            let owner = Self::owner((*vmf).__bindgen_anon_1.vma);
+            trace::fault(owner.name(), vmf, order, result);
+        }
+        result
+    }
+
     /// # Safety
     ///
     /// For `__do_fault()` and `wp_pfn_shared()` only.
     unsafe extern "C" fn fault_callback(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: `__do_fault()` and `wp_pfn_shared()` pass a fault in a mapping with this table.
-        unsafe { Self::answer(vmf, 0) }
+        unsafe {
+            if trace::fault_is_on() {
+                return Self::answer_traced(vmf, 0);
+            }
+            Self::answer(vmf, 0)
+        }
     }
 
     /// # Safety
@@ -610,7 +637,12 @@ impl<T: Operations> Table<T> {
         order: c_uint,
     ) -> bindings::vm_fault_t {
         // SAFETY: `create_huge_pmd()` passes a fault in a mapping with this table.
-        unsafe { Self::answer(vmf, order) }
+        unsafe {
+            if trace::fault_is_on() {
+                return Self::answer_traced(vmf, order);
+            }
+            Self::answer(vmf, order)
+        }
     }
 
     /// That there is such a callback lets the core call `->fault` under the lock of the VMA alone

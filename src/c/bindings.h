@@ -14,9 +14,11 @@
 #include <linux/nd.h>
 #include <linux/poll.h>
 
+#include "counters.h"
 #include "lease.h"
 #include "nd_private.h"
 #include "shim.h"
+#include "trace.h"
 #include "vm.h"
 #if IS_BUILTIN(CONFIG_KUNIT)
 #include "kunit.h"

@@ -16,6 +16,7 @@ use crate::{
         fasync::Fasync,
         platform,
         range::User,
+        trace,
         vm::MmId, //
     },
     logic::lease::{
@@ -136,6 +137,22 @@ fn errno(denied: Denied) -> Error {
         Denied::Busy => EBUSY,
         Denied::Gone => ENXIO,
         Denied::ReadOnly => EACCES,
+    }
+}
+
+/// For events.
+fn word(reason: Reason) -> &'static CStr {
+    match reason {
+        Reason::Remove => c"remove",
+        Reason::ReadOnly => c"read-only",
+    }
+}
+
+/// As events have it: -1 is for ever.
+fn ms(left: Left) -> i64 {
+    match left {
+        Left::Forever => -1,
+        Left::Ms(ms) => i64::try_from(ms).unwrap_or(i64::MAX),
     }
 }
 
@@ -385,6 +402,9 @@ impl Leases {
             user.told = false;
         }
         let held = inner.lease.blocked() != Blocked::No;
+        let name = dev.name();
+        let grace = lease::left(self.grace(), 0);
+        trace::lease_break(name, word(reason), inner.lease.holders(), ms(grace));
         if held {
             self.breaks.fetch_add(1, Relaxed);
             self.say(dev, &inner, reason);
@@ -404,8 +424,9 @@ impl Leases {
             said: false,
         };
         let expired = wait_for_holders(&mut wait);
+        let left = wait.inner.lease.holders();
+        trace::lease_end(name, word(reason), left, ms(wait.left()));
         if expired {
-            let left = wait.inner.lease.holders();
             dev_notice!(dev, "lease broken with {} mappings left\n", left);
         } else if held {
             dev_notice!(dev, "lease given back\n");

@@ -72,6 +72,7 @@ use crate::{
             AttributeGroups,
             Attributes, //
         },
+        trace,
         vm::{
             self,
             Fault,
@@ -190,6 +191,8 @@ pub(super) struct Node {
     /// The disk with its memory, while the namespace is bound.
     #[pin]
     live: SrcuRevocable<Live>,
+    /// That of the device, for events.
+    name: CString,
     leases: Arc<Leases>,
     space: Arc<AddressSpace>,
     disk: DiskNumber,
@@ -229,6 +232,7 @@ impl Node {
     pub(super) fn new(
         disk: Arc<Disk>,
         number: DiskNumber,
+        name: CString,
         synchronous: bool,
     ) -> Result<impl PinInit<Self, Error>> {
         let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
@@ -255,6 +259,7 @@ impl Node {
         };
         Ok(try_pin_init!(Self {
             live <- SrcuRevocable::new(live),
+            name,
             leases,
             space,
             disk: number,
@@ -344,6 +349,7 @@ impl Node {
                 self.poison.fetch_add(SCARRED, Full);
             }
             self.unmap(bad..bad + 1);
+            trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE);
             page = bad + 1;
             platform::cond_resched();
         }
@@ -608,6 +614,8 @@ impl Node {
             platform::cond_resched();
             at = next;
         }
+        let len = (pages.end - pages.start) << PAGE_SHIFT;
+        trace::write_back(&self.name, pages.start << PAGE_SHIFT, len);
         Ok(())
     }
 
@@ -618,6 +626,7 @@ impl Node {
             .read_slice(&mut raw)?;
         let request = Prefault::parse(&raw, PAGE_SIZE).map_err(|_| EINVAL)?;
         let (end, result) = vm::prefault(self, request.start, request.end, request.write);
+        trace::prefault(&self.name, request.start, end - request.start);
         let done = argument.wrapping_byte_add(ioctl::PREFAULT_DONE);
         UserSlice::new(done, size_of::<u64>())
             .writer()
@@ -786,6 +795,10 @@ impl Operations for Node {
 }
 
 impl vm::Operations for Node {
+    fn name(&self) -> &CStr {
+        &self.name
+    }
+
     fn folio_order(&self) -> Option<u32> {
         self.folios
     }
@@ -1038,7 +1051,7 @@ impl BoundNode {
         synchronous: bool,
     ) -> Result<Self> {
         let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
-        let node = Node::new(data, disk.number(), synchronous)?;
+        let node = Node::new(data, disk.number(), CString::try_from(&*name)?, synchronous)?;
         let this = Self(Registration::new(dev, &name, node)?);
         // Those that are bad from the start.
         this.change_badblocks(|| ());

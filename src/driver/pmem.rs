@@ -15,7 +15,8 @@ use crate::{
             MemRegion, //
         },
         nd::Region,
-        sysfs::Dirent, //
+        sysfs::Dirent,
+        trace, //
     },
     logic::geometry::{
         Geometry,
@@ -111,6 +112,8 @@ impl Pmem {
     pub(crate) fn revalidate_badblocks(&self) {
         self.region
             .populate_badblocks(&self.badblocks, self.geometry.data_range());
+        let len = self.geometry.sectors() << SECTOR_SHIFT;
+        trace::poison_notify(self.region.child().name(), 0, len);
         self.notify_badblocks();
     }
 
@@ -194,6 +197,8 @@ impl Pmem {
         let cleared = usize::try_from(cleared)?.min(len);
         if cleared != 0 {
             self.mapping.poison_cleared(offset, phys, cleared)?;
+            let start = offset as u64 - self.geometry.data_offset();
+            trace::poison_clear(self.region.child().name(), start, cleared as u64);
         }
         Ok(cleared)
     }
