@@ -49,6 +49,7 @@ mod t_sector;
 mod t_selftest;
 mod t_smoke;
 mod t_stack;
+mod t_trace;
 mod t_virtio;
 mod tools;
 
@@ -81,6 +82,7 @@ fn registry() -> Vec<&'static Test> {
         t_selftest::TESTS,
         t_smoke::TESTS,
         t_stack::TESTS,
+        t_trace::TESTS,
         t_virtio::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()

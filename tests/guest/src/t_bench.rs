@@ -316,6 +316,35 @@ fn gigantic_pages(t: &Target, prefix: &str) -> TestResult<Rows> {
     Ok(vec![(row, value)])
 }
 
+/// What a fault costs that somebody looks at.
+fn watched(c: &Ctx, t: &Target, n: usize) -> TestResult<Rows> {
+    let mut rows = Rows::new();
+    for (how, enable) in [
+        (
+            "event",
+            "/sys/kernel/tracing/events/rpmem/rpmem_fault/enable",
+        ),
+        ("counters", "/sys/kernel/debug/rpmem/enable"),
+    ] {
+        c.write(enable, "1")?;
+        match n {
+            0 => {
+                let row = format!("raw.fault4k.read.{how}");
+                let value = t.one_page(&row, false, SAMPLES)?;
+                rows.push((row, value));
+            }
+            1 => {
+                let row = format!("raw.fault2m.read.{how}");
+                let value = t.one_huge(&row, AREA, HUGE, false, SAMPLES)?;
+                rows.push((row, value));
+            }
+            _ => {}
+        }
+        c.write(enable, "0")?;
+    }
+    Ok(rows)
+}
+
 /// Namespaces of the alignments that device-dax has, and one without struct pages.
 struct Spaces {
     raw: String,
@@ -364,7 +393,9 @@ fn map(c: &mut Ctx) -> TestResult {
         for (n, group) in groups.into_iter().enumerate() {
             let mut rows = group(&spaces.devdax(c, n, side)?, "devdax")?;
             if side == Side::Ours {
-                rows.extend(group(&spaces.raw(c)?, "raw")?);
+                let raw = spaces.raw(c)?;
+                rows.extend(group(&raw, "raw")?);
+                rows.extend(watched(c, &raw, n)?);
             }
             for (row, value) in rows {
                 report(pass, side, &row, value);

@@ -31,6 +31,10 @@ pub const TESTS: &[Test] = &[
         run: map,
     },
     Test {
+        name: "nfit_events",
+        run: events,
+    },
+    Test {
         name: "nfit_file",
         run: file,
     },
@@ -327,6 +331,43 @@ fn map(c: &mut Ctx) -> TestResult {
     let mut data = Buf::page(PAGE);
     raw.dev.read_exact_at(data.bytes_mut(), bad as u64)?;
     check_eq!(data.bytes()[0], 0x5a);
+    Ok(())
+}
+
+/// What tracefs has of poison that comes up, is met and cleared.
+fn events(c: &mut Ctx) -> TestResult {
+    let raw = Raw::new(c)?;
+    let node = format!("r{}", raw.disk);
+    let f = tools::open_rw(format!("/dev/{node}"))?;
+    let m = Map::sync(&f, 0, 64 * PAGE)?;
+    let bad = 5 * PAGE;
+    let start = bad + 2 * 512;
+    // Before those that follow: each empties the buffer.
+    let on = |event: &str| tools::Trace::on(c, &format!("rpmem/rpmem_{event}"));
+    let notify = on("poison_notify")?;
+    let found = on("poison_found")?;
+    let clear = on("poison_clear")?;
+    let fault = on("fault")?;
+    inject(c, &raw.ns, 5 * 8 + 2, 4, &[])?;
+    raw.bad.becomes(c, &[(5 * 8 + 2, 4)])?;
+    let range =
+        |name: &str, start: usize, len: usize| format!("{name} start {start:#x} len {len:#x}");
+    let whole = range(&raw.ns, 0, LARGE as usize);
+    c.wait_for("the page to be taken", 20, || {
+        found.said(c).is_ok_and(|said| !said.is_empty())
+    })?;
+    // The bus tells all of its namespaces.
+    check!(notify.said(c)?.contains(&whole), "{:?}", notify.said(c)?);
+    check_eq!(found.said(c)?, [range(&node, bad, PAGE)]);
+    tools::check_poisoned(&m, bad + 9)?;
+    let at = m.as_ptr() as usize + bad;
+    let want = format!("{node} read address {at:#x} pgoff 0x5 order 0 HWPOISON");
+    check_eq!(fault.said(c)?.last(), Some(&want));
+    check_eq!(clear.said(c)?.len(), 0, "nothing is cleared yet");
+    // Only what is bad of a write is cleared, or all of it, as the firmware likes.
+    check_eq!(write(&raw.dev, 5 * 8 + 2, 4, 16), 0);
+    raw.bad.becomes(c, &[])?;
+    check_eq!(clear.said(c)?, [range(&raw.ns, start, 4 * 512)]);
     Ok(())
 }
 

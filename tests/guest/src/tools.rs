@@ -397,7 +397,7 @@ pub fn is_dax(f: &File) -> TestResult<bool> {
     }
 }
 
-/// Events of a tracepoint below fs_dax, while it lives.
+/// Events of a tracepoint, while it lives.
 pub struct Trace {
     dir: &'static str,
     event: String,
@@ -415,6 +415,11 @@ impl Trace {
         Ok(t)
     }
 
+    /// What they say, without who and when.
+    pub fn said(&self, c: &Ctx) -> TestResult<Vec<String>> {
+        said(c, self.event.rsplit('/').next().unwrap_or_default())
+    }
+
     pub fn lines(&self, c: &Ctx) -> TestResult<Vec<String>> {
         let name = self
             .event
@@ -430,6 +435,15 @@ impl Trace {
             .map(str::to_string)
             .collect())
     }
+}
+
+/// What events with that name have said, whoever has them switched on.
+pub fn said(c: &Ctx, event: &str) -> TestResult<Vec<String>> {
+    let all = c.read(format!("{TRACING}/trace"))?;
+    check!(!all.contains("LOST"), "the trace has lost events");
+    let tag = format!(" {event}: ");
+    let after = |l: &str| l.split_once(&tag).map(|(_, said)| said.to_string());
+    Ok(all.lines().filter_map(after).collect())
 }
 
 impl Drop for Trace {
