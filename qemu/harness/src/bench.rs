@@ -26,6 +26,8 @@ struct Bench {
     test: &'static str,
     /// Under the plugin that counts by place, with these options.
     profile: Option<&'static str>,
+    /// By a clock of time, not of instructions, on this.
+    timed: Option<Accel>,
 }
 
 const fn plain(fixture: &'static str, test: &'static str) -> Bench {
@@ -33,6 +35,7 @@ const fn plain(fixture: &'static str, test: &'static str) -> Bench {
         fixture,
         test,
         profile: None,
+        timed: None,
     }
 }
 
@@ -44,17 +47,29 @@ const BOOTS: [Bench; 8] = [
         fixture: "bench",
         test: "bench_profile",
         profile: Some(""),
+        timed: None,
     },
     plain("bench", "bench_fs"),
     Bench {
         fixture: "bench-smp",
         test: "bench_lines",
         profile: Some(",stores=on"),
+        timed: None,
     },
     plain("bench", "bench_msync"),
     plain("bench", "bench_block"),
     plain("bench-large", "bench_probe"),
 ];
+/// What is measured in time as well. Threads on virtual CPUs, and probes, which wait for others, would
+/// tell nothing.
+const TIMED: [&str; 4] = ["bench_map", "bench_fs", "bench_msync", "bench_block"];
+
+fn timed(on: Accel) -> impl Iterator<Item = Bench> {
+    TIMED.into_iter().map(move |test| Bench {
+        timed: Some(on),
+        ..plain("bench", test)
+    })
+}
 /// Seconds on hardware for one of them.
 const TIMEOUT: u64 = 240;
 /// By how much two passes may differ.
@@ -107,6 +122,8 @@ const PMEM: &str = "nd_pmem";
 const DAX: &str = "device-dax";
 const BOTH: &str = "nd_pmem and device-dax";
 const CLWB: &str = "clwb of all of it";
+/// Not another driver.
+const OFF: &str = "rpmem, off";
 
 const ROWS: &[Row] = &[
     row(
@@ -235,6 +252,30 @@ const ROWS: &[Row] = &[
         "devdax.fault1g.write",
         DAX,
         1.0,
+    ),
+    free(
+        "fault of 4 KiB, read, with tracepoint rpmem_fault on",
+        "raw.fault4k.read.event",
+        "raw.fault4k.read",
+        OFF,
+    ),
+    free(
+        "fault of 4 KiB, read, with counters on",
+        "raw.fault4k.read.counters",
+        "raw.fault4k.read",
+        OFF,
+    ),
+    free(
+        "fault of 2 MiB, read, with tracepoint rpmem_fault on",
+        "raw.fault2m.read.event",
+        "raw.fault2m.read",
+        OFF,
+    ),
+    free(
+        "fault of 2 MiB, read, with counters on",
+        "raw.fault2m.read.counters",
+        "raw.fault2m.read",
+        OFF,
     ),
     row(
         "munmap of 128 MiB by 4 KiB",
@@ -386,6 +427,22 @@ const ROWS: &[Row] = &[
     ),
 ];
 
+/// What the README shows: the rows of these keys, those that are no gain included.
+const SHORT: [&str; 12] = [
+    "block.read4k",
+    "block.write1m",
+    "ext4.fault_sync",
+    "raw.fault4k.read",
+    "raw.fault4k.write",
+    "raw.touch.sequential",
+    "raw.fault2m.write",
+    "raw.munmap4k",
+    "raw.prefault2m",
+    "msync.one",
+    "msync.all",
+    "size",
+];
+
 pub fn tests_used() -> Vec<String> {
     BOOTS.iter().map(|b| b.test.to_string()).collect()
 }
@@ -396,13 +453,16 @@ type Values = BTreeMap<(bool, String), Vec<f64>>;
 #[derive(Default)]
 struct Measured {
     values: Values,
+    /// In ticks of the time-stamp counter: by the emulator, and by hardware.
+    wall: Values,
+    cycles: Values,
     facts: BTreeMap<String, String>,
     commands: BTreeMap<String, String>,
     failures: Vec<String>,
 }
 
 impl Measured {
-    fn line(&mut self, line: &str) -> Result<(), String> {
+    fn line(&mut self, line: &str, timed: Option<Accel>) -> Result<(), String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["#", "bench", _pass, side, key, value] => {
@@ -412,12 +472,17 @@ impl Measured {
                     _ => return Err(format!("bad line: {line}")),
                 };
                 let value: f64 = value.parse().map_err(|_| format!("bad line: {line}"))?;
-                self.values
+                let values = match timed {
+                    None => &mut self.values,
+                    Some(Accel::Tcg) => &mut self.wall,
+                    Some(Accel::Kvm) => &mut self.cycles,
+                };
+                values
                     .entry((ours, key.to_string()))
                     .or_default()
                     .push(value);
             }
-            ["#", "fact", key, rest @ ..] => {
+            ["#", "fact", key, rest @ ..] if timed.is_none() => {
                 self.facts.insert(key.to_string(), rest.join(" "));
             }
             _ => {}
@@ -497,6 +562,11 @@ pub struct Line {
     pub ours: f64,
     pub theirs: f64,
     pub bar: Option<f64>,
+    /// The same ratio in time, under TCG and under KVM.
+    pub wall: Option<f64>,
+    pub cycles: Option<f64>,
+    /// What the README shows.
+    pub short: bool,
 }
 
 impl Line {
@@ -535,10 +605,20 @@ pub fn ratio(v: f64) -> String {
     }
 }
 
+/// The ratio of the lesser of the passes: what else the host does only adds to time.
+fn time_ratio(values: &Values, r: &Row) -> Option<f64> {
+    let least = |ours: bool, key: &str| {
+        let all = values.get(&(ours, key.to_string()))?;
+        all.iter().copied().min_by(f64::total_cmp)
+    };
+    Some(least(true, r.ours)? / least(r.against == OFF, r.theirs)?)
+}
+
 fn lines(m: &Measured, only: bool) -> Result<Vec<Line>, String> {
     let mut all = Vec::new();
     for r in ROWS {
-        let (Some(ours), Some(theirs)) = (m.value(true, r.ours), m.value(false, r.theirs)) else {
+        let other = m.value(r.against == OFF, r.theirs);
+        let (Some(ours), Some(theirs)) = (m.value(true, r.ours), other) else {
             if only {
                 continue;
             }
@@ -550,25 +630,51 @@ fn lines(m: &Measured, only: bool) -> Result<Vec<Line>, String> {
             ours,
             theirs,
             bar: r.bar,
+            wall: time_ratio(&m.wall, r),
+            cycles: time_ratio(&m.cycles, r),
+            short: SHORT.contains(&r.ours),
         });
     }
     Ok(all)
 }
 
-fn markdown(lines: &[Line]) -> String {
-    let mut t = String::from(
-        "| work | rpmem | the other | | ratio | bar | |\n|---|--:|--:|---|--:|--:|---|\n",
-    );
+fn markdown(lines: &[Line], kvm: bool) -> String {
+    let mut t = String::from("| work | rpmem | the other | | ratio | bar | | wall time |");
+    t += if kvm { " cycles |\n" } else { "\n" };
+    t += "|---|--:|--:|---|--:|--:|---|--:|";
+    t += if kvm { "--:|\n" } else { "\n" };
+    let time = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.2}"));
     for l in lines {
         t += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             l.label,
             number(l.ours),
             number(l.theirs),
             l.against,
             ratio(l.ratio()),
             l.bar.map_or(String::new(), |b| format!("{b}")),
-            l.verdict()
+            l.verdict(),
+            time(l.wall)
+        );
+        if kvm {
+            t += &format!(" {} |", time(l.cycles));
+        }
+        t.push('\n');
+    }
+    t
+}
+
+/// For the README.
+fn short_markdown(lines: &[Line]) -> String {
+    let mut t = String::from("| work | rpmem | the other | | ratio |\n|---|--:|--:|---|--:|\n");
+    for l in lines.iter().filter(|l| l.short) {
+        t += &format!(
+            "| {} | {} | {} | {} | {} |\n",
+            l.label,
+            number(l.ours),
+            number(l.theirs),
+            l.against,
+            ratio(l.ratio())
         );
     }
     t
@@ -611,25 +717,40 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Boots the guests, two at a time if there are CPUs for it: their clocks do not tell.
+/// Boots the guests, those whose clocks do not tell two at a time if there are CPUs for it.
 fn measure(
     env: &Env,
     fixtures: &BTreeMap<String, Fixture>,
     only: Option<&str>,
+    kvm: bool,
     jobs: usize,
     ui: &Ui,
 ) -> Result<Measured, String> {
     let measured = Mutex::new(Measured::default());
-    let next = AtomicUsize::new(0);
     let one = |bench: &Bench| -> Result<(), String> {
         let test = bench.test;
+        let (label, env) = match bench.timed {
+            None => (test.to_string(), env.clone()),
+            Some(accel) => {
+                let env = Env {
+                    accel,
+                    ..env.clone()
+                };
+                (format!("{test}-{}", accel.name()), env)
+            }
+        };
+        let env = &env;
         let mut fixture = fixtures
             .get(bench.fixture)
             .ok_or_else(|| format!("no fixture {}", bench.fixture))?
             .clone();
         let mut b = Boot::named(&[test], "rpmem");
         b.tests[0].timeout = TIMEOUT;
-        let dir = run::run_dir(env, test)?;
+        if bench.timed.is_some() {
+            fixture.icount = None;
+            b.cmdline = "RPMEM_TIMED=1".into();
+        }
+        let dir = run::run_dir(env, &label)?;
         boot::create_backing(&fixture, &dir)?;
         let counts = dir.join("counts");
         if let Some(options) = bench.profile {
@@ -648,11 +769,11 @@ fn measure(
             boot: &b,
             dir: &dir,
             logs: &dir,
-            label: test,
+            label: &label,
         };
         let booted = boot::run(&job, ui, |line| {
             let mut m = measured.lock().unwrap();
-            if let Err(e) = m.line(line) {
+            if let Err(e) = m.line(line, bench.timed) {
                 m.failures.push(e);
             }
         });
@@ -665,17 +786,17 @@ fn measure(
         let mut m = measured.lock().unwrap();
         let command = fs::read_to_string(dir.join("cmd")).unwrap_or_default();
         let command = command.lines().last().unwrap_or_default().to_string();
-        m.commands.insert(test.into(), command);
+        m.commands.insert(label.clone(), command);
         if let Some(p) = profile {
             m.take(&p);
             let text = p.to_string();
             write(&env.out.join(format!("bench/{test}.txt")), &text)?;
         }
         for why in &booted.verdict.reasons {
-            m.failures.push(format!("{test}: {why}"));
+            m.failures.push(format!("{label}: {why}"));
         }
         ui.stage(&format!(
-            "{test}: {} ({}, {:.1} s): {}",
+            "{label}: {} ({}, {:.1} s): {}",
             if booted.verdict.green() {
                 "done"
             } else {
@@ -687,32 +808,41 @@ fn measure(
         ));
         Ok(())
     };
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(bench) = BOOTS.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    if interrupted() {
-                        break;
+    let all = |benches: &[Bench], jobs: usize| {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while let Some(bench) = benches.get(next.fetch_add(1, Ordering::SeqCst)) {
+                        if interrupted() {
+                            break;
+                        }
+                        if only.is_some_and(|test| test != bench.test) {
+                            continue;
+                        }
+                        if let Err(e) = one(bench) {
+                            measured.lock().unwrap().failures.push(e);
+                        }
                     }
-                    if only.is_some_and(|test| test != bench.test) {
-                        continue;
-                    }
-                    if let Err(e) = one(bench) {
-                        measured.lock().unwrap().failures.push(e);
-                    }
-                }
-            });
-        }
-    });
+                });
+            }
+        });
+    };
+    all(&BOOTS, jobs);
+    // One after the other: these tell when others run.
+    let on_kvm = kvm.then(|| timed(Accel::Kvm)).into_iter().flatten();
+    all(&timed(Accel::Tcg).chain(on_kvm).collect::<Vec<_>>(), 1);
     Ok(measured.into_inner().unwrap())
 }
 
 /// Measures everything; the table goes to standard output and, with all there is to know, to
-/// `$RPMEM_OUT/bench`. With `only` it is the rows of that test, on standard output.
+/// `$RPMEM_OUT/bench`. With `only` it is the rows of that test, on standard output. With `kvm`, which
+/// has to work, there are cycles as well.
 pub fn run(
     env: &Env,
     fixtures: &BTreeMap<String, Fixture>,
     only: Option<&str>,
+    kvm: bool,
     jobs: usize,
     ui: &Ui,
 ) -> Result<bool, String> {
@@ -721,7 +851,7 @@ pub fn run(
     }
     let out = env.out.join("bench");
     fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
-    let mut m = measure(env, fixtures, only, jobs, ui)?;
+    let mut m = measure(env, fixtures, only, kvm, jobs, ui)?;
     if interrupted() {
         return Ok(false);
     }
@@ -746,7 +876,7 @@ pub fn run(
          otherwise.\n\n",
         env.krel
     );
-    table += &markdown(&all);
+    table += &markdown(&all, kvm);
     for ((by, _), limit) in &apart {
         table += &format!(
             "\nTwo passes differ by {:.2} % at most ({:.1} % are allowed{}).",
@@ -759,7 +889,13 @@ pub fn run(
             }
         );
     }
-    table += "\n";
+    table += "\nWall time is the ratio in time under TCG, without -icount; it is that of the emulator and of \
+              this run, and has no weight.";
+    table += if kvm {
+        " Cycles are those of the time-stamp counter under KVM.\n"
+    } else {
+        " A boot under KVM did not pass here, so that there are no cycles.\n"
+    };
     ui.line(&table);
     for ((by, what), limit) in &apart {
         ui.line(&format!(
@@ -775,6 +911,7 @@ pub fn run(
         return Ok(agree);
     }
     write(&out.join("bench.md"), &table)?;
+    write(&out.join("short.md"), &short_markdown(&all))?;
     write(&out.join("bench.svg"), &plot::svg(&all))?;
     let json = json!({
         "kernel": env.krel,
@@ -785,7 +922,7 @@ pub fn run(
         })).collect::<Vec<_>>(),
         "rows": all.iter().map(|l| json!({
             "work": l.label, "against": l.against, "ours": l.ours, "theirs": l.theirs,
-            "ratio": l.ratio(), "bar": l.bar,
+            "ratio": l.ratio(), "bar": l.bar, "wall": l.wall, "cycles": l.cycles,
         })).collect::<Vec<_>>(),
         "values": m.values.iter().map(|((ours, key), v)| json!({
             "key": key, "side": if *ours { "ours" } else { "theirs" }, "passes": v,

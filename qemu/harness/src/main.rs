@@ -488,13 +488,17 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
             o.driver.as_deref().unwrap_or("rpmem"),
             ui,
         ),
-        "bench" => bench::run(
-            &env,
-            &tree.fixtures,
-            o.test.as_deref(),
-            o.jobs.unwrap_or_else(cpus),
-            ui,
-        ),
+        "bench" => {
+            let none = tree.fixtures.get("none").ok_or("no fixture \"none\"")?;
+            bench::run(
+                &env,
+                &tree.fixtures,
+                o.test.as_deref(),
+                probe_kvm(&env, none, ui),
+                o.jobs.unwrap_or_else(cpus),
+                ui,
+            )
+        }
         "shell" => shell(&env, &tree, &o),
         "list" => {
             list(&tree);

@@ -92,6 +92,9 @@ mod tests {
             ours,
             theirs: 100.0,
             bar: Some(0.5),
+            wall: None,
+            cycles: None,
+            short: false,
         };
         let s = svg(&[line("a < b", 40.0), line("c", 60.0)]);
         assert!(s.contains("a &lt; b") && s.contains(">0.400<"), "{s}");
