@@ -278,7 +278,8 @@ impl<T: Operations> Device<T> {
 
         let translate = || -> Result<c_long> {
             let sector = Pgoff(pgoff as u64).to_sector().ok_or(ERANGE)?;
-            let (pfn, pages) = data.sector_to_pfn(sector, u64::try_from(nr_pages)?, mode)?;
+            // `dax_direct_access()` lets no negative number through.
+            let (pfn, pages) = data.sector_to_pfn(sector, nr_pages as u64, mode)?;
             if !kaddr.is_null() {
                 let addr = data.pfn_to_virt(pfn)?;
                 // SAFETY: `dax_direct_access()` passes null or a valid out-pointer.

@@ -4,6 +4,7 @@
 //!
 //! | file | would be | C header |
 //! |---|---|---|
+//! | `atomic.rs` | `kernel::sync::atomic` | `include/asm-generic/barrier.h` |
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
@@ -22,6 +23,7 @@
 //!
 //! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
 
+pub(crate) mod atomic;
 pub(crate) mod badblocks;
 pub(crate) mod block;
 pub(crate) mod chrdev;

@@ -7,6 +7,7 @@
 //! Staging module until it can move to `kernel::sync`. `kernel::revocable::Revocable` is the same
 //! for readers that do not sleep.
 
+use super::atomic::Load;
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
@@ -95,7 +96,7 @@ impl<T> SrcuRevocable<T> {
             idx,
             _not_send: NotThreadSafe,
         };
-        (self.alive.load(Acquire) != 0).then_some(guard)
+        (self.alive.load_acquire() != 0).then_some(guard)
     }
 
     /// Waits until all guards that exist now have been dropped. Context: may sleep.

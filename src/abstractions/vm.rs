@@ -415,10 +415,11 @@ impl Mapped<'_> {
                 any,
             )
         };
-        match to_result(ret) {
-            // Somebody else has put a huge entry there: the access goes on with that.
-            Ok(()) | Err(EAGAIN) => Outcome::Mapped,
-            Err(_) => Outcome::Oom,
+        // Somebody else has put a huge entry there: the access goes on with that.
+        if ret == 0 || ret == EAGAIN.to_errno() {
+            Outcome::Mapped
+        } else {
+            Outcome::Oom
         }
     }
 }

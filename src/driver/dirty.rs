@@ -7,7 +7,10 @@
 //! them, so that an empty set of a large device is small.
 
 use crate::{
-    abstractions::vm::Marks,
+    abstractions::{
+        atomic::Load,
+        vm::Marks, //
+    },
     logic::dirty::{
         all_set,
         mask,
@@ -115,8 +118,8 @@ impl Dirty {
         else {
             return false;
         };
-        let word = |n: u64| bits[(n % WORDS as u64) as usize].load(Relaxed);
-        all_set(first, last, word) && chunk.any.load(Relaxed) != 0
+        let word = |n: u64| bits[(n % WORDS as u64) as usize].read_once();
+        all_set(first, last, word) && chunk.any.read_once() != 0
     }
 
     /// Where the numbers in `range` are added by who makes their entries, and how many of them there
@@ -189,7 +192,7 @@ impl Dirty {
             let (mut found, mut left) = (false, false);
             for (n, word) in bits.iter().enumerate() {
                 let mask = mask(at * WORDS as u64 + n as u64, range);
-                let mut old = word.load(Relaxed);
+                let mut old = word.read_once();
                 while old & mask != 0 {
                     match word.cmpxchg(old, old & !mask, Full) {
                         Ok(_) => break,

@@ -12,6 +12,7 @@
 
 use crate::{
     abstractions::{
+        atomic::Load,
         chrdev::Event,
         fasync::Fasync,
         platform,
@@ -253,7 +254,7 @@ impl Leases {
     /// Whether a mapping may be given entries. For faults, which [`Leases::take_back`] waits for
     /// before it unmaps. Context: any.
     pub(super) fn serves(&self, tag: Tag) -> bool {
-        Gate::from_bits(self.gate.load(Acquire)).serves(tag)
+        Gate::from_bits(self.gate.load_acquire()).serves(tag)
     }
 
     fn publish(&self, inner: &Inner) {

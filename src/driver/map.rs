@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     abstractions::{
+        atomic::Load,
         badblocks::Badblocks,
         block::{
             DiskNumber,
@@ -829,7 +830,7 @@ impl vm::Operations for Node {
             return miss;
         }
         // Not for long: the access is tried again until the list has changed.
-        let poison = self.poison.load(Acquire);
+        let poison = self.poison.load_acquire();
         if poison & (SCARRED - 1) != 0 {
             return Outcome::Mapped;
         }
@@ -845,7 +846,7 @@ impl vm::Operations for Node {
         if !self.serves(mapping) {
             return Err(EFAULT);
         }
-        if self.poison.load(Acquire) & (SCARRED - 1) != 0 {
+        if self.poison.load_acquire() & (SCARRED - 1) != 0 {
             return Err(EAGAIN);
         }
         let area = self.area(mapping).ok_or(EFAULT)?;
