@@ -18,7 +18,6 @@ use kernel::{
     ffi::c_int,
     prelude::*,
     sync::atomic::{
-        Acquire,
         Atomic,
         Relaxed,
         Release, //

@@ -13,6 +13,13 @@
 #include <linux/mm.h>
 #include <linux/tracepoint.h>
 
+/* What a fault can be answered with; VM_FAULT_RESULT_TRACE has it without casts. */
+#define RPMEM_FAULT_RESULT(name)	{ (__force unsigned long)VM_FAULT_##name, #name }
+#define RPMEM_FAULT_RESULTS							\
+	RPMEM_FAULT_RESULT(OOM), RPMEM_FAULT_RESULT(SIGBUS),			\
+	RPMEM_FAULT_RESULT(HWPOISON), RPMEM_FAULT_RESULT(NOPAGE),		\
+	RPMEM_FAULT_RESULT(FALLBACK)
+
 /* A fault has been answered; the lock of its VMA is still held. */
 TRACE_EVENT(rpmem_fault,
 	TP_PROTO(const char *name, const struct vm_fault *vmf, unsigned int order,
@@ -37,7 +44,7 @@ TRACE_EVENT(rpmem_fault,
 	TP_printk("%s %s address %#lx pgoff %#lx order %u %s",
 		  __get_str(name), __entry->write ? "write" : "read", __entry->address,
 		  __entry->pgoff, __entry->order,
-		  __print_flags(__entry->result, "|", VM_FAULT_RESULT_TRACE))
+		  __print_flags(__entry->result, "|", RPMEM_FAULT_RESULTS))
 );
 
 /* Something was done with @len bytes from @start on. */
