@@ -614,14 +614,14 @@ const GATE: &[(&str, &str, f64)] = &[
     ("block.write1m", "block.write1m", 1.0),
     ("block.flush", "block.flush", 1.02),
     ("block.fua", "block.fua", 1.02),
-    ("raw.fault4k.read", "devdax.fault4k.read", 0.78),
-    ("raw.fault4k.write", "devdax.fault4k.write", 0.75),
+    ("raw.fault4k.read", "devdax.fault4k.read", 0.77),
+    ("raw.fault4k.write", "devdax.fault4k.write", 0.735),
     ("raw.touch.sequential", "devdax.touch.sequential", 0.027),
     ("raw.munmap4k", "devdax.munmap4k", 0.295),
     ("raw.prefault4k", "devdax.prefault4k", 0.0235),
-    ("raw.fault2m.write", "devdax.fault2m.write", 1.02),
+    ("raw.fault2m.write", "devdax.fault2m.write", 1.005),
     ("raw.munmap2m", "devdax.munmap2m", 0.39),
-    ("raw.prefault2m", "devdax.prefault2m", 0.89),
+    ("raw.prefault2m", "devdax.prefault2m", 0.875),
 ];
 
 /// The rows that matter, once each, against limits.
