@@ -22,6 +22,9 @@
 	!IS_ENABLED(CONFIG_LIBNVDIMM) || !IS_ENABLED(CONFIG_ND_CLAIM)
 #error "rpmem needs CONFIG_FS_DAX, CONFIG_ZONE_DEVICE, CONFIG_LIBNVDIMM and CONFIG_NVDIMM_PFN"
 #endif
+#ifndef CONFIG_TRACEPOINTS
+#error "rpmem needs CONFIG_TRACEPOINTS"
+#endif
 #ifdef CONFIG_HIGHMEM
 #error "rpmem needs a kernel without CONFIG_HIGHMEM"
 #endif
