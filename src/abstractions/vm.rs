@@ -116,7 +116,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64>;
 
     /// Moves bytes between `buffer` and the page of the device at `page`, from byte `offset` of it
-    /// on, for a debugger. They are in one page.
+    /// on, for a debugger. They are in one page; only writable mappings are written.
     ///
     /// # Errors
     ///
@@ -336,11 +336,19 @@ impl Mapped<'_> {
         unsafe { (*(*self.0.as_ptr()).vm_ops).pagesize.is_some() }
     }
 
+    fn flags(&self) -> bindings::vm_flags_t {
+        // SAFETY: By the type invariants the VMA is valid.
+        unsafe { (*self.0.as_ptr()).__bindgen_anon_2.vm_flags }
+    }
+
+    /// Whether it is writable now.
+    fn is_writable(&self) -> bool {
+        self.flags() & bindings::VM_WRITE as bindings::vm_flags_t != 0
+    }
+
     /// Whether it is writable, or can become so.
     pub(crate) fn may_write(&self) -> bool {
-        // SAFETY: By the type invariants the VMA is valid.
-        let flags = unsafe { (*self.0.as_ptr()).__bindgen_anon_2.vm_flags };
-        flags & bindings::VM_MAYWRITE as bindings::vm_flags_t != 0
+        self.flags() & bindings::VM_MAYWRITE as bindings::vm_flags_t != 0
     }
 
     /// The tag that it carries, for an owner of type `T`.
@@ -677,6 +685,10 @@ impl<T: Operations> Table<T> {
         };
         // INVARIANT: As above; the mmap lock is held.
         let mapping = Mapped(vma, PhantomData);
+        // It is asked to write wherever get_user_pages() refuses, also by force.
+        if write != 0 && !mapping.is_writable() {
+            return EFAULT.to_errno();
+        }
         let area = mapping.area();
         let offset = addr % bindings::PAGE_SIZE;
         let len = (len.max(0) as usize).min(bindings::PAGE_SIZE - offset);

@@ -621,9 +621,20 @@ fn access(c: &mut Ctx) -> TestResult {
             m.slice()[3999] != 0x77 || m.slice()[9000] != 0x77,
             "no more than that"
         );
-        // A read-only one is written by force, as a debugger sets a breakpoint.
         drop(m);
         disk::fill(&dev, 11, 0, 2 * HUGE as u64)?;
+        // What a program cannot write itself it cannot write by the back door.
+        let read_only = File::open(&h.node)?;
+        for (f, prot) in [(&read_only, PROT_READ), (&f, PROT_READ), (&f, PROT_NONE)] {
+            let m = Map::new(f, base + PAGE as u64, HUGE, prot, flags)?;
+            let at = m.as_ptr() as u64;
+            check_eq!(
+                errno(&mem.write_all_at(&[0x77; 5000], at + 4000)),
+                libc::EIO
+            );
+            mem.read_exact_at(&mut got, at + 100)?;
+        }
+        disk::verify(&dev, 11, 0, 2 * HUGE as u64)?;
     }
     drop((copies, flushes));
     // By another process.
