@@ -16,6 +16,9 @@ module: ## build rpmem.ko for Debian's newest supported kernel, in the build roo
 	@scripts/build-module
 	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
+package: ## the same as a Debian package, with what a host needs to have rpmem from boot on
+	@scripts/build-package
+
 demo: ## the main job, shown in virtual machines
 	@scripts/run-harness demo
 
@@ -64,4 +67,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module demo test stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module package demo test stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help

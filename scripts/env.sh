@@ -98,6 +98,10 @@ RPMEM_NFIT_TEST=$RPMEM_CACHE/nfit-test/$({ echo "${RPMEM_KERNEL##*/} ${RPMEM_FLA
 	cat "$RPMEM_TOP/scripts/stages/nfit-test"; } | rpmem_hash)
 RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
 
+# A Debian host without rpmem, to install the package on.
+RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
+	cat scripts/stages/system qemu/system/packages; } | rpmem_hash)
+
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c \
@@ -106,4 +110,4 @@ RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
-export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE
+export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM

@@ -39,6 +39,8 @@ pub struct Env {
     /// The modules of nfit_test, and rpmem.ko for it.
     pub nfit_test: PathBuf,
     pub nfit_ko: PathBuf,
+    /// What scripts/system leaves.
+    pub system: PathBuf,
     /// last-flush.c
     pub last_flush: PathBuf,
     /// profile.c
@@ -255,9 +257,15 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let began = Instant::now();
     ctx(fs::create_dir_all(logs), logs)?;
     let plan = plan(fixture, boot, env, "test");
-    ctx(fs::write(logs.join("plan"), &plan), logs)?;
-    let image = logs.join("initrd");
-    initrd(fixture, env, &plan, &image)?;
+    let plan_file = logs.join("plan");
+    ctx(fs::write(&plan_file, &plan), logs)?;
+    let own_image = logs.join("initrd");
+    let image = if boot.system {
+        env.system.join("initrd.img")
+    } else {
+        initrd(fixture, env, &plan, &own_image)?;
+        own_image.clone()
+    };
     let cmdline = cmdline(fixture, boot, &env.flavour);
     let args = qemu::args(&Machine {
         fixture,
@@ -267,6 +275,8 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         cmdline: &cmdline,
         dir,
         logs,
+        system: &env.system,
+        plan: boot.system.then_some(plan_file.as_path()),
         serial: Serial::Logged,
     });
     let about = format!(
@@ -387,7 +397,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
             }
         }
     };
-    let _ = fs::remove_file(&image);
+    let _ = fs::remove_file(&own_image);
     volatile::after(fixture, dir, &ended)?;
     let console = ctx(fs::read(logs.join("console.log")), logs)?;
     let console = String::from_utf8_lossy(&console);
@@ -399,6 +409,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         console: &console,
         expect_console: &boot.expect_console,
         allow_splat: &boot.allow_splat,
+        allow_trace: &boot.allow_trace,
     });
     Ok(Booted {
         nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),

@@ -124,6 +124,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
         nfit_test: need("RPMEM_NFIT_TEST")?,
         nfit_ko: need("RPMEM_NFIT_MODULE")?.join("rpmem.ko"),
+        system: out.join("system"),
         last_flush: need("RPMEM_LAST_FLUSH")?,
         profile: need("RPMEM_PROFILE")?,
         modules: need("RPMEM_KMODULES")?,
@@ -328,7 +329,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
     // The longest first, so that none is left over for one job alone.
-    let longest = |s: &Scenario| s.boots.iter().map(|b| b.limit(1)).sum::<u64>();
+    let longest = |s: &Scenario| s.boots.iter().map(|b| b.limit(1) * b.repeat).sum::<u64>();
     chosen.sort_by_key(|s| std::cmp::Reverse(longest(s)));
     if chosen.is_empty() {
         return Err(format!(
@@ -428,6 +429,8 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
         cmdline: &boot::cmdline(fixture, &b, &env.flavour),
         dir: &dir,
         logs: &dir,
+        system: &env.system,
+        plan: None,
         serial: qemu::Serial::Interactive,
     });
     // In the foreground group of the terminal: the keys are for the guest.

@@ -37,8 +37,15 @@ pub struct Machine<'a> {
     pub dir: &'a Path,
     /// Where console.log goes.
     pub logs: &'a Path,
+    /// The Debian host that has the package, see scripts/system.
+    pub system: &'a Path,
+    /// Shown to the guest by the firmware's configuration, where the initramfs is not ours.
+    pub plan: Option<&'a Path>,
     pub serial: Serial,
 }
+
+/// Its name there, as tests/guest/src/init.rs knows it.
+const PLAN: &str = "opt/rpmem/plan";
 
 pub const BINARY: &str = "qemu-system-x86_64";
 
@@ -107,6 +114,9 @@ pub fn args(m: &Machine) -> Vec<String> {
     push(&["-initrd", &m.initrd.display().to_string()]);
     push(&["-append", m.cmdline]);
     push(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    if let Some(plan) = m.plan {
+        push(&["-fw_cfg", &format!("name={PLAN},file={}", path(plan))]);
+    }
 
     match m.serial {
         Serial::Logged => {
@@ -151,7 +161,9 @@ pub fn args(m: &Machine) -> Vec<String> {
         push(&["-object", &obj, "-device", &dev]);
     }
     for e in &f.extra {
-        push(&[&e.replace("{dir}", &path(m.dir))]);
+        push(&[&e
+            .replace("{dir}", &path(m.dir))
+            .replace("{system}", &path(m.system))]);
     }
     a
 }
@@ -183,6 +195,8 @@ mod tests {
             cmdline: "a b",
             dir: Path::new("/d"),
             logs: Path::new("/d/l"),
+            system: Path::new("/s"),
+            plan: None,
             serial: Serial::Logged,
         };
         quoted(&args(&m))
@@ -232,7 +246,7 @@ mod tests {
                 ..Default::default()
             }],
             files: vec![("v.img".into(), 1 << 20)],
-            extra: vec!["mem-path={dir}/v.img".into()],
+            extra: vec!["mem-path={dir}/v.img".into(), "file={system}/x.img".into()],
             ..Default::default()
         };
         let m = Machine {
@@ -243,10 +257,15 @@ mod tests {
             cmdline: "",
             dir: Path::new("/a,b"),
             logs: Path::new("/a,b"),
+            system: Path::new("/s"),
+            plan: Some(Path::new("/a,b/plan")),
             serial: Serial::Interactive,
         };
         let a = args(&m);
         assert!(a.contains(&"mem-path=/a,,b/v.img".to_string()), "{a:?}");
+        assert!(a.contains(&"file=/s/x.img".to_string()), "{a:?}");
+        let plan = "name=opt/rpmem/plan,file=/a,,b/plan".to_string();
+        assert!(a.contains(&plan), "{a:?}");
         assert_eq!(backing(&f).len(), 2);
         assert_eq!(quoted(&["it's".to_string()]), r"'it'\''s'");
     }

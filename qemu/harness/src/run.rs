@@ -3,7 +3,7 @@
 
 use crate::boot::{self, interrupted, Booted, Env, Job};
 use crate::host::{self, Snapshots};
-use crate::spec::{Fixture, HostAction, Scenario};
+use crate::spec::{Boot, Fixture, HostAction, Scenario};
 use crate::ui::Ui;
 use crate::verdict::Status;
 use std::collections::BTreeMap;
@@ -156,8 +156,13 @@ pub fn scenario(
         green: true,
     };
     let mut snaps = Snapshots::default();
-    for (n, b) in s.boots.iter().enumerate() {
-        let label = if s.boots.len() > 1 {
+    let boots: Vec<&Boot> = s
+        .boots
+        .iter()
+        .flat_map(|b| std::iter::repeat_n(b, b.repeat as usize))
+        .collect();
+    for (n, &b) in boots.iter().enumerate() {
+        let label = if boots.len() > 1 {
             format!("{} boot {}", s.name, n + 1)
         } else {
             s.name.clone()
@@ -209,7 +214,7 @@ pub fn scenario(
         if !green {
             out.green = false;
             // Later boots build on this one; their tests count as failed.
-            for later in &s.boots[n + 1..] {
+            for later in &boots[n + 1..] {
                 out.counts.failed += later.tests.len();
                 for t in &later.tests {
                     ui.line(&format!("  NOT RUN {}/{}", s.name, t.name));

@@ -21,7 +21,7 @@
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
 //!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
-//!               "chained": false, "expect_console": ["text"], "allow_splat": ["text"],
+//!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"],
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -32,8 +32,11 @@
 //! on (all by default), `short` those on which it is part of `make test` (stock by default); `make
 //! stress` runs it on all. `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
-//! them. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
-//! before and after the boot. A boot with `allow_splat` does not panic at a warning.
+//! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
+//! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
+//! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
+//! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
+//! `allow_trace` a stack may be shown, and nothing else: file systems do so.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -140,8 +143,14 @@ pub struct Boot {
     pub cmdline: String,
     pub expect_console: Vec<String>,
     pub allow_splat: Vec<String>,
+    pub allow_trace: Vec<String>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
+    /// The initramfs is that of the Debian host of scripts/system.
+    pub system: bool,
+    /// How often this is done, one after the other; and in the long form.
+    pub repeat: u64,
+    pub long_repeat: u64,
     pub before: Vec<HostAction>,
     pub after: Vec<HostAction>,
     /// Misbehaviour of init, for the harness's own tests.
@@ -168,6 +177,9 @@ const FLAVOURS: [&str; 4] = ["stock", "debug", "kcsan", "direct"];
 impl Scenario {
     /// The long form: each test gets the time that it needs for that.
     pub fn lengthen(&mut self) {
+        for b in &mut self.boots {
+            b.repeat = b.long_repeat;
+        }
         for t in self.boots.iter_mut().flat_map(|b| &mut b.tests) {
             t.timeout = t.long_timeout.unwrap_or(t.timeout);
         }
@@ -208,7 +220,11 @@ impl Boot {
             cmdline: String::new(),
             expect_console: Vec::new(),
             allow_splat: Vec::new(),
+            allow_trace: Vec::new(),
             chained: false,
+            system: false,
+            repeat: 1,
+            long_repeat: 1,
             before: Vec::new(),
             after: Vec::new(),
             fault: None,
@@ -475,7 +491,11 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "cmdline",
             "expect_console",
             "allow_splat",
+            "allow_trace",
             "chained",
+            "system",
+            "repeat",
+            "long_repeat",
             "before",
             "after",
         ];
@@ -522,6 +542,10 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
                 .map(|a| action(&what, a))
                 .collect::<Res<Vec<_>>>()
         };
+        let repeat = b.num("repeat")?.unwrap_or(1);
+        if repeat == 0 {
+            return b.bad("repeat", "at least 1");
+        }
         boots.push(Boot {
             tests,
             end,
@@ -534,7 +558,11 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             cmdline: b.str("cmdline", "")?,
             expect_console: b.strings("expect_console")?,
             allow_splat: b.strings("allow_splat")?,
+            allow_trace: b.strings("allow_trace")?,
             chained: b.bool("chained")?,
+            system: b.bool("system")?,
+            repeat,
+            long_repeat: b.num("long_repeat")?.unwrap_or(repeat),
             before: acts("before")?,
             after: acts("after")?,
             fault: None,

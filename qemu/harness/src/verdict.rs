@@ -48,6 +48,8 @@ pub struct Input<'a> {
     pub console: &'a str,
     pub expect_console: &'a [String],
     pub allow_splat: &'a [String],
+    /// What stacks may be shown after.
+    pub allow_trace: &'a [String],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,10 +128,14 @@ const SPLATS: &[&str] = &[
 /// Lines that only accompany a splat; they are accepted inside the report of an allowed one.
 const ACCOMPANYING: &[&str] = &["Call Trace", "Oops"];
 
-fn splats(console: &str, allow: &[String]) -> Vec<String> {
+/// Lines between what a stack is shown for and the stack.
+const TRACE: usize = 6;
+
+fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let mut test = "boot".to_string();
     let mut allowed_until: usize = 0;
+    let mut trace_until: usize = 0;
     for (n, line) in console.lines().enumerate() {
         if let Some(at) = line.find(KMSG_START) {
             test = line[at + KMSG_START.len()..].trim().to_string();
@@ -137,6 +143,10 @@ fn splats(console: &str, allow: &[String]) -> Vec<String> {
         }
         if line.contains("---[ end trace") {
             allowed_until = 0;
+            continue;
+        }
+        if traces.iter().any(|t| line.contains(t.as_str())) {
+            trace_until = n + TRACE;
             continue;
         }
         let Some(hit) = SPLATS.iter().find(|s| line.contains(*s)) else {
@@ -148,6 +158,10 @@ fn splats(console: &str, allow: &[String]) -> Vec<String> {
             continue;
         }
         if n < allowed_until && ACCOMPANYING.contains(hit) {
+            continue;
+        }
+        if n < trace_until && *hit == "Call Trace" {
+            trace_until = 0;
             continue;
         }
         found.push(format!(
@@ -311,7 +325,7 @@ pub fn judge(input: &Input) -> Verdict {
         }
     }
 
-    reasons.extend(splats(input.console, input.allow_splat));
+    reasons.extend(splats(input.console, input.allow_splat, input.allow_trace));
     for want in input.expect_console {
         if !input.console.lines().any(|l| l.contains(want.as_str())) {
             reasons.push(format!("the kernel log lacks: {want}"));
@@ -349,6 +363,7 @@ mod tests {
             console,
             expect_console: &[],
             allow_splat: &[],
+            allow_trace: &[],
         })
     }
 
@@ -431,6 +446,7 @@ mod tests {
             console: include_str!("../testdata/console-splat.log"),
             expect_console: &[],
             allow_splat: &["WARNING: CPU: 0 PID: 1 at self_splat".to_string()],
+            allow_trace: &[],
         };
         let v = judge(&input);
         assert!(v.green(), "{:?}", v.reasons);
@@ -440,12 +456,24 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_after_an_allowed_line() {
+        let traces = ["Internal error".to_string()];
+        let log = "XFS: Internal error x\nCPU: 0\nCall Trace:\n <TASK>";
+        assert!(splats(log, &[], &traces).is_empty());
+        assert_eq!(splats(log, &[], &[]).len(), 1);
+        let log = format!("{log}\nWARNING: CPU: 0\nCall Trace:");
+        assert_eq!(splats(&log, &[], &traces).len(), 2);
+        let log = "XFS: Internal error x\n1\n2\n3\n4\n5\n6\nCall Trace:";
+        assert_eq!(splats(log, &[], &traces).len(), 1);
+    }
+
+    #[test]
     fn splats_after_an_allowed_report_count() {
         let allow = ["WARNING: fine".to_string()];
         let log = "WARNING: fine\nCall Trace:\n---[ end trace 0 ]---\nCall Trace:\n";
-        assert_eq!(splats(log, &allow).len(), 1);
+        assert_eq!(splats(log, &allow, &[]).len(), 1);
         let log = "WARNING: fine\nBUG: KASAN: slab-use-after-free\n";
-        assert_eq!(splats(log, &allow).len(), 1);
+        assert_eq!(splats(log, &allow, &[]).len(), 1);
     }
 
     #[test]
@@ -511,6 +539,7 @@ mod tests {
             console: CONSOLE,
             expect_console: &[],
             allow_splat: &[],
+            allow_trace: &[],
         };
         assert!(judge(&input).green());
         let e: Vec<_> = TWO
@@ -570,6 +599,7 @@ mod tests {
             console: CONSOLE,
             expect_console: &[],
             allow_splat: &[],
+            allow_trace: &[],
         };
         assert!(judge(&input).green());
         input.ended = FIN;
@@ -591,6 +621,7 @@ mod tests {
             console: CONSOLE,
             expect_console: &want,
             allow_splat: &[],
+            allow_trace: &[],
         };
         red(&judge(&input), "the kernel log lacks: no such line");
     }

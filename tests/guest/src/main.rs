@@ -44,6 +44,7 @@ mod t_life;
 mod t_map;
 mod t_namespace;
 mod t_nfit;
+mod t_package;
 mod t_range;
 mod t_sector;
 mod t_selftest;
@@ -79,6 +80,7 @@ fn registry() -> Vec<&'static Test> {
         t_range::TESTS,
         t_sector::TESTS,
         t_nfit::TESTS,
+        t_package::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
         t_stack::TESTS,

@@ -466,7 +466,7 @@ pub fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let size: u64 = c.disk_attr(&s.disk, "size")?.parse().map_err(|_| "size")?;
     let end = size * 512;
     check!(end > 32 * MIB, "{} has {end} bytes", s.disk);
-    let buf = tools::anonymous(4 * PAGE)?;
+    let mut buf = tools::anonymous(4 * PAGE)?;
     let p = buf.as_ptr();
     // What an earlier test left there is no answer.
     if c.disk_attr(&s.disk, "ro")? == "0" {
@@ -482,6 +482,8 @@ pub fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let n = |r: io::Result<usize>| r.map(|n| n.to_string());
     for write in [false, true] {
         let mode = if write { "rw" } else { "r" };
+        // Not what was read: that may be anything.
+        buf.slice_mut().fill(0);
         for (how, flags) in [
             ("cached", 0),
             ("direct", libc::O_DIRECT),
