@@ -318,7 +318,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         .iter()
         .filter(|s| o.scenarios.is_empty() || o.scenarios.contains(&s.name))
         .filter(|s| s.kernels.contains(&env.flavour))
-        .filter(|s| !whole || env.long || s.short.contains(&env.flavour))
+        .filter(|s| !whole || if env.long { &s.stress } else { &s.short }.contains(&env.flavour))
         .filter(|s| o.fixture.as_ref().is_none_or(|f| s.fixture == *f))
         .filter_map(|s| match &o.test {
             None => Some(s.clone()),

@@ -17,7 +17,7 @@
 //!
 //! ```json
 //! { "summary": "...", "fixture": "nfit-raw", "driver": "rpmem", "params": ["a=1"],
-//!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"],
+//!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"], "stress": ["stock"],
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
 //!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
@@ -29,8 +29,9 @@
 //! ```
 //!
 //! Only `fixture`, `boots` and `tests` are required. `kernels` are those that the scenario can run
-//! on (all by default), `short` those on which it is part of `make test` (stock by default); `make
-//! stress` runs it on all. `driver` is rpmem (the default), nd_pmem or
+//! on (all by default), `short` those on which it is part of `make test` (stock by default), `stress`
+//! those on which it is part of `make stress`: stock by default, or all of `kernels` if it cannot run
+//! on that. `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
@@ -168,6 +169,8 @@ pub struct Scenario {
     pub kernels: Vec<String>,
     /// Kernel flavours that it runs on in the short form of the test run.
     pub short: Vec<String>,
+    /// Those of the long form.
+    pub stress: Vec<String>,
     pub boots: Vec<Boot>,
 }
 
@@ -464,7 +467,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         &what,
         &v,
         &[
-            "summary", "fixture", "driver", "params", "kernels", "short", "boots",
+            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "boots",
         ],
     )?;
     let flavours = |key: &str, default: &[&str]| -> Res<Vec<String>> {
@@ -479,6 +482,11 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
     };
     let kernels = flavours("kernels", &FLAVOURS)?;
     let short = flavours("short", &["stock"])?;
+    let all: Vec<&str> = kernels.iter().map(String::as_str).collect();
+    let stress = match all.contains(&"stock") {
+        true => flavours("stress", &["stock"])?,
+        false => flavours("stress", &all)?,
+    };
     let driver = o.str("driver", "rpmem")?;
     let params = o.strings("params")?;
     let mut boots = Vec::new();
@@ -575,6 +583,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
     Ok(Scenario {
         kernels,
         short,
+        stress,
         name: name.to_string(),
         summary: o.str("summary", "")?,
         fixture: o.need("fixture")?,

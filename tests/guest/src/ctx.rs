@@ -172,6 +172,16 @@ impl Ctx {
         c
     }
 
+    /// How often a test does something: `short`, or `long` in the long form, of which a kernel with
+    /// instruments does a quarter in the same time.
+    pub fn rounds(&self, short: u64, long: u64) -> u64 {
+        match (self.long, self.flavour.as_str()) {
+            (false, _) => short,
+            (true, "stock") => long,
+            (true, _) => short.max(long / 4),
+        }
+    }
+
     // Commands.
 
     /// Run a command to its end, with its output captured.

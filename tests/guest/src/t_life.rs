@@ -369,11 +369,7 @@ fn must_be_the_same(before: &Holdings, after: &Holdings) -> TestResult {
 
 /// How often a cycle is repeated.
 fn cycles(c: &Ctx) -> usize {
-    if c.long {
-        100
-    } else {
-        10
-    }
+    c.rounds(10, 100) as usize
 }
 
 /// How often what a cycle has left behind must grow before that is a leak.

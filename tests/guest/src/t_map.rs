@@ -1462,8 +1462,7 @@ fn unbind_many(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let size = h.attr(c, "size")?;
     std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
-    let rounds = if c.long { 200 } else { 4 };
-    for round in 0..rounds {
+    for round in 0..c.rounds(4, 200) as usize {
         let f = h.open()?;
         let mut peers = Vec::new();
         for n in 0..PROCESSES {
