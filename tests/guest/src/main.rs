@@ -41,6 +41,7 @@ mod t_kunit;
 mod t_layout;
 mod t_lease;
 mod t_life;
+mod t_loss;
 mod t_map;
 mod t_namespace;
 mod t_nfit;
@@ -75,6 +76,7 @@ fn registry() -> Vec<&'static Test> {
         t_layout::TESTS,
         t_lease::TESTS,
         t_life::TESTS,
+        t_loss::TESTS,
         t_map::TESTS,
         t_namespace::TESTS,
         t_range::TESTS,

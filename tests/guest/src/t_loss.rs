@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Power cuts at random times while fio writes to every mode side by side: blocks, files and
+//! mappings. A write counts from when it was acknowledged as durable; after the next boot fio finds
+//! each of those.
+//!
+//! fio saves which writes have ended ("verify state") on a disk that no power cut harms, then the
+//! power fails. Other programs write on until the end.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::disk::{json_u64, Buf, Rng};
+use crate::t_namespace::active;
+use crate::tools;
+use crate::{check, check_eq};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "loss_prepare",
+        run: prepare,
+    },
+    Test {
+        name: "loss_round",
+        run: round,
+    },
+    Test {
+        name: "loss_end",
+        run: end,
+    },
+];
+
+/// Where what must survive in any case is.
+const SAFE: &str = "/mnt/safe";
+const TRIGGER: &str = "/run/trigger";
+const SAVED: &str = "/run/saved";
+/// Followed by the name of a job that begins.
+const BEGUN: &str = "/run/begun-";
+/// MiB that each job may write, and where on a disk the noise begins.
+const SIZE: u64 = 8;
+const NOISE: u64 = 32;
+
+/// What a job of fio writes to.
+#[derive(Clone, Copy, PartialEq)]
+enum On {
+    /// The disk of the namespace of that name.
+    Disk(&'static str),
+    /// Its node.
+    Node(&'static str),
+    /// A file on the file system on it.
+    File(&'static str),
+}
+
+struct Job {
+    name: &'static str,
+    on: On,
+    how: &'static str,
+}
+
+const BLOCK: &str = "ioengine=psync\ndirect=1\nsync=1";
+const MAP: &str = "ioengine=mmap\nfdatasync=1";
+/// MAP_SYNC, with flushes by the CPU alone.
+const PMEM: &str = "ioengine=libpmem\nsync=1";
+
+const JOBS: &[Job] = &[
+    Job {
+        name: "raw-block",
+        on: On::Disk("raw"),
+        how: BLOCK,
+    },
+    Job {
+        name: "raw-map",
+        on: On::Node("map"),
+        how: MAP,
+    },
+    Job {
+        name: "sector-block",
+        on: On::Disk("sector"),
+        how: BLOCK,
+    },
+    Job {
+        name: "fsdax-ext4-write",
+        on: On::File("ext4"),
+        how: "ioengine=psync\nsync=1",
+    },
+    Job {
+        name: "fsdax-ext4-map",
+        on: On::File("ext4"),
+        how: MAP,
+    },
+    Job {
+        name: "fsdax-ext4-pmem",
+        on: On::File("ext4"),
+        how: PMEM,
+    },
+    Job {
+        name: "fsdax-xfs-write",
+        on: On::File("xfs"),
+        how: "ioengine=psync\nsync=1",
+    },
+    Job {
+        name: "fsdax-xfs-map",
+        on: On::File("xfs"),
+        how: MAP,
+    },
+    Job {
+        name: "fsdax-xfs-pmem",
+        on: On::File("xfs"),
+        how: PMEM,
+    },
+    Job {
+        name: "devdax-map",
+        on: On::Node("devdax"),
+        how: MAP,
+    },
+    Job {
+        name: "virtio-block",
+        on: On::Disk("virtio"),
+        how: BLOCK,
+    },
+];
+
+/// Namespaces that are made: name, mode, size.
+const NAMESPACES: &[(&str, &str, &str)] = &[
+    ("raw", "raw", "96M"),
+    ("map", "raw", "64M"),
+    ("sector", "sector", "96M"),
+    ("ext4", "fsdax", "256M"),
+    ("xfs", "fsdax", "352M"),
+    ("devdax", "devdax", "64M"),
+];
+
+/// The devices that carry them, by name.
+fn carriers(c: &Ctx) -> TestResult<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for ns in c.namespaces() {
+        let name = c.read(c.nd(&ns).join("alt_name")).unwrap_or_default();
+        let name = if name.is_empty() {
+            "virtio".into()
+        } else {
+            name
+        };
+        all.insert(name, active(c, &ns)?);
+    }
+    check_eq!(all.len(), NAMESPACES.len() + 1, "{all:?}");
+    Ok(all)
+}
+
+struct Place {
+    /// By the name of the namespace.
+    disk: BTreeMap<String, String>,
+}
+
+impl Place {
+    fn find(c: &Ctx) -> TestResult<Place> {
+        let mut disk = BTreeMap::new();
+        for (name, device) in carriers(c)? {
+            disk.insert(name, c.disk_of(&device)?);
+        }
+        Ok(Place { disk })
+    }
+
+    fn dev(&self, name: &str) -> String {
+        format!("/dev/{}", self.disk[name])
+    }
+
+    fn path(&self, job: &Job) -> String {
+        match job.on {
+            On::Disk(name) => self.dev(name),
+            On::Node(name) => format!("/dev/r{}", self.disk[name]),
+            On::File(fs) => format!("/mnt/{fs}/{}", job.name),
+        }
+    }
+
+    fn mount(&self, c: &Ctx) -> TestResult {
+        for fs in ["ext4", "xfs"] {
+            c.mount(&self.dev(fs), &format!("/mnt/{fs}"), "dax=always")?;
+        }
+        Ok(())
+    }
+
+    fn umount(&self, c: &Ctx) -> TestResult {
+        c.umount("/mnt/ext4")?;
+        c.umount("/mnt/xfs")?;
+        c.ok(&["fsck.ext4", "-n", "-f", &self.dev("ext4")])?;
+        c.ok(&["xfs_repair", "-n", &self.dev("xfs")])?;
+        Ok(())
+    }
+
+    /// The program of a round for fio, to write or to verify.
+    fn program(&self, seed: u64, verify: bool) -> String {
+        let mut text = format!(
+            "[global]\nthread=1\nbs=4k\nsize={SIZE}m\nrandseed={seed}\nverify=crc32c\n{}\n",
+            match verify {
+                true => "rw=randread\nverify_state_load=1\nverify_fatal=1",
+                false => "rw=randwrite\ndo_verify=0",
+            }
+        );
+        for job in JOBS {
+            // That engine would write before it reads.
+            let how = match verify && job.how == PMEM {
+                true => "ioengine=psync",
+                false => job.how,
+            };
+            text += &format!("[{}]\nfilename={}\n{how}\n", job.name, self.path(job));
+            if !verify {
+                text += &format!("exec_prerun=touch {BEGUN}{}\n", job.name);
+            }
+        }
+        text
+    }
+
+    /// Writers that nobody verifies: the media and the journals are busy until the end.
+    fn noise(&self) -> TestResult {
+        for (path, flags, start) in [
+            ("/mnt/ext4/noise".to_string(), libc::O_CREAT, 0),
+            ("/mnt/xfs/noise".to_string(), libc::O_CREAT, 0),
+            (self.dev("raw"), libc::O_DIRECT, NOISE << 20),
+            (self.dev("sector"), libc::O_DIRECT, NOISE << 20),
+        ] {
+            let f = tools::open_flags(path, flags)?;
+            std::thread::spawn(move || {
+                let buf = Buf::pattern(4096, start);
+                for n in 0u64.. {
+                    // No order that a log could follow.
+                    let at = start + (n * 2_654_435_761 % 4096) * 4096;
+                    if f.write_all_at(buf.bytes(), at).is_err()
+                        || n % 8 == 0 && f.sync_all().is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Zeroes where the jobs will write: what an earlier round left there does not count for it.
+    fn wipe(&self, c: &Ctx) -> TestResult {
+        let len = format!("{}", SIZE << 20);
+        for job in JOBS {
+            match job.on {
+                On::Disk(name) | On::Node(name) => {
+                    c.ok(&["blkdiscard", "-z", "-l", &len, &self.dev(name)])?;
+                }
+                On::File(_) => {
+                    let path = self.path(job);
+                    let _ = fs::remove_file(&path);
+                    fs::File::create(&path)?.set_len(SIZE << 20)?;
+                }
+            }
+        }
+        c.ok(&["sync"])?;
+        Ok(())
+    }
+}
+
+fn mount_safe(c: &Ctx) -> TestResult {
+    c.modprobe("virtio_blk")?;
+    c.wait_exists("/dev/vda")?;
+    c.mount("/dev/vda", SAFE, "sync")
+}
+
+fn prepare(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    // The other one is virtio-pmem's.
+    let labelled = |r: &String| c.read(c.nd(r).join("nstype")).is_ok_and(|t| t == "5");
+    let Some(region) = c.regions().into_iter().find(labelled) else {
+        crate::fail!("no region with labels")
+    };
+    for (name, mode, size) in NAMESPACES {
+        c.create_namespace(&["-r", &region, "-n", name, "-m", mode, "-s", size])?;
+    }
+    let place = Place::find(c)?;
+    c.ok(&["mkfs.ext4", "-q", "-F", "-b", "4096", &place.dev("ext4")])?;
+    c.ok(&["mkfs.xfs", "-q", "-f", &place.dev("xfs")])?;
+    c.modprobe("virtio_blk")?;
+    c.wait_exists("/dev/vda")?;
+    c.ok(&["mkfs.ext4", "-q", "-F", "/dev/vda"])?;
+    mount_safe(c)?;
+    fs::create_dir(format!("{SAFE}/state"))?;
+    fs::write(format!("{SAFE}/round"), "0")?;
+    c.umount(SAFE)
+}
+
+/// The seed of a round, which fio takes its numbers from.
+fn seed(c: &Ctx, round: u64) -> u64 {
+    (c.seed << 16) + round
+}
+
+/// Verify what the round before the cut has acknowledged, and add it up.
+fn verify(c: &Ctx, place: &Place, round: u64) -> TestResult {
+    let program = Path::new("/run/verify");
+    fs::write(program, place.program(seed(c, round), true))?;
+    let r = c.run(&[
+        "fio",
+        "/run/verify",
+        &format!("--aux-path={SAFE}/state"),
+        "--output-format=json",
+    ])?;
+    let mut done = Vec::new();
+    let answer = r.out.replace("\" : ", "\":");
+    for (job, text) in JOBS.iter().zip(answer.split("\"jobname\"").skip(1)) {
+        check!(text.contains(job.name), "fio's answer: {r}");
+        check_eq!(json_u64(text, "error"), Some(0), "{} lost: {r}", job.name);
+        // The first one is that of reads.
+        let Some(bytes) = json_u64(text, "io_bytes") else {
+            crate::fail!("fio's answer: {r}")
+        };
+        done.push(bytes);
+    }
+    check_eq!(done.len(), JOBS.len(), "{r}");
+    check_eq!(r.status, 0, "round {round}: {r}");
+    let file = format!("{SAFE}/verified");
+    let mut sums: Vec<u64> = fs::read_to_string(&file)
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    sums.resize(JOBS.len(), 0);
+    for (sum, bytes) in sums.iter_mut().zip(&done) {
+        *sum += bytes;
+    }
+    let text: Vec<String> = sums.iter().map(u64::to_string).collect();
+    fs::write(&file, text.join(" "))?;
+    println!("round {round}: bytes verified {done:?}");
+    Ok(())
+}
+
+fn last_round(c: &Ctx) -> TestResult<u64> {
+    c.read_u64(format!("{SAFE}/round"))
+}
+
+fn round(c: &mut Ctx) -> TestResult {
+    mount_safe(c)?;
+    let place = Place::find(c)?;
+    place.mount(c)?;
+    let last = last_round(c)?;
+    if last > 0 {
+        verify(c, &place, last)?;
+        place.umount(c)?;
+        place.mount(c)?;
+    }
+    let now = last + 1;
+    place.wipe(c)?;
+    for state in fs::read_dir(format!("{SAFE}/state"))?.flatten() {
+        fs::remove_file(state.path())?;
+    }
+    fs::write(format!("{SAFE}/round"), now.to_string())?;
+
+    fs::write("/run/write", place.program(seed(c, now), false))?;
+    place.noise()?;
+    let mut writers = Command::new("fio")
+        .args(["/run/write", "--output=/run/fio"])
+        .arg(format!("--aux-path={SAFE}/state"))
+        .arg(format!("--trigger-file={TRIGGER}"))
+        .arg(format!("--trigger=touch {SAVED}"))
+        .spawn()?;
+    let mut rng = Rng(seed(c, now) | 1);
+    for _ in 0..8 {
+        rng.below(2);
+    }
+    c.wait_for("all jobs to begin", 60, || {
+        JOBS.iter()
+            .all(|j| Path::new(&format!("{BEGUN}{}", j.name)).exists())
+    })?;
+    // The random time.
+    std::thread::sleep(Duration::from_millis(1000 + rng.below(2500)));
+    check!(writers.try_wait()?.is_none(), "the writers have ended");
+    fs::write(TRIGGER, "")?;
+    while !Path::new(SAVED).exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    c.power_cut()
+}
+
+fn end(c: &mut Ctx) -> TestResult {
+    mount_safe(c)?;
+    let place = Place::find(c)?;
+    place.mount(c)?;
+    let rounds = last_round(c)?;
+    verify(c, &place, rounds)?;
+    place.umount(c)?;
+    println!(
+        "{rounds} power cuts, seed {}: every byte acknowledged as durable was there",
+        c.seed
+    );
+    let sums = c.read(format!("{SAFE}/verified"))?;
+    let sums: Vec<u64> = sums.split(' ').filter_map(|n| n.parse().ok()).collect();
+    check_eq!(sums.len(), JOBS.len());
+    for (job, sum) in JOBS.iter().zip(sums) {
+        println!("{}: {sum} bytes verified", job.name);
+        check!(sum > 0, "{}: nothing was ever acknowledged", job.name);
+    }
+    c.umount(SAFE)
+}
