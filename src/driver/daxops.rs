@@ -37,20 +37,16 @@ use kernel::{
 };
 
 impl Pmem {
-    /// How many of `nr_pages` pages from `sector` on may be accessed.
-    ///
-    /// # Errors
-    ///
-    /// `EHWPOISON` if it is none.
+    /// How many of `nr_pages` pages from `sector` on may be accessed; `None` if poison is in the way.
     #[cold]
-    fn good_pages(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Result<u64> {
+    fn good_pages(&self, sector: Sector, nr_pages: u64, mode: AccessMode) -> Option<u64> {
         let bad = self
             .badblocks()
             .first_bad(sector.0, pages_to_sectors(nr_pages))
             .map(Sector);
         match dax_extent(sector, nr_pages, bad, mode == AccessMode::RecoveryWrite) {
-            DaxExtent::Pages(pages) => Ok(pages),
-            DaxExtent::HwPoison => Err(ehwpoison()),
+            DaxExtent::Pages(pages) => Some(pages),
+            DaxExtent::HwPoison => None,
         }
     }
 }
@@ -64,6 +60,7 @@ impl Operations for Pmem {
         }
         self.good_pages(sector, nr_pages, mode)
             .map(|pages| (pfn, pages.min(linear)))
+            .ok_or_else(ehwpoison)
     }
 
     #[inline]

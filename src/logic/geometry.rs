@@ -79,14 +79,14 @@ pub fn folio_order(align: u64, first: u64, data: u64, end: u64, orders: &[u32]) 
 ///
 /// # Invariants
 ///
-/// `map_phys + map_len` fits in 64 bits, `data_offset + len <= map_len`, `map_len` fits in `usize`,
-/// `len` is a multiple of 512 and not 0.
+/// `data_phys - data_offset + map_len` fits in 64 bits and does not wrap on the way, `data_offset` and
+/// the bytes of `sectors`, which is not 0, are at most `map_len` together, which fits in `usize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    map_phys: u64,
-    map_len: u64,
+    data_phys: u64,
+    sectors: u64,
     data_offset: u64,
-    len: u64,
+    map_len: u64,
 }
 
 impl Geometry {
@@ -103,10 +103,11 @@ impl Geometry {
         let len = map_len.checked_sub(data_offset);
         match (end, len, usize::try_from(map_len)) {
             (Some(_), Some(len), Ok(_)) if len >> SECTOR_SHIFT != 0 => Ok(Self {
-                map_phys,
-                map_len,
+                // In front of `end`.
+                data_phys: map_phys + data_offset,
+                sectors: len >> SECTOR_SHIFT,
                 data_offset,
-                len: len >> SECTOR_SHIFT << SECTOR_SHIFT,
+                map_len,
             }),
             _ => Err(GeometryError::Invalid),
         }
@@ -114,7 +115,17 @@ impl Geometry {
 
     /// The capacity in sectors of 512 bytes.
     pub fn sectors(&self) -> u64 {
-        self.len >> SECTOR_SHIFT
+        self.sectors
+    }
+
+    /// The same in bytes.
+    fn len(&self) -> u64 {
+        self.sectors << SECTOR_SHIFT
+    }
+
+    /// Where the kernel mapping begins.
+    fn map_phys(&self) -> u64 {
+        self.data_phys - self.data_offset
     }
 
     /// Where in the kernel mapping sector 0 is, as an offset in bytes.
@@ -124,13 +135,12 @@ impl Geometry {
 
     /// The physical address of the first byte of data.
     pub fn data_phys(&self) -> u64 {
-        // By the type invariants this does not wrap.
-        self.map_phys.wrapping_add(self.data_offset)
+        self.data_phys
     }
 
     /// The physical range that badblocks of this device are taken from: first and last byte.
     pub fn data_range(&self) -> (u64, u64) {
-        (self.data_phys(), self.map_phys + (self.map_len - 1))
+        (self.data_phys, self.map_phys() + (self.map_len - 1))
     }
 
     /// Where in the kernel mapping the `bytes` bytes from `sector` on are, as an offset in bytes.
@@ -140,15 +150,13 @@ impl Geometry {
     /// [`GeometryError::OutOfRange`] if they are not all on the device.
     #[inline]
     pub fn sector_to_offset(&self, sector: Sector, bytes: u64) -> Result<usize, GeometryError> {
-        if sector.0 > self.sectors() {
-            return Err(GeometryError::OutOfRange);
-        }
-        let start = sector.0 << SECTOR_SHIFT;
-        if bytes > self.len - start {
-            return Err(GeometryError::OutOfRange);
+        let out = GeometryError::OutOfRange;
+        let left = self.sectors.checked_sub(sector.0).ok_or(out)?;
+        if bytes > left << SECTOR_SHIFT {
+            return Err(out);
         }
         // By the type invariants the sum is at most `map_len`, which fits.
-        Ok((self.data_offset + start) as usize)
+        Ok((self.data_offset + (sector.0 << SECTOR_SHIFT)) as usize)
     }
 
     /// The pfn that holds `sector`, and how many pages from there on are on the device and linear.
@@ -159,18 +167,16 @@ impl Geometry {
     /// [`GeometryError::Unaligned`] if `sector` is not at the start of a physical page.
     #[inline]
     pub fn sector_to_pfn(&self, sector: Sector) -> Result<(Pfn, u64), GeometryError> {
-        if sector.0 >= self.sectors() {
-            return Err(GeometryError::OutOfRange);
+        let out = GeometryError::OutOfRange;
+        let left = self.sectors.checked_sub(sector.0).ok_or(out)?;
+        let pages = left >> (PAGE_SHIFT - SECTOR_SHIFT);
+        if pages == 0 {
+            return Err(out);
         }
-        let start = sector.0 << SECTOR_SHIFT;
-        // By the type invariants none of this wraps.
-        let pages = self.len.wrapping_sub(start) >> PAGE_SHIFT;
-        let phys = self.data_phys().wrapping_add(start);
+        // By the type invariants this does not wrap: the sector is on the device.
+        let phys = self.data_phys.wrapping_add(sector.0 << SECTOR_SHIFT);
         if phys & (PAGE_SIZE - 1) != 0 {
             return Err(GeometryError::Unaligned);
-        }
-        if pages == 0 {
-            return Err(GeometryError::OutOfRange);
         }
         Ok((Pfn(phys >> PAGE_SHIFT), pages))
     }
@@ -187,9 +193,9 @@ impl Geometry {
             return Err(out);
         }
         let rel = (pfn.0 << PAGE_SHIFT)
-            .checked_sub(self.data_phys())
+            .checked_sub(self.data_phys)
             .ok_or(out)?;
-        if rel > self.len.checked_sub(PAGE_SIZE).ok_or(out)? {
+        if rel > self.len().checked_sub(PAGE_SIZE).ok_or(out)? {
             return Err(out);
         }
         // By the type invariants the sum is at most `map_len`.
@@ -205,6 +211,6 @@ impl Geometry {
         if offset as u64 >= self.map_len {
             return Err(GeometryError::OutOfRange);
         }
-        Ok(self.map_phys + offset as u64)
+        Ok(self.map_phys() + offset as u64)
     }
 }
