@@ -7,6 +7,7 @@ use crate::disk::{self, Marks};
 use crate::t_namespace::{active, fresh};
 use crate::{check, check_eq};
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -123,7 +124,27 @@ fn refusals(c: &mut Ctx) -> TestResult {
     c.sh(&format!(
         "echo still here > {MNT}/f; sync; grep -q here {MNT}/f"
     ))?;
-    c.umount(MNT)?;
+    // Detached, and alive as long as the file is open: no table of mounts has it.
+    let file = fs::File::open(format!("{MNT}/f"))?;
+    c.ok(&["umount", "-l", MNT])?;
+    refused("detached", "is claimed in the kernel")?;
+    drop(file);
+    c.wait_for("the end of the file system", 10, || {
+        fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(&dev)
+            .is_ok()
+    })?;
+
+    let open = fs::File::open(&dev)?;
+    refused("open", &format!("(pid {})", std::process::id()))?;
+    drop(open);
+
+    c.modprobe("loop")?;
+    let back = c.ok(&["losetup", "--show", "-f", &dev])?;
+    refused("under a loop device", "is part of loop")?;
+    c.ok(&["losetup", "-d", back.trim()])?;
 
     c.sh(&format!(
         "wipefs -aq {dev}; busybox mkswap {dev} >/dev/null; busybox swapon {dev}"

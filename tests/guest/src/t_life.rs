@@ -235,7 +235,7 @@ fn holdings(c: &Ctx) -> TestResult<Holdings> {
         let r = unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };
         check!(r == 0, "membarrier: {}", io::Error::last_os_error());
     }
-    c.write("/proc/sys/vm/compact_memory", "1")?;
+    tools::drain_lists(c)?;
 
     let mut slabs = BTreeMap::new();
     for l in c.read("/proc/slabinfo")?.lines().skip(2) {

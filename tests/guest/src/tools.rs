@@ -767,3 +767,33 @@ pub fn inject_mce(c: &Ctx, phys: u64) -> TestResult {
     c.write(format!("{dir}/flags"), "sw\n")?;
     c.write(format!("{dir}/bank"), "4")
 }
+
+/// Has this thread run on one CPU.
+pub fn pin_to(cpu: usize) {
+    // SAFETY: a set of ours.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, std::mem::size_of_val(&set), &set);
+    }
+}
+
+/// Has the CPUs give back the free pages that each keeps for itself, some megabytes, and add up what
+/// they have counted: compaction does the former, of the CPU that it runs on.
+pub fn drain_lists(c: &Ctx) -> TestResult {
+    let cpus = std::thread::available_parallelism()?.get();
+    for cpu in 0..cpus {
+        pin_to(cpu);
+        c.write("/proc/sys/vm/compact_memory", "1")?;
+    }
+    // SAFETY: a set of ours.
+    unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in 0..cpus {
+            libc::CPU_SET(cpu, &mut all);
+        }
+        libc::sched_setaffinity(0, std::mem::size_of_val(&all), &all);
+    }
+    c.read("/proc/sys/vm/stat_refresh")?;
+    Ok(())
+}
