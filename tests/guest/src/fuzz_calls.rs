@@ -1370,9 +1370,7 @@ pub const ADMIN: &[AdminKind] = &[
         put(&file, b"1").min(put(&file, b"0"))
     }),
     admin("region", 1, |m, n| {
-        let region = m.regions[n as usize % m.regions.len()].as_bytes();
-        let dir = "/sys/bus/nd/drivers/nd_region";
-        put(&format!("{dir}/unbind"), region).min(put(&format!("{dir}/bind"), region))
+        set_up_region(&m.regions[n as usize % m.regions.len()])
     }),
     admin("reload", 2, |m, _| reload(m)),
     admin("sync", 1, |_, _| call(libc::SYS_sync, [0; 6])),
@@ -1380,6 +1378,29 @@ pub const ADMIN: &[AdminKind] = &[
         put("/proc/sys/vm/drop_caches", b"3")
     }),
 ];
+
+/// Disable and enable a region, one administrator at a time and with its devices settled in
+/// between. nd_region_remove() (drivers/nvdimm/region.c) does not see devices that
+/// nd_device_register() (drivers/nvdimm/bus.c) has yet to add: they would stay, beside those of the
+/// next time with the same labels, whatever the driver.
+fn set_up_region(region: &str) -> i64 {
+    use std::os::fd::AsRawFd;
+    let dir = match std::fs::File::open(format!("/sys/bus/nd/devices/{region}")) {
+        Ok(f) => f,
+        Err(e) => return errno(e),
+    };
+    let lock = [dir.as_raw_fd() as u64, libc::LOCK_EX as u64, 0, 0, 0, 0];
+    let r = call(SYS_flock, lock);
+    if r < 0 {
+        return r;
+    }
+    crate::ctx::settle();
+    let dir = "/sys/bus/nd/drivers/nd_region";
+    let r = put(&format!("{dir}/unbind"), region.as_bytes());
+    let r = r.min(put(&format!("{dir}/bind"), region.as_bytes()));
+    crate::ctx::settle();
+    r
+}
 
 fn place(n: u64) -> usize {
     n as usize % SPACES.len()

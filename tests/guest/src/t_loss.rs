@@ -12,10 +12,12 @@ use crate::t_namespace::active;
 use crate::tools;
 use crate::{check, check_eq};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
@@ -37,8 +39,12 @@ pub const TESTS: &[Test] = &[
 const SAFE: &str = "/mnt/safe";
 const TRIGGER: &str = "/run/trigger";
 const SAVED: &str = "/run/saved";
-/// Followed by the name of a job that begins.
-const BEGUN: &str = "/run/begun-";
+/// Followed by the name of a job that is ready.
+const READY: &str = "/run/ready-";
+/// A pipe with a line for each job that may begin.
+const GATE: &str = "/run/gate";
+/// After this many rounds the file systems are checked, too.
+const FSCK: u64 = 10;
 /// MiB that each job may write, and where on a disk the noise begins.
 const SIZE: u64 = 8;
 const NOISE: u64 = 32;
@@ -167,11 +173,12 @@ impl Place {
         format!("/dev/{}", self.disk[name])
     }
 
-    fn path(&self, job: &Job) -> String {
+    /// The files of a round are others than those of the round before: fio fills some when it starts.
+    fn path(&self, job: &Job, round: u64) -> String {
         match job.on {
             On::Disk(name) => self.dev(name),
             On::Node(name) => format!("/dev/r{}", self.disk[name]),
-            On::File(fs) => format!("/mnt/{fs}/{}", job.name),
+            On::File(fs) => format!("/mnt/{fs}/{}-{}", job.name, round % 2),
         }
     }
 
@@ -191,7 +198,7 @@ impl Place {
     }
 
     /// The program of a round for fio, to write or to verify.
-    fn program(&self, seed: u64, verify: bool) -> String {
+    fn program(&self, seed: u64, round: u64, verify: bool) -> String {
         let mut text = format!(
             "[global]\nthread=1\nbs=4k\nsize={SIZE}m\nrandseed={seed}\nverify=crc32c\n{}\n",
             match verify {
@@ -205,9 +212,13 @@ impl Place {
                 true => "ioengine=psync",
                 false => job.how,
             };
-            text += &format!("[{}]\nfilename={}\n{how}\n", job.name, self.path(job));
+            text += &format!(
+                "[{}]\nfilename={}\n{how}\n",
+                job.name,
+                self.path(job, round)
+            );
             if !verify {
-                text += &format!("exec_prerun=touch {BEGUN}{}\n", job.name);
+                text += &format!("exec_prerun=: > {READY}{} && read go < {GATE}\n", job.name);
             }
         }
         text
@@ -239,7 +250,7 @@ impl Place {
     }
 
     /// Zeroes where the jobs will write: what an earlier round left there does not count for it.
-    fn wipe(&self, c: &Ctx) -> TestResult {
+    fn wipe(&self, c: &Ctx, round: u64) -> TestResult {
         let len = format!("{}", SIZE << 20);
         for job in JOBS {
             match job.on {
@@ -247,7 +258,7 @@ impl Place {
                     c.ok(&["blkdiscard", "-z", "-l", &len, &self.dev(name)])?;
                 }
                 On::File(_) => {
-                    let path = self.path(job);
+                    let path = self.path(job, round);
                     let _ = fs::remove_file(&path);
                     fs::File::create(&path)?.set_len(SIZE << 20)?;
                 }
@@ -294,7 +305,7 @@ fn seed(c: &Ctx, round: u64) -> u64 {
 /// Verify what the round before the cut has acknowledged, and add it up.
 fn verify(c: &Ctx, place: &Place, round: u64) -> TestResult {
     let program = Path::new("/run/verify");
-    fs::write(program, place.program(seed(c, round), true))?;
+    fs::write(program, place.program(seed(c, round), round, true))?;
     let r = c.run(&[
         "fio",
         "/run/verify",
@@ -334,41 +345,59 @@ fn last_round(c: &Ctx) -> TestResult<u64> {
     c.read_u64(format!("{SAFE}/round"))
 }
 
+/// The writers of a round: ready, and waiting for the gate to open.
+fn writers(c: &Ctx, place: &Place, round: u64) -> TestResult<Child> {
+    fs::write("/run/write", place.program(seed(c, round), round, false))?;
+    let gate = CString::new(GATE).unwrap_or_default();
+    // SAFETY: a NUL-terminated string that lives through the call.
+    let r = unsafe { libc::mkfifo(gate.as_ptr(), 0o600) };
+    check_eq!(r, 0, "{GATE}: {}", std::io::Error::last_os_error());
+    let writers = Command::new("fio")
+        .args(["/run/write", "--output=/run/fio"])
+        .arg(format!("--aux-path={SAFE}/state"))
+        .arg(format!("--trigger-file={TRIGGER}"))
+        .arg(format!("--trigger=: > {SAVED}"))
+        .spawn()?;
+    Ok(writers)
+}
+
 fn round(c: &mut Ctx) -> TestResult {
+    // Large modules: one CPU loads the one, the other the other.
+    let xfs = Command::new("modprobe").arg("xfs").spawn();
     mount_safe(c)?;
     let place = Place::find(c)?;
+    check!(xfs?.wait()?.success(), "modprobe xfs");
     place.mount(c)?;
     let last = last_round(c)?;
+    let now = last + 1;
+    // fio takes its time to start: what was written is verified meanwhile.
+    let mut writers = writers(c, &place, now)?;
     if last > 0 {
         verify(c, &place, last)?;
+    }
+    c.wait_for("the jobs to be ready", 60, || {
+        JOBS.iter()
+            .all(|j| Path::new(&format!("{READY}{}", j.name)).exists())
+    })?;
+    if last > 0 && last % FSCK == 0 {
         place.umount(c)?;
         place.mount(c)?;
     }
-    let now = last + 1;
-    place.wipe(c)?;
+    place.wipe(c, now)?;
     for state in fs::read_dir(format!("{SAFE}/state"))?.flatten() {
         fs::remove_file(state.path())?;
     }
     fs::write(format!("{SAFE}/round"), now.to_string())?;
 
-    fs::write("/run/write", place.program(seed(c, now), false))?;
     place.noise()?;
-    let mut writers = Command::new("fio")
-        .args(["/run/write", "--output=/run/fio"])
-        .arg(format!("--aux-path={SAFE}/state"))
-        .arg(format!("--trigger-file={TRIGGER}"))
-        .arg(format!("--trigger=touch {SAVED}"))
-        .spawn()?;
     let mut rng = Rng(seed(c, now) | 1);
     for _ in 0..8 {
         rng.below(2);
     }
-    c.wait_for("all jobs to begin", 60, || {
-        JOBS.iter()
-            .all(|j| Path::new(&format!("{BEGUN}{}", j.name)).exists())
-    })?;
+    let mut gate = fs::OpenOptions::new().write(true).open(GATE)?;
+    gate.write_all(&[b'\n'; JOBS.len()])?;
     // The random time.
-    std::thread::sleep(Duration::from_millis(1000 + rng.below(2500)));
+    std::thread::sleep(Duration::from_millis(500 + rng.below(2000)));
     check!(writers.try_wait()?.is_none(), "the writers have ended");
     fs::write(TRIGGER, "")?;
     while !Path::new(SAVED).exists() {
