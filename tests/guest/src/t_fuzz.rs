@@ -234,6 +234,9 @@ impl Bench {
             let dev = format!("/dev/{disk}");
             m.mount.push(format!("{MNT}/{}", s.name));
             match s.fs {
+                // dax_insert_entry() (fs/dax.c) puts the folio of a shared extent that is faulted in
+                // again, and warns if somebody has pinned it, whatever the driver.
+                Some("xfs") => tools::mkfs_xfs(c, "-m reflink=0", &dev)?,
                 Some(fs) => tools::mkfs_dax(c, fs, &dev)?,
                 None => disk::fill(
                     &disk::direct(&dev)?,

@@ -58,10 +58,10 @@ fn faults(c: &mut Ctx) -> TestResult {
         fault(&h, &plain, "read", at, page, "9 FALLBACK"),
         fault(&h, &plain, "read", at, page, "0 NOPAGE"),
     ];
-    check_eq!(trace.said(c)?, want, "a load");
+    check_eq!(without_pud(trace.said(c)?), want, "a load");
     plain.write8(at, 1);
     want.push(fault(&h, &plain, "write", at, page, "0 NOPAGE"));
-    check_eq!(trace.said(c)?, want, "a store");
+    check_eq!(without_pud(trace.said(c)?), want, "a store");
     let sync = Map::new(&f, HUGE as u64, 2 * HUGE, RW, SYNC)?;
     sync.write8(HUGE + at, 1);
     sync.read8(HUGE + 2 * at);
@@ -74,7 +74,7 @@ fn faults(c: &mut Ctx) -> TestResult {
         "9 NOPAGE",
     );
     want.push(there);
-    check_eq!(trace.said(c)?, want, "2 MiB");
+    check_eq!(without_pud(trace.said(c)?), want, "2 MiB");
 
     h.space.unbind(c)?;
     sigbus(&plain, at)?;
@@ -168,6 +168,13 @@ fn lease(c: &mut Ctx) -> TestResult {
 
 const COUNTERS: &str = "/sys/kernel/debug/rpmem";
 
+/// Without a fault of 1 GiB, which is tried where no table of that size is yet: that is for the
+/// addresses to decide.
+fn without_pud(said: Vec<String>) -> Vec<String> {
+    let pud = |s: &String| s.ends_with(" 18 FALLBACK");
+    said.into_iter().filter(|s| !pud(s)).collect()
+}
+
 fn counts(c: &Ctx) -> TestResult<BTreeMap<String, u64>> {
     let text = c.read(format!("{COUNTERS}/counters"))?;
     let pair = |line: &str| {
@@ -218,15 +225,25 @@ fn counters(c: &mut Ctx) -> TestResult {
     check_eq!(added(c, &mut before)?, named(&[("fault_pte", 3)]), "stores");
     plain.msync()?;
     check_eq!(added(c, &mut before)?, named(&[("write_back_pages", 3)]));
+    let fresh = Map::new(&f, HUGE as u64, HUGE, RW, MAP_SHARED)?;
+    fresh.read8(0);
+    let more = added(c, &mut before)?;
+    let want = [1, 2].map(|n| named(&[("fault_fallback", n), ("fault_pte", 1)]));
+    check!(want.contains(&more), "a load of 2 MiB: {more:?}");
     // They are a second one who looks at the events.
     drop(Trace::on(c, "rpmem/rpmem_fault")?);
     let sync = Map::new(&f, 0, 4 * HUGE, RW, SYNC)?;
     sync.write8(PAGE, 1);
-    check_eq!(added(c, &mut before)?, named(&[("fault_pmd", 1)]));
+    // See `without_pud`.
+    let one_pud = |mut more: Vec<(String, u64)>| {
+        more.retain(|m| *m != ("fault_fallback".into(), 1));
+        more
+    };
+    check_eq!(one_pud(added(c, &mut before)?), named(&[("fault_pmd", 1)]));
     let done = tools::rpmem_prefault(&f, &sync, HUGE, 2 * HUGE as u64, 1);
     check_eq!(done, (2 * HUGE as u64, 0));
     let want = named(&[("fault_pmd", 2), ("prefault_pages", 1024)]);
-    check_eq!(added(c, &mut before)?, want, "prefault");
+    check_eq!(one_pud(added(c, &mut before)?), want, "prefault");
 
     // Files and mappings that outlive the namespace.
     h.space.unbind(c)?;
@@ -236,7 +253,7 @@ fn counters(c: &mut Ctx) -> TestResult {
     c.write(&enable, "0")?;
     sigbus(&plain, PAGE)?;
     check_eq!(added(c, &mut before)?, [], "off again");
-    drop((plain, sync, f));
+    drop((plain, fresh, sync, f));
 
     // The module goes with its counters on, and comes back without.
     c.write(&enable, "1")?;

@@ -100,9 +100,17 @@ pub fn mkfs_dax(c: &Ctx, fs: &str, dev: &str) -> TestResult {
         "ext4" => c.sh(&format!(
             "mkfs.ext4 -q -F -b 4096 -E stride=512,stripe_width=512 {dev}"
         ))?,
-        "xfs" => c.sh(&format!("mkfs.xfs -q -f -d su=2m,sw=1,agcount=2 {dev}"))?,
+        "xfs" => return mkfs_xfs(c, "", dev),
         other => fail!("unknown file system {other}"),
     };
+    Ok(())
+}
+
+/// The same for xfs, with more options.
+pub fn mkfs_xfs(c: &Ctx, options: &str, dev: &str) -> TestResult {
+    c.sh(&format!(
+        "mkfs.xfs -q -f -d su=2m,sw=1,agcount=2 {options} {dev}"
+    ))?;
     Ok(())
 }
 
