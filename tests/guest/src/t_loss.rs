@@ -3,8 +3,9 @@
 //! mappings. A write counts from when it was acknowledged as durable; after the next boot fio finds
 //! each of those.
 //!
-//! fio saves which writes have ended ("verify state") on a disk that no power cut harms, then the
-//! power fails. Other programs write on until the end.
+//! fio saves how many writes each job has begun ("verify state") on a disk that no power cut harms,
+//! then the power fails. Each but the last one has been acknowledged, with its flush. Other programs
+//! write on until the end.
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk::{json_u64, Buf, Rng};
@@ -45,9 +46,10 @@ const READY: &str = "/run/ready-";
 /// A pipe with a line for each job that may begin.
 const GATE: &str = "/run/gate";
 /// After this many rounds the file systems are checked, too.
-const FSCK: u64 = 10;
+const FSCK: u64 = 20;
 /// MiB that each job may write, and where on a disk the noise begins.
 const SIZE: u64 = 8;
+const BLOCK_SIZE: u64 = 4096;
 const NOISE: u64 = 32;
 
 /// What a job of fio writes to.
@@ -198,16 +200,18 @@ impl Place {
         Ok(())
     }
 
-    /// The program of a round for fio, to write or to verify.
-    fn program(&self, seed: u64, round: u64, verify: bool) -> String {
+    /// The program of a round for fio: to write, or to verify that many writes of each job, which
+    /// are in the same order.
+    fn program(&self, seed: u64, round: u64, written: Option<&[u64]>) -> String {
+        let verify = written.is_some();
         let mut text = format!(
-            "[global]\nthread=1\nbs=4k\nsize={SIZE}m\nrandseed={seed}\nverify=crc32c\n{}\n",
+            "[global]\nthread=1\nbs=4k\nsize={SIZE}m\nrandseed={seed}\n{}\n",
             match verify {
-                true => "rw=randread\nverify_state_load=1\nverify_fatal=1",
+                true => "rw=randread\nverify_fatal=1",
                 false => "rw=randwrite\ndo_verify=0",
             }
         );
-        for job in JOBS {
+        for (n, job) in JOBS.iter().enumerate() {
             // That engine would write before it reads.
             let how = match verify && job.how == PMEM {
                 true => "ioengine=psync",
@@ -218,9 +222,15 @@ impl Place {
                 job.name,
                 self.path(job, round)
             );
-            if !verify {
-                text += &format!("exec_prerun=: > {READY}{} && read go < {GATE}\n", job.name);
-            }
+            text += &match written.map(|w| w[n]) {
+                // The number of a job is part of its seed: it stays, but has nothing to verify.
+                Some(0) => "number_ios=1\n".to_string(),
+                Some(writes) => format!("verify=crc32c\nnumber_ios={writes}\n"),
+                None => format!(
+                    "verify=crc32c\nexec_prerun=: > {READY}{} && read go < {GATE}\n",
+                    job.name
+                ),
+            };
         }
         text
     }
@@ -303,26 +313,39 @@ fn seed(c: &Ctx, round: u64) -> u64 {
     (c.seed << 16) + round
 }
 
+/// How many writes of each job had been acknowledged before the cut: struct verify_state_hdr and
+/// struct thread_io_list of fio 3.39 (verify-state.h) say how many had begun, one at a time. (The
+/// option verify_state_load goes by the last one, which may have to wait for its flush.)
+fn acknowledged() -> TestResult<Vec<u64>> {
+    let of = |(n, job): (usize, &Job)| {
+        let state = fs::read(format!("{SAFE}/state/local-{}-{n}-verify.state", job.name))?;
+        // After it come those that were the last to end, if any has.
+        check!(state.len() >= 184, "a state of {} bytes", state.len());
+        let word = |at: usize| state[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+        check_eq!(word(0), 4, "a state of another fio");
+        Ok(word(48).saturating_sub(1))
+    };
+    JOBS.iter().enumerate().map(of).collect()
+}
+
 /// Verify what the round before the cut has acknowledged, and add it up.
 fn verify(c: &Ctx, place: &Place, round: u64) -> TestResult {
-    let program = Path::new("/run/verify");
-    fs::write(program, place.program(seed(c, round), round, true))?;
-    let r = c.run(&[
-        "fio",
-        "/run/verify",
-        &format!("--aux-path={SAFE}/state"),
-        "--output-format=json",
-    ])?;
+    let writes = acknowledged()?;
+    let program = place.program(seed(c, round), round, Some(&writes));
+    fs::write("/run/verify", program)?;
+    let r = c.run(&["fio", "/run/verify", "--output-format=json"])?;
     let mut done = Vec::new();
     let answer = r.out.replace("\" : ", "\":");
-    for (job, text) in JOBS.iter().zip(answer.split("\"jobname\"").skip(1)) {
+    let jobs = answer.split("\"jobname\"").skip(1);
+    for ((job, text), writes) in JOBS.iter().zip(jobs).zip(&writes) {
         check!(text.contains(job.name), "fio's answer: {r}");
         check_eq!(json_u64(text, "error"), Some(0), "{} lost: {r}", job.name);
         // The first one is that of reads.
         let Some(bytes) = json_u64(text, "io_bytes") else {
             crate::fail!("fio's answer: {r}")
         };
-        done.push(bytes);
+        check_eq!(bytes, (*writes).max(1) * BLOCK_SIZE, "{}: {r}", job.name);
+        done.push(writes * BLOCK_SIZE);
     }
     check_eq!(done.len(), JOBS.len(), "{r}");
     check_eq!(r.status, 0, "round {round}: {r}");
@@ -348,7 +371,7 @@ fn last_round(c: &Ctx) -> TestResult<u64> {
 
 /// Starts the writers of a round. They wait at the gate, a pipe, when they are ready.
 fn writers(c: &Ctx, place: &Place, round: u64) -> TestResult<Child> {
-    fs::write("/run/write", place.program(seed(c, round), round, false))?;
+    fs::write("/run/write", place.program(seed(c, round), round, None))?;
     for file in [GATE, TRIGGER].into_iter().map(String::from).chain(ready()) {
         let _ = fs::remove_file(file);
     }
@@ -389,7 +412,7 @@ fn write(
     let mut gate = fs::OpenOptions::new().write(true).open(GATE)?;
     gate.write_all(&[b'\n'; JOBS.len()])?;
     // The random time.
-    std::thread::sleep(Duration::from_millis(500 + rng.below(2000)));
+    std::thread::sleep(Duration::from_millis(200 + rng.below(1200)));
     check!(writers.try_wait()?.is_none(), "the writers have ended");
     fs::write(TRIGGER, "")?;
     let mut ended = None;
