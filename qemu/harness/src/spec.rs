@@ -487,6 +487,12 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         true => flavours("stress", &["stock"])?,
         false => flavours("stress", &all)?,
     };
+    for (key, list) in [("short", &short), ("stress", &stress)] {
+        let cannot = list.iter().find(|f| !all.contains(&f.as_str()));
+        if let (Some(f), true) = (cannot, o.map.contains_key(key)) {
+            return Err(format!("{what}: \"{key}\": it cannot run on {f}"));
+        }
+    }
     let driver = o.str("driver", "rpmem")?;
     let params = o.strings("params")?;
     let mut boots = Vec::new();
@@ -667,6 +673,11 @@ mod tests {
         .is_err());
         assert!(scenario("s", r#"{"fixture":"f","boots":[{"tests":[]}]}"#).is_err());
         assert!(scenario("s", r#"{"fixture":"f","boots":[]}"#).is_err());
+        assert!(scenario(
+            "s",
+            r#"{"fixture":"f","kernels":["stock"],"stress":["stock","debug"],"boots":[{"tests":["a"]}]}"#
+        )
+        .is_err());
         assert!(scenario(
             "s",
             r#"{"fixture":"f","driver":"pmem","boots":[{"tests":["a"]}]}"#

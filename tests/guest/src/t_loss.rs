@@ -393,6 +393,12 @@ fn ready() -> impl Iterator<Item = String> {
     JOBS.iter().map(|j| format!("{READY}{}", j.name))
 }
 
+fn wait_ready(c: &Ctx) -> TestResult {
+    c.wait_for("the jobs to be ready", 60, || {
+        ready().all(|file| Path::new(&file).exists())
+    })
+}
+
 /// Opens the gate, and pulls the trigger after a random time. Whether what was acknowledged by then
 /// has been saved.
 fn write(
@@ -402,9 +408,7 @@ fn write(
     rng: &mut Rng,
     round: u64,
 ) -> TestResult<bool> {
-    c.wait_for("the jobs to be ready", 60, || {
-        ready().all(|file| Path::new(&file).exists())
-    })?;
+    wait_ready(c)?;
     place.wipe(c, round)?;
     for state in fs::read_dir(format!("{SAFE}/state"))?.flatten() {
         fs::remove_file(state.path())?;
@@ -450,9 +454,7 @@ fn round(c: &mut Ctx) -> TestResult {
         verify(c, &place, last)?;
     }
     if last > 0 && last % FSCK == 0 {
-        c.wait_for("the jobs to be ready", 60, || {
-            ready().all(|file| Path::new(&file).exists())
-        })?;
+        wait_ready(c)?;
         place.umount(c)?;
         place.mount(c)?;
     }
