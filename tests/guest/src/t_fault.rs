@@ -322,8 +322,11 @@ const TOLERANT: &[&str] = &[
     "nd_dax_probe",
     // kmalloc() first, then vmalloc().
     "rust_helper_kvrealloc_node_align",
-    // A reserve.
+    // Reserves.
     "preload_this_cpu_lock",
+    "__pcs_replace_empty_main",
+    // A cache for bios of a size that there was none of is not in /sys/kernel/slab then.
+    "sysfs_slab_add",
     "__lookup_slow",
 ];
 
