@@ -503,7 +503,7 @@ mod lease {
         assert!(lease.finish());
         assert!(!lease.gate().serves(write) && lease.gate().serves(read));
         assert_eq!(lease.map(kind(true, true)), Err(Denied::ReadOnly));
-        assert!(lease.writable_again());
+        assert!(lease.writable_again(true));
         assert!(!lease.gate().serves(write) && lease.map(kind(true, true)).is_ok());
         // It is no holder any more, either.
         assert_eq!(lease.holders(), 2);

@@ -285,6 +285,17 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     fn open(&self, _exclusive: bool) -> Result {
         Ok(())
     }
+
+    /// An administrator wants the whole disk to be read-only, or not any more (`BLKROSET`): it is
+    /// when this has returned. The disk is open, but its data may have gone. Context: may sleep, no
+    /// locks held.
+    ///
+    /// # Errors
+    ///
+    /// Any; it stays as it is then.
+    fn set_read_only(_disk: DiskNumber, _read_only: bool) -> Result {
+        Ok(())
+    }
 }
 
 /// Properties of a new disk: those of `struct queue_limits` that drivers of memory-like devices
@@ -336,8 +347,27 @@ impl<T: Operations> NewDisk<T> {
         owner: T::OWNER.as_ptr(),
         submit_bio: Some(Self::submit_bio_callback),
         open: Some(Self::open_callback),
+        set_read_only: Some(Self::set_read_only_callback),
         ..pin_init::zeroed()
     };
+
+    /// # Safety
+    ///
+    /// For `blkdev_roset()` only.
+    unsafe extern "C" fn set_read_only_callback(
+        bdev: *mut bindings::block_device,
+        read_only: bool,
+    ) -> c_int {
+        // SAFETY: `blkdev_roset()` passes an open block device, which keeps the `struct gendisk`.
+        let (number, whole) = unsafe { ((*bdev).bd_dev, (*(*bdev).bd_disk).part0) };
+        if !core::ptr::eq(bdev, whole) {
+            return 0;
+        }
+        from_result(|| {
+            T::set_read_only(DiskNumber(number), read_only)?;
+            Ok(0)
+        })
+    }
 
     /// # Safety
     ///
@@ -503,10 +533,10 @@ impl<T: Operations> GenDisk<T> {
         unsafe { bindings::nvdimm_check_and_set_ro(self.disk.as_ptr()) };
     }
 
-    /// Whether it is read-only.
-    pub(crate) fn is_read_only(&self) -> bool {
+    /// Whether it is read-only as the region is, which [`GenDisk::check_and_set_ro`] decides.
+    pub(crate) fn is_region_read_only(&self) -> bool {
         // SAFETY: By the type invariants the disk is live.
-        unsafe { bindings::rpmem_helper_get_disk_ro(self.disk.as_ptr()) }
+        unsafe { bindings::rpmem_helper_disk_is_set_ro(self.disk.as_ptr()) }
     }
 }
 
@@ -523,8 +553,8 @@ impl<T: Operations> Drop for GenDisk<T> {
     }
 }
 
-/// The number of a disk (`dev_t`).
-#[derive(Clone, Copy)]
+/// The number of a disk (`dev_t`): no other one has it for as long as this one is registered or open.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DiskNumber(bindings::dev_t);
 
 /// An open disk.

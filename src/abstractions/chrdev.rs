@@ -47,7 +47,8 @@ use kernel::{
         c_int,
         c_long,
         c_uint,
-        c_ulong, //
+        c_ulong,
+        c_void, //
     },
     fs::File,
     prelude::*,
@@ -588,6 +589,75 @@ impl<T: Operations> Drop for Registration<T> {
             bindings::cdev_device_del((*inner).cdev.get(), (*inner).dev.get());
             bindings::put_device((*inner).dev.get());
         }
+    }
+}
+
+/// A device that was registered when it was found, and is kept since.
+///
+/// # Invariants
+///
+/// The pointer is to a device that was added, and holds a reference.
+pub(crate) struct Handle<T: Operations>(NonNull<Inner<T>>);
+
+impl<T: Operations> Handle<T> {
+    /// Finds the registered device whose data `wanted` says yes to. Context: may sleep; needs a
+    /// [`Class`].
+    pub(crate) fn find<F: FnMut(&T) -> bool>(mut wanted: F) -> Option<Self> {
+        // SAFETY: The class is registered; the callback gets the closure that it is for, which
+        // outlives the call.
+        let dev = unsafe {
+            bindings::class_find_device(
+                CLASS.0.get(),
+                core::ptr::null(),
+                (&raw mut wanted).cast_const().cast(),
+                Some(Self::find_callback::<F>),
+            )
+        };
+        let dev = NonNull::new(dev)?;
+        // SAFETY: The callback has said yes to this device, so that it is in an `Inner<T>`.
+        // INVARIANT: The reference that was taken for the caller is ours.
+        NonNull::new(unsafe { Inner::<T>::of_device(dev.as_ptr()) }).map(Self)
+    }
+
+    /// # Safety
+    ///
+    /// For `class_find_device()` only, as [`Handle::find`] calls it: `wanted` is its closure.
+    unsafe extern "C" fn find_callback<F: FnMut(&T) -> bool>(
+        dev: *mut bindings::device,
+        wanted: *const c_void,
+    ) -> c_int {
+        // SAFETY: `class_find_device()` passes a valid device. Which data a device of this class has
+        // is told by its attributes, which are made for that data (`Operations::GROUPS`).
+        if unsafe { (*dev).groups } != T::GROUPS.as_ptr() {
+            return 0;
+        }
+        // SAFETY: As above; the iteration holds the device. Guaranteed by the caller.
+        let (data, wanted) = unsafe {
+            (
+                &(*Inner::<T>::of_device(dev)).data,
+                &mut *wanted.cast_mut().cast::<F>(),
+            )
+        };
+        wanted(data).into()
+    }
+
+    /// The data of the device.
+    pub(crate) fn data(&self) -> &T {
+        // SAFETY: By the type invariants the device is valid.
+        unsafe { &(*self.0.as_ptr()).data }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &Device {
+        // SAFETY: As above.
+        unsafe { self.0.as_ref() }.device()
+    }
+}
+
+impl<T: Operations> Drop for Handle<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::put_device((*self.0.as_ptr()).dev.get()) };
     }
 }
 

@@ -56,6 +56,12 @@ struct gendisk *rpmem_helper_dev_to_disk(struct device *dev)
 	return dev_to_disk(dev);
 }
 
+/* By set_disk_ro(); BLKROSET has a flag of its own. */
+bool rpmem_helper_disk_is_set_ro(struct gendisk *disk)
+{
+	return test_bit(GD_READ_ONLY, &disk->state);
+}
+
 void rpmem_helper_flush_dcache_page(struct page *page)
 {
 	flush_dcache_page(page);
@@ -96,11 +102,6 @@ unsigned long rpmem_helper_folio_share(const struct folio *folio)
 void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len)
 {
 	memcpy_flushcache(dst, src, len);
-}
-
-bool rpmem_helper_get_disk_ro(struct gendisk *disk)
-{
-	return get_disk_ro(disk);
 }
 
 int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,

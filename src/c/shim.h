@@ -25,6 +25,7 @@ void *rpmem_helper_bvec_virt(struct bio_vec *bvec);
 unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len);
 void rpmem_helper_cond_resched(void);
 struct gendisk *rpmem_helper_dev_to_disk(struct device *dev);
+bool rpmem_helper_disk_is_set_ro(struct gendisk *disk);
 void rpmem_helper_flush_dcache_page(struct page *page);
 void rpmem_helper_folio_clear_mapping(struct folio *folio);
 bool rpmem_helper_folio_maybe_dma_pinned(struct folio *folio);
@@ -33,7 +34,6 @@ unsigned long rpmem_helper_folio_nr_pages(const struct folio *folio);
 int rpmem_helper_folio_ref_count(const struct folio *folio);
 unsigned long rpmem_helper_folio_share(const struct folio *folio);
 void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len);
-bool rpmem_helper_get_disk_ro(struct gendisk *disk);
 int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
 				   resource_size_t offset, void *buf, size_t size);
 struct folio *rpmem_helper_page_folio(struct page *page);

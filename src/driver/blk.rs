@@ -4,12 +4,16 @@
 //!
 //! C counterpart: `pmem_submit_bio()` in `drivers/nvdimm/pmem.c`.
 
-use super::pmem::Pmem;
+use super::{
+    map,
+    pmem::Pmem, //
+};
 use crate::{
     abstractions::{
         badblocks::Badblocks,
         block::{
             Bio,
+            DiskNumber,
             Operations, //
         },
         dax, //
@@ -62,6 +66,10 @@ impl Operations for Disk {
             return Err(EBUSY);
         }
         Ok(())
+    }
+
+    fn set_read_only(disk: DiskNumber, read_only: bool) -> Result {
+        map::set_disk_read_only(disk, read_only)
     }
 }
 

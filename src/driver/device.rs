@@ -139,7 +139,7 @@ impl nd::Driver for Driver {
             (Attached::Memory(bound), Event::RevalidateRegion) => {
                 bound.disk.check_and_set_ro();
                 if let Some(node) = &bound.node {
-                    node.set_read_only(bound.disk.is_read_only());
+                    node.set_read_only(&bound.disk);
                 }
             }
             (Attached::Sectors(sectors), Event::RevalidatePoison) => {

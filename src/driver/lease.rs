@@ -7,8 +7,8 @@
 //! # Lock order
 //!
 //! `inner` is taken inside of the mmap lock (mappings come and go), and nothing that can want that
-//! lock is done under it. The one who breaks the lease waits on `changed` with `inner` alone, and
-//! with the device lock of the namespace.
+//! lock is done under it. The one who breaks the lease waits on `changed` with `inner` alone, and,
+//! unless it is BLKROSET, with the device lock of the namespace.
 
 use crate::{
     abstractions::{
@@ -89,6 +89,8 @@ struct Inner {
     users: KVec<KernelUser>,
     /// The one who is being told, and the number of the task that does so.
     telling: Option<(User, i32)>,
+    /// Who says that the memory is read-only, by [`By`].
+    read_only: [bool; 2],
 }
 
 /// Another module that holds a range.
@@ -96,6 +98,31 @@ struct KernelUser {
     user: User,
     writable: bool,
     told: bool,
+}
+
+/// Who makes memory read-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The region, for all of its namespaces.
+    Region,
+    /// An administrator, for the disk (BLKROSET).
+    Disk,
+}
+
+/// Why the lease is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Unbind,
+    ReadOnly(By),
+}
+
+impl Cause {
+    fn reason(self) -> Reason {
+        match self {
+            Cause::Unbind => Reason::Remove,
+            Cause::ReadOnly(_) => Reason::ReadOnly,
+        }
+    }
 }
 
 /// Which mappings lose the memory now.
@@ -158,6 +185,15 @@ fn ms(left: Left) -> i64 {
 }
 
 impl Inner {
+    fn is_breaking(&self) -> bool {
+        matches!(self.lease.status(), Status::Breaking(_))
+    }
+
+    /// Whether there is any mapping, also of those that have lost the memory.
+    fn is_mapped(&self) -> bool {
+        self.unnamed != 0 || !self.holders.is_empty()
+    }
+
     fn add(&mut self, mm: MmId, direct: bool) -> Result {
         let direct = u32::from(direct);
         if let Some(holder) = self.holders.get_mut(&mm) {
@@ -232,6 +268,7 @@ impl Leases {
                 began: Instant::now(),
                 users: KVec::new(),
                 telling: None,
+                read_only: [false; 2],
             }),
             changed <- new_poll_condvar!(),
             fasync: Fasync::new(),
@@ -367,33 +404,113 @@ impl Leases {
         }
     }
 
-    /// The memory can be written to again.
-    pub(super) fn writable_again(&self, dev: &Device) {
-        if !self.inner.lock().lease.writable_again() {
-            dev_warn!(
-                dev,
-                "was read-only too often: no writable mappings until it is bound again\n"
-            );
-        }
-    }
-
-    /// Takes the memory back from its users: from ordinary mappings at once, from direct ones when
-    /// they have gone or their grace time is over, or when the caller gets a signal. From users in
-    /// the kernel it cannot be taken: waits for them as long as it takes.
+    /// The memory goes away: takes it back from its users, from ordinary mappings at once, from
+    /// direct ones when they have gone or their grace time is over, or when the caller gets a
+    /// signal. From users in the kernel it cannot be taken: waits for them as long as it takes.
     ///
     /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
     /// pages are `pinned`, there is notice as well.
-    pub(super) fn take_back(
+    pub(super) fn remove(
         &self,
         dev: &Device,
-        reason: Reason,
+        pinned: impl FnOnce() -> bool,
+        unmap: impl FnMut(Which),
+    ) {
+        let inner = self.turn();
+        self.take_back(dev, inner, Cause::Unbind, pinned, unmap);
+    }
+
+    /// The region is read-only from now on, or not any more. In the first case takes the memory
+    /// back, as above, from mappings that could be written to.
+    pub(super) fn set_region_read_only(
+        &self,
+        dev: &Device,
+        read_only: bool,
+        unmap: impl FnMut(Which),
+    ) {
+        let inner = self.turn();
+        self.set_read_only(dev, inner, By::Region, read_only, unmap);
+    }
+
+    /// The same for the disk, which an administrator asks for.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if the caller gets a signal while another break is under way.
+    pub(super) fn set_disk_read_only(
+        &self,
+        dev: &Device,
+        read_only: bool,
+        unmap: impl FnMut(Which),
+    ) -> Result {
+        let mut inner = self.lock_to_break();
+        while inner.is_breaking() {
+            if self.changed.wait_interruptible(&mut inner) {
+                return Err(EINTR);
+            }
+        }
+        self.set_read_only(dev, inner, By::Disk, read_only, unmap);
+        Ok(())
+    }
+
+    /// The lock, with the grace time known if it is of interest.
+    fn lock_to_break(&self) -> Guard<'_, Inner, MutexBackend> {
+        let inner = self.inner.lock();
+        if inner.lease.holders() == 0 {
+            return inner;
+        }
+        drop(inner);
+        self.learn_grace();
+        self.inner.lock()
+    }
+
+    /// The lock when no other break is under way. A signal to the caller, whose own break cannot be
+    /// put off, ends the grace time of the other one.
+    fn turn(&self) -> Guard<'_, Inner, MutexBackend> {
+        let mut inner = self.lock_to_break();
+        while inner.is_breaking() {
+            if self.changed.wait_interruptible(&mut inner) && inner.is_breaking() {
+                inner.lease.expire();
+                self.changed.notify_all();
+                self.changed.wait(&mut inner);
+            }
+        }
+        inner
+    }
+
+    fn set_read_only(
+        &self,
+        dev: &Device,
+        mut inner: Guard<'_, Inner, MutexBackend>,
+        by: By,
+        read_only: bool,
+        unmap: impl FnMut(Which),
+    ) {
+        inner.read_only[by as usize] = read_only;
+        if inner.read_only != [false; 2] {
+            self.take_back(dev, inner, Cause::ReadOnly(by), || false, unmap);
+            return;
+        }
+        let mapped = inner.is_mapped();
+        if !inner.lease.writable_again(mapped) {
+            dev_warn!(
+                dev,
+                "was read-only too often: no writable mappings until all have been unmapped\n"
+            );
+        }
+        self.publish(&inner);
+    }
+
+    /// A break, when no other one is under way.
+    fn take_back(
+        &self,
+        dev: &Device,
+        mut inner: Guard<'_, Inner, MutexBackend>,
+        cause: Cause,
         pinned: impl FnOnce() -> bool,
         mut unmap: impl FnMut(Which),
     ) {
-        if self.inner.lock().lease.holders() != 0 {
-            self.learn_grace();
-        }
-        let mut inner = self.inner.lock();
+        let reason = cause.reason();
         if !inner.lease.begin(reason) {
             return;
         }
@@ -408,7 +525,7 @@ impl Leases {
         trace::lease_break(name, word(reason), inner.lease.holders(), ms(grace));
         if held {
             self.breaks.fetch_add(1, Relaxed);
-            self.say(dev, &inner, reason);
+            self.say(dev, &inner, cause);
         }
         drop(inner);
         unmap(Which::Ordinary);
@@ -439,10 +556,11 @@ impl Leases {
         unmap(Which::Direct);
     }
 
-    fn say(&self, dev: &Device, inner: &Inner, reason: Reason) {
-        let why = match reason {
-            Reason::Remove => "the namespace is being unbound",
-            Reason::ReadOnly => "the region became read-only",
+    fn say(&self, dev: &Device, inner: &Inner, cause: Cause) {
+        let why = match cause {
+            Cause::Unbind => "the namespace is being unbound",
+            Cause::ReadOnly(By::Region) => "the region became read-only",
+            Cause::ReadOnly(By::Disk) => "the disk is being made read-only",
         };
         let count = inner.lease.holders();
         match lease::left(self.grace(), 0) {

@@ -47,6 +47,7 @@ use crate::{
             attribute,
             DeviceAttribute,
             Event,
+            Handle,
             Operations,
             Registration,
             Request, //
@@ -110,7 +111,6 @@ use crate::{
         },
         lease::{
             Kind,
-            Reason,
             Tag, //
         },
         mmap::{
@@ -292,8 +292,7 @@ impl Node {
             let disk = self.live.enter();
             disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
         };
-        self.leases
-            .take_back(dev, Reason::Remove, pinned, |which| self.take(which));
+        self.leases.remove(dev, pinned, |which| self.take(which));
         let disk = self.live.revoke();
         self.space.unmap_all();
         if let Some(disk) = &disk {
@@ -319,17 +318,6 @@ impl Node {
             Which::Direct => DIRECT_WINDOW >> PAGE_SHIFT,
         };
         self.space.unmap(start, self.limits.pages);
-    }
-
-    /// The region is read-only from now on, or not any more: ends mappings that could be written to,
-    /// in the first case. Context: may sleep.
-    fn set_read_only(&self, dev: &Device, read_only: bool) {
-        if read_only {
-            self.leases
-                .take_back(dev, Reason::ReadOnly, || false, |which| self.take(which));
-        } else {
-            self.leases.writable_again(dev);
-        }
     }
 
     /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
@@ -1056,7 +1044,7 @@ impl BoundNode {
         let this = Self(Registration::new(dev, &name, node)?);
         // Those that are bad from the start.
         this.change_badblocks(|| ());
-        this.set_read_only(disk.is_read_only());
+        this.set_read_only(disk);
         Ok(this)
     }
 
@@ -1065,10 +1053,30 @@ impl BoundNode {
         self.0.data().change_badblocks(update);
     }
 
-    /// See [`Node::set_read_only`].
-    pub(super) fn set_read_only(&self, read_only: bool) {
-        self.0.data().set_read_only(self.0.device(), read_only);
+    /// Takes over from the disk whether the region is read-only: if so, mappings end that could be
+    /// written to. Context: may sleep.
+    pub(super) fn set_read_only(&self, disk: &GenDisk<Disk>) {
+        let node = self.0.data();
+        node.leases
+            .set_region_read_only(self.0.device(), disk.is_region_read_only(), |which| {
+                node.take(which);
+            });
     }
+}
+
+/// A disk becomes read-only, or not any more; its node does the same. Context: may sleep.
+///
+/// # Errors
+///
+/// See [`Leases::set_disk_read_only`].
+pub(super) fn set_disk_read_only(disk: DiskNumber, read_only: bool) -> Result {
+    // None while it is being bound, and after it has been unbound.
+    let Some(node) = Handle::<Node>::find(|node| node.disk == disk) else {
+        return Ok(());
+    };
+    let data = node.data();
+    data.leases
+        .set_disk_read_only(node.device(), read_only, |which| data.take(which))
 }
 
 impl Drop for BoundNode {

@@ -50,7 +50,7 @@ enum State {
 pub type Epoch = u8;
 
 /// The last epoch. When it ends, nothing can be mapped for writing any more: that is after 63 times
-/// read-only, and until the namespace is bound again.
+/// read-only, and until there is no mapping left (or the namespace is bound again).
 pub const LAST_EPOCH: Epoch = 62;
 
 /// What a mapping carries: its kind and epoch, in the low bits of a pointer.
@@ -372,9 +372,13 @@ impl Lease {
         true
     }
 
-    /// The memory can be written to again; mappings that a break has ended stay so. `false` if there
-    /// is no epoch left for new ones.
-    pub fn writable_again(&mut self) -> bool {
+    /// The memory can be written to again; mappings that a break has ended stay so. `mapped` says
+    /// whether there is any mapping, also of those: without, epochs begin anew. `false` if there is
+    /// no epoch left for new ones.
+    pub fn writable_again(&mut self, mapped: bool) -> bool {
+        if !mapped {
+            self.gate.epoch = [0; 2];
+        }
         if self.gate.epoch[0] > LAST_EPOCH {
             return false;
         }

@@ -66,6 +66,14 @@ pub const TESTS: &[Test] = &[
         run: read_only,
     },
     Test {
+        name: "lease_disk_read_only",
+        run: disk_read_only,
+    },
+    Test {
+        name: "lease_turns",
+        run: turns,
+    },
+    Test {
         name: "lease_polite",
         run: polite,
     },
@@ -100,10 +108,23 @@ struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Remove,
+    /// The region becomes read-only.
     ReadOnly,
+    /// The disk does: blockdev --setro.
+    Disk,
 }
 
-const BOTH: [How; 2] = [How::ReadOnly, How::Remove];
+impl How {
+    /// The state of the lease meanwhile, and afterwards.
+    fn states(self) -> (u32, u32) {
+        match self {
+            How::Remove => (LEASE_REMOVE, LEASE_BROKEN),
+            How::ReadOnly | How::Disk => (LEASE_READ_ONLY, LEASE_HELD),
+        }
+    }
+}
+
+const ALL: [How; 3] = [How::ReadOnly, How::Disk, How::Remove];
 
 impl Node {
     fn new(c: &Ctx) -> TestResult<Node> {
@@ -146,20 +167,24 @@ impl Node {
         format!("/sys/bus/nd/devices/{}/read_only", self.region)
     }
 
-    /// What to write where, to take the memory away.
-    fn breaker(&self, how: How) -> (String, String) {
+    /// Takes the memory away.
+    fn breaker(&self, how: How) -> Act {
         match how {
-            How::Remove => (
-                "/sys/bus/nd/drivers/rpmem/unbind".into(),
-                self.space.nd.clone(),
-            ),
-            How::ReadOnly => (self.read_only_file(), "1".into()),
+            How::Remove => write("/sys/bus/nd/drivers/rpmem/unbind".into(), &self.space.nd),
+            How::ReadOnly => write(self.read_only_file(), "1"),
+            How::Disk => {
+                let disk = self.disk();
+                Box::new(move || set_disk_read_only(&disk, 1))
+            }
         }
     }
 
+    fn disk(&self) -> String {
+        format!("/dev/{}", self.space.disk)
+    }
+
     fn begin(&self, how: How) -> Break {
-        let (file, text) = self.breaker(how);
-        Break::new(file, text)
+        Break::new(self.breaker(how))
     }
 
     /// The memory is there again.
@@ -170,8 +195,20 @@ impl Node {
                 c.wait_exists(&self.path)
             }
             How::ReadOnly => c.write(self.read_only_file(), "0"),
+            How::Disk => Ok(set_disk_read_only(&self.disk(), 0)?),
         }
     }
+}
+
+type Act = Box<dyn Fn() -> io::Result<()> + Send>;
+
+fn write(file: String, text: &str) -> Act {
+    let text = text.to_string();
+    Box::new(move || put(&file, &text))
+}
+
+fn set_disk_read_only(disk: &str, mut value: i32) -> io::Result<()> {
+    disk::ioctl(&File::open(disk)?, disk::BLKROSET, &mut value)
 }
 
 fn put(file: &str, text: &str) -> io::Result<()> {
@@ -185,12 +222,12 @@ fn put(file: &str, text: &str) -> io::Result<()> {
 struct Break(JoinHandle<io::Result<Duration>>);
 
 impl Break {
-    fn new(file: String, text: String) -> Break {
+    fn new(act: Act) -> Break {
         Break(thread::spawn(move || {
             // None ends the grace time: see `signal` for that.
             sys::block_all_signals();
             let start = Instant::now();
-            put(&file, &text)?;
+            act()?;
             Ok(start.elapsed())
         }))
     }
@@ -201,9 +238,14 @@ impl Break {
 
     /// Its end, which has to come soon; how long it took.
     fn end(self, c: &Ctx) -> TestResult<Duration> {
+        Ok(self.outcome(c)??)
+    }
+
+    /// The same for one that may fail.
+    fn outcome(self, c: &Ctx) -> TestResult<io::Result<Duration>> {
         c.wait_for("the end of the break", SOON, || self.is_over())?;
         match self.0.join() {
-            Ok(r) => Ok(r?),
+            Ok(r) => Ok(r),
             Err(_) => fail!("the thread that breaks the lease has panicked"),
         }
     }
@@ -364,7 +406,7 @@ fn notice(c: &mut Ctx) -> TestResult {
     let n = Node::new(c)?;
     let (mine, theirs) = (libc::SIGRTMIN() + 1, libc::SIGRTMIN() + 2);
     sys::block_signals(&[mine, theirs, libc::SIGIO]);
-    for how in BOTH {
+    for how in ALL {
         n.grace(c, "-1")?;
         let (f, to_other, to_group) = (n.open()?, n.open()?, n.open()?);
         check_eq!(errno(&tools::rpmem_lease(&f, 31)), libc::EINVAL, "argsz 31");
@@ -417,10 +459,7 @@ fn notice(c: &mut Ctx) -> TestResult {
             p.hear()?;
         }
         let breaking = Lease {
-            state: match how {
-                How::Remove => LEASE_REMOVE,
-                How::ReadOnly => LEASE_READ_ONLY,
-            },
+            state: how.states().0,
             breaks: before + 1,
             left: -1,
             ..held
@@ -462,10 +501,7 @@ fn notice(c: &mut Ctx) -> TestResult {
         drop(m);
         b.end(c)?;
         let after = Lease {
-            state: match how {
-                How::Remove => LEASE_BROKEN,
-                How::ReadOnly => LEASE_HELD,
-            },
+            state: how.states().1,
             left: 0,
             holders: 0,
             ..breaking
@@ -473,7 +509,7 @@ fn notice(c: &mut Ctx) -> TestResult {
         check_eq!(lease(&f)?, after);
         let (poll, events) = match how {
             How::Remove => (POLLPRI | POLLERR | POLLHUP, GONE),
-            How::ReadOnly => (0, 0),
+            How::ReadOnly | How::Disk => (0, 0),
         };
         for _ in 0..2 {
             check_eq!(sys::poll(&f, POLLPRI, 0)?, poll, "poll after");
@@ -759,7 +795,7 @@ const WAYS: &[(&str, Way)] = &[
 /// The break waits for the last byte, and not longer.
 fn release(c: &mut Ctx) -> TestResult {
     let n = Node::new(c)?;
-    for how in BOTH {
+    for how in ALL {
         for (what, way) in WAYS {
             let what = format!("{how:?}, {what}");
             n.grace(c, "-1")?;
@@ -974,11 +1010,7 @@ fn grace(c: &mut Ctx) -> TestResult {
         ("1000", Some("0"), ms(0), ms(1000 * SOON)),
     ] {
         // A second each is enough.
-        let hows = if least.is_zero() {
-            &BOTH[..]
-        } else {
-            &BOTH[1..]
-        };
+        let hows = if least.is_zero() { &ALL[..] } else { &ALL[2..] };
         for how in hows.iter().copied() {
             let what = format!("{how:?}, {before}, {while_waiting:?}");
             n.grace(c, before)?;
@@ -1158,6 +1190,12 @@ fn state_of(pid: i32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Whether a process sleeps in that system call.
+fn sleeps_in(pid: i32, call: libc::c_long) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/syscall"))
+        .is_ok_and(|text| text.split(' ').next() == Some(&call.to_string()))
+}
+
 fn kill(pid: i32, signal: i32) -> TestResult {
     // SAFETY: no pointers; a child of this process, or its group.
     check_eq!(unsafe { libc::kill(pid, signal) }, 0, "kill");
@@ -1233,9 +1271,9 @@ fn signal(c: &mut Ctx) -> TestResult {
         ("-1", libc::SIGUSR1, true),
         ("1000", libc::SIGKILL, false),
     ] {
-        for how in BOTH {
+        for how in ALL {
             let what = format!("{how:?}, grace {grace}, signal {signal}");
-            let (file, text) = n.breaker(how);
+            let act = n.breaker(how);
             // Before there are mappings for it to hold.
             let p = Peer::start(|l| {
                 if handled {
@@ -1249,7 +1287,7 @@ fn signal(c: &mut Ctx) -> TestResult {
                 }
                 l.say();
                 l.hear();
-                i32::from(put(&file, &text).is_err())
+                i32::from(act().is_err())
             })?;
             p.hear()?;
             n.grace(c, grace)?;
@@ -1292,7 +1330,7 @@ fn region(c: &mut Ctx) -> TestResult {
         check!(tool.err.contains("disabled 0 regions"), "{tool}");
         check_eq!(c.bound_to(&n.region).as_deref(), Some("nd_region"));
         check_eq!(lease(&f)?.breaks, 0, "breaks");
-        let b = Break::new(format!("{driver}/unbind"), n.region.clone());
+        let b = Break::new(write(format!("{driver}/unbind"), &n.region));
         noticed(&f)?;
         if grace == "-1" {
             check_eq!(lease(&f)?.state, LEASE_REMOVE);
@@ -1317,8 +1355,128 @@ fn region(c: &mut Ctx) -> TestResult {
 
 /// The region becomes read-only.
 fn read_only(c: &mut Ctx) -> TestResult {
+    becomes_read_only(c, How::ReadOnly, "the region became read-only")
+}
+
+/// The disk does.
+fn disk_read_only(c: &mut Ctx) -> TestResult {
+    becomes_read_only(c, How::Disk, "the disk is being made read-only")?;
+
+    // A partition is not the disk, and the node does not know it.
     let n = Node::new(c)?;
-    let how = How::ReadOnly;
+    c.sh(&format!(
+        "printf 'label: dos\\nstart=2048, size=16384\\n' | sfdisk -q {}",
+        n.disk()
+    ))?;
+    let part = format!("{}p1", n.disk());
+    c.wait_exists(&part)?;
+    n.grace(c, "-1")?;
+    let f = n.open()?;
+    let m = direct(&f, 0, HUGE)?;
+    set_disk_read_only(&part, 1)?;
+    works(&m, 0, "with a partition that is read-only")?;
+    check_eq!(lease(&f)?.state, LEASE_HELD);
+    drop((m, f));
+    c.ok(&["wipefs", "-a", &n.disk()])?;
+    c.ok(&["blockdev", "--rereadpt", &n.disk()])?;
+
+    // More often than there are epochs: once no mapping is left, they begin anew.
+    let f = n.open()?;
+    let dead = direct(&f, 0, HUGE)?;
+    dead.write8(0, 1);
+    n.grace(c, "0")?;
+    let toggle = || -> TestResult {
+        set_disk_read_only(&n.disk(), 1)?;
+        set_disk_read_only(&n.disk(), 0)?;
+        Ok(())
+    };
+    for _ in 0..63 {
+        toggle()?;
+        gone(&dead, 0, "made read-only")?;
+    }
+    check_eq!(tried(&f, 0, RW, MAP_SHARED), libc::EACCES, "no epoch left");
+    drop(dead);
+    toggle()?;
+    works(&direct(&f, 0, HUGE)?, 0, "without those of before")
+}
+
+/// Breakers take turns.
+fn turns(c: &mut Ctx) -> TestResult {
+    let n = Node::new(c)?;
+    n.grace(c, "-1")?;
+    let f = n.open()?;
+    let hold = || -> TestResult<Map> {
+        let m = direct(&f, 0, HUGE)?;
+        m.write8(0, 1);
+        Ok(m)
+    };
+    // It is read-only for as long as one of the two says so.
+    n.begin(How::ReadOnly).end(c)?;
+    n.begin(How::Disk).end(c)?;
+    for (how, want) in [(How::ReadOnly, libc::EACCES), (How::Disk, 0)] {
+        n.again(c, how)?;
+        check_eq!(tried(&f, DIRECT_WINDOW, RW, SYNC), want, "without {how:?}");
+    }
+    // Also one that begins while the other one waits.
+    let m = hold()?;
+    let first = n.begin(How::Disk);
+    noticed(&f)?;
+    let second = n.begin(How::ReadOnly);
+    still(&f, &first, "held")?;
+    check!(!second.is_over(), "it takes turns");
+    drop(m);
+    first.end(c)?;
+    second.end(c)?;
+    for (how, want) in [(How::Disk, libc::EACCES), (How::ReadOnly, 0)] {
+        n.again(c, how)?;
+        check_eq!(tried(&f, DIRECT_WINDOW, RW, SYNC), want, "without {how:?}");
+    }
+
+    // A signal to the one who waits for its turn: blockdev gives up. Unbinding cannot, and ends the
+    // patience of the other one.
+    for (how, call) in [(How::Disk, libc::SYS_ioctl), (How::Remove, libc::SYS_write)] {
+        let act = n.breaker(how);
+        let p = Peer::start(|l| {
+            // SAFETY: a handler that does nothing.
+            unsafe {
+                libc::signal(
+                    libc::SIGUSR1,
+                    on_signal as extern "C" fn(i32) as libc::sighandler_t,
+                )
+            };
+            l.say();
+            l.hear();
+            errno(&act())
+        })?;
+        p.hear()?;
+        let m = hold()?;
+        let first = n.begin(How::Disk);
+        noticed(&f)?;
+        p.say();
+        c.wait_for("the next one to sleep", SOON, || {
+            sleeps_in(p.pid(), call) && state_of(p.pid()) == Some('S')
+        })?;
+        still(&f, &first, "the next one waits")?;
+        kill(p.pid(), libc::SIGUSR1)?;
+        if how == How::Disk {
+            check_eq!(p.wait()?, libc::EINTR, "blockdev --setro");
+            still(&f, &first, "the next one has given up")?;
+            drop(m);
+            first.end(c)?;
+            n.again(c, How::Disk)?;
+        } else {
+            check_eq!(p.wait()?, 0, "unbind");
+            first.end(c)?;
+            gone(&m, 0, "unbound")?;
+            check_eq!(lease(&f)?.state, LEASE_BROKEN);
+        }
+    }
+    n.again(c, How::Remove)
+}
+
+/// What holders see of it, and what the log says.
+fn becomes_read_only(c: &mut Ctx, how: How, log: &str) -> TestResult {
+    let n = Node::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let r = File::open(&n.path)?;
@@ -1352,7 +1510,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
         (LEASE_READ_ONLY, -1),
         "{during:?}"
     );
-    c.dmesg_has("the region became read-only: waiting for 3 holders")?;
+    c.dmesg_has(&format!("{log}: waiting for 3 holders"))?;
     let [both, alone] = [&[false, true][..], &[false]];
     let ordinary = [
         (&ordinary[0], both),
@@ -1896,7 +2054,9 @@ fn race(c: &mut Ctx) -> TestResult {
 
 fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
     let mut random = Random::new(c.seed.wrapping_mul(1000).wrapping_add(round));
-    let how = BOTH[random.below(2)];
+    let how = ALL[random.below(3)];
+    // At times another one wants it as well.
+    let also = (random.below(3) == 0).then(|| ALL[random.below(3)]);
     let grace = ["0", "0", "-1", "-1", "-1", "1"][random.below(6)];
     over.write8(0, 0);
     n.grace(c, grace)?;
@@ -1918,7 +2078,11 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
     for p in &peers {
         p.hear()?;
     }
-    let b = n.begin(how);
+    let breaks: Vec<Break> = [Some(how), also]
+        .into_iter()
+        .flatten()
+        .map(|how| n.begin(how))
+        .collect();
     let mut killed = vec![false; peers.len()];
     for _ in 0..random.below(4) {
         let victim = random.below(peers.len());
@@ -1939,7 +2103,14 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
         // Unless it is over: who has held it was killed.
         let _ = n.grace(c, "0");
     }
-    b.end(c)?;
+    // Where it is unbound, nothing may be left for the other one.
+    let unbound = how == How::Remove || also == Some(How::Remove);
+    for b in breaks {
+        match b.outcome(c)? {
+            Err(e) if !unbound => return Err(e.into()),
+            _ => {}
+        }
+    }
     over.write8(0, 1);
     for (p, killed) in peers.into_iter().zip(killed) {
         kill(p.pid(), libc::SIGCONT)?;
@@ -1948,17 +2119,22 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
         let why = WRONG.iter().find(|w| w.0 == end).map_or("", |w| w.1);
         check!(
             fine,
-            "{how:?}, grace {grace}: a process ended with {end} {why}"
+            "{how:?}, {also:?}, grace {grace}: a process ended with {end} {why}"
         );
     }
     let state = lease(&f)?;
-    let want = match how {
-        How::Remove => LEASE_BROKEN,
-        How::ReadOnly => LEASE_HELD,
-    };
+    let want = if unbound { LEASE_BROKEN } else { LEASE_HELD };
     check_eq!((state.state, state.holders), (want, 0), "{state:?}");
-    check!(state.breaks <= before + 1, "{state:?}");
-    n.again(c, how)?;
+    check!(state.breaks <= before + 2, "{state:?}");
+    // The node first.
+    if unbound {
+        n.again(c, How::Remove)?;
+    }
+    for how in [Some(how), also].into_iter().flatten() {
+        if how != How::Remove {
+            n.again(c, how)?;
+        }
+    }
     // Children of those that were killed need not have ended yet.
     c.wait_for("the end of all mappings", SOON, || {
         n.attr(c, "mappings").is_ok_and(|s| s == "0")

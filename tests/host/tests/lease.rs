@@ -53,8 +53,9 @@ struct World {
     time_over: bool,
     removed: bool,
     read_only: bool,
-    /// Breaks so far.
+    /// Breaks so far, and those since there was no mapping at all when it became writable again.
     times_read_only: u8,
+    epochs: u8,
 }
 
 fn hits(reason: Reason, writable: bool) -> bool {
@@ -141,6 +142,7 @@ impl Pair {
                 removed: false,
                 read_only: false,
                 times_read_only: 0,
+                epochs: 0,
             },
         }
     }
@@ -207,6 +209,7 @@ impl Pair {
                     if reason == Reason::ReadOnly {
                         world.read_only = true;
                         world.times_read_only += 1;
+                        world.epochs += 1;
                     }
                 }
             }
@@ -224,8 +227,12 @@ impl Pair {
                 }
             }
             Op::WritableAgain => {
-                let possible = world.times_read_only <= LAST_EPOCH;
-                assert_eq!(lease.writable_again(), possible);
+                let mapped = !world.mappings.is_empty();
+                if !mapped {
+                    world.epochs = 0;
+                }
+                let possible = world.epochs <= LAST_EPOCH;
+                assert_eq!(lease.writable_again(mapped), possible);
                 world.read_only &= !possible;
             }
         }
@@ -489,12 +496,22 @@ fn every_state_keeps_its_promises() {
 fn every_state_at_the_end_of_the_epochs() {
     let mut start = Pair::new();
     let mut seen = BTreeSet::new();
+    // Without any mapping they would begin anew.
+    start.step(Op::Map(Kind {
+        direct: false,
+        writable: false,
+    }));
     for _ in 0..LAST_EPOCH - 1 {
         for kind in kinds().filter(|kind| kind.writable) {
             start.step(Op::Map(kind));
         }
         // Nothing that was made before has the tag of something new.
-        for m in start.world.mappings.drain(..) {
+        let all = std::mem::take(&mut start.world.mappings);
+        for m in all {
+            if !m.writable {
+                start.world.mappings.push(m);
+                continue;
+            }
             assert!(seen.insert(m.bits));
             start.lease.unmap(m.tag());
         }
@@ -509,6 +526,7 @@ fn every_state_at_the_end_of_the_epochs() {
     }
     let last = start.world.times_read_only + 2;
     assert_eq!(last, LAST_EPOCH + 1);
+    assert_eq!(start.world.epochs, LAST_EPOCH - 1);
     enumerate("lease, last epochs", start, last, the_break_ends);
 }
 

@@ -4,7 +4,9 @@
 //! each under the lock that it has there.
 
 use crate::{
-    lease::{wait_for_holders, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Tag, Wake},
+    lease::{
+        wait_for_holders, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Status, Tag, Wake,
+    },
     srcu::Srcu,
 };
 use loom::{
@@ -27,7 +29,7 @@ pub struct Mapping {
 }
 
 /// What is under the lock of the lease.
-struct Locked {
+pub struct Locked {
     lease: Lease,
     /// What is left of the grace time.
     left: Left,
@@ -65,6 +67,8 @@ pub struct Device {
     tree: Mutex<Vec<Rc<Mapping>>>,
     /// To load from and to store to, through ordinary mappings and direct ones.
     memory: [[Memory; 2]; 2],
+    /// For breakers alone: that of before may still be taking memory when the next one begins.
+    taking: Mutex<()>,
 }
 
 impl Device {
@@ -82,6 +86,7 @@ impl Device {
             faults: Srcu::default(),
             tree: Mutex::new(Vec::new()),
             memory: Default::default(),
+            taking: Mutex::new(()),
         })
     }
 
@@ -199,6 +204,7 @@ impl Device {
     }
 
     fn take_memory(&self, reason: Reason, direct: bool) {
+        let _taking = self.taking.lock().expect("no panic");
         let [load, store] = &self.memory[usize::from(direct)];
         store.take(true);
         if reason == Reason::Remove {
@@ -206,10 +212,24 @@ impl Device {
         }
     }
 
+    /// Waits for the end of a break that is under way. One who gets a signal meanwhile ends its grace
+    /// time.
+    pub fn turn(&self, signal: bool) -> MutexGuard<'_, Locked> {
+        let mut locked = self.lock();
+        while matches!(locked.lease.status(), Status::Breaking(_)) {
+            if signal {
+                locked.lease.expire();
+                self.changed.notify_all();
+            }
+            locked = self.changed.wait(locked).expect("no panic");
+        }
+        locked
+    }
+
     /// Takes the memory back. Gives whether direct mappings were left; `None` if there was nothing
     /// to do.
     pub fn take_back(&self, reason: Reason) -> Option<bool> {
-        let mut locked = self.lock();
+        let mut locked = self.turn(false);
         if !locked.lease.begin(reason) {
             return None;
         }
@@ -228,6 +248,7 @@ impl Device {
         assert!(locked.lease.finish(), "nobody is in the way");
         self.publish(locked);
         drop(waiting);
+        self.changed.notify_all();
         self.faults.synchronize();
         self.zap(true);
         self.take_memory(reason, true);
@@ -240,7 +261,8 @@ impl Device {
             memory[1].take(false);
         }
         let mut locked = self.lock();
-        assert!(locked.lease.writable_again());
+        // Loom's scenes are short: there are epochs enough.
+        assert!(locked.lease.writable_again(true));
         self.publish(&locked);
     }
 

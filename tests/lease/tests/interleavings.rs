@@ -322,6 +322,41 @@ fn what_has_been_ended_is_nothing_to_the_next_break() {
 }
 
 #[test]
+fn breakers_take_turns() {
+    let all = [Some(false), None];
+    outcomes("turns", Some(5), all, || {
+        let device = Device::new(Left::Forever);
+        let writer = device.map(DIRECT).expect("free");
+        let holder = run(&device, move |device| {
+            assert!(device.access(&writer), "no break can finish");
+            device.unmap(writer);
+        });
+        let read_only = run(&device, |device| device.take_back(Reason::ReadOnly));
+        assert_eq!(device.take_back(Reason::Remove), Some(false));
+        // Nothing to do if the memory had gone.
+        let outcome = end(read_only);
+        end(holder);
+        device.check(0);
+        outcome
+    });
+}
+
+#[test]
+fn a_signal_to_the_next_breaker_ends_the_patience_of_the_first() {
+    outcomes("signal to the next", None, [true, false], || {
+        let device = Device::new(Left::Forever);
+        let writer = device.map(DIRECT).expect("free");
+        let read_only = run(&device, |device| device.take_back(Reason::ReadOnly));
+        drop(device.turn(true));
+        // It may not have begun when the signal came.
+        device.unmap(writer);
+        let left = end(read_only).expect("the only one");
+        device.check(0);
+        left
+    });
+}
+
+#[test]
 fn what_has_been_ended_stays_so_when_it_is_writable_again() {
     outcomes("writable again", None, [true, false], || {
         let device = Device::new(Left::Ms(0));
