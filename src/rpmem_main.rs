@@ -19,6 +19,7 @@ mod logic_kunit;
 use abstractions::{
     chrdev,
     nd,
+    release,
     trace, //
 };
 use kernel::{
@@ -30,6 +31,8 @@ use kernel::{
 struct Module {
     #[pin]
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
+    // What the driver has left to it ends before the module does.
+    _queue: release::Queue,
     // The devices that the driver makes are of this class.
     _class: chrdev::Class,
     // They have the events of all devices.
@@ -39,6 +42,7 @@ struct Module {
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _queue: release::Queue::new()?,
             _class: chrdev::Class::register()?,
             _counters: trace::Counters::new(),
             _registration <- Registration::new(

@@ -199,15 +199,14 @@ impl PageMap {
     }
 
     /// Waits until nobody has a reference to a page from `self.data_phys` on, and takes the pages
-    /// off the address space that they were mapped from. `waiting` is called once if that takes
-    /// longer than a moment.
+    /// off the address space that they were mapped from, which has to be there till then.
     ///
     /// No new references come up: nothing is mapped, and faults fail.
-    fn wait_for_pins(&self, waiting: impl FnOnce()) {
+    fn wait_for_pins(&self) {
         /// In milliseconds.
         const MOMENT: u32 = 1000;
         const STEP: u32 = 10;
-        let (mut waiting, mut waited) = (Some(waiting), 0u32);
+        let mut waited = 0u32;
         Self::all_folios(self.pages(), |folio| {
             // Nothing is woken when the last pin of such a page goes.
             //
@@ -217,10 +216,12 @@ impl PageMap {
                 // SAFETY: We are in process context and hold no lock.
                 unsafe { bindings::msleep(STEP) };
                 waited = waited.saturating_add(STEP);
-                if waited >= MOMENT {
-                    if let Some(f) = waiting.take() {
-                        f();
-                    }
+                if waited == MOMENT {
+                    pr_notice!(
+                        "waiting for pinned pages from {:#x} on: {}\n",
+                        self.data_phys,
+                        "who uses them for RDMA, io_uring or O_DIRECT has to let go"
+                    );
                 }
             }
             // SAFETY: As above; nobody else has a reference.
@@ -236,7 +237,7 @@ impl PageMap {
     /// No new references come up: the DAX device is dead, so that faults in files fail.
     fn revoke(&self) {
         if let PageUse::Generic(_) = self.page_use {
-            return self.wait_for_pins(|| ());
+            return self.wait_for_pins();
         }
         let Range {
             start: mut pfn,
@@ -530,15 +531,6 @@ impl Mapping {
             frames: self.frames(pfn, pages)?,
             order,
         })
-    }
-
-    /// Waits until nobody has pinned a page any more, which holders of pins can take as long for as
-    /// they like; does nothing without [`Mapping::folio_order`]. Nothing may be mapped, nor become
-    /// so. `waiting` is called once if it takes longer than a moment. Context: may sleep.
-    pub(crate) fn wait_for_pins(&self, waiting: impl FnOnce()) {
-        if let (Backing::Pages(map), Some(_)) = (&self.backing, self.folio_order()) {
-            map.wait_for_pins(waiting);
-        }
     }
 
     /// Says who is told of memory failures in the pages. To take a holder back, clear it with null
@@ -1011,7 +1003,6 @@ mod tests {
                 }
             );
             assert!(!folios.are_pinned());
-            mapping.wait_for_pins(|| ());
         }
         // Those for files have none.
         let range = PageMapRange::new(start, start + 8 * MIB - 1);

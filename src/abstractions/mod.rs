@@ -13,6 +13,7 @@
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
+//! | `release.rs` | driver's own | `include/linux/workqueue.h` |
 //! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
 //! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
@@ -36,6 +37,7 @@ pub(crate) mod memremap;
 pub(crate) mod nd;
 pub(crate) mod platform;
 pub(crate) mod range;
+pub(crate) mod release;
 pub(crate) mod space;
 pub(crate) mod srcu;
 pub(crate) mod sysfs;

@@ -4,7 +4,10 @@
 
 use super::{
     blk::Disk,
-    device::Bound,
+    device::{
+        Bound,
+        Memory, //
+    },
     pmem::Pmem,
     sysfs, //
 };
@@ -69,11 +72,13 @@ impl Setup {
         disk.set_name(bus.child().name());
         let host = dax::Host::new(dax, &disk)?;
         let disk = disk.add(dev, &sysfs::GROUPS).map_err(|(err, _)| err)?;
+        let (memory, pmem) = Memory::new(pmem)?;
         let bound = Bound {
             node: None,
             _host: host,
             disk,
             pmem,
+            _memory: memory,
         };
         Ok((bound, bus, ram))
     }
@@ -405,11 +410,22 @@ mod bound {
             // and with it the last user of the device,
             c"kill_dax",
             c"put_dax",
-            // then the memory, and the claim on it last.
-            c"badblocks_exit",
-            c"memunmap",
-            c"__release_region",
+            // and the rest by the queue.
         ]));
+        let Setup { pmem, .. } = Setup::new()?;
+        let (trace, ()) = Trace::of(|| drop(pmem))?;
+        // The claim on the memory is last.
+        assert!(trace.is(&[c"badblocks_exit", c"memunmap", c"__release_region"]));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_has_gone_when_it_is_unbound() -> Result {
+        let setup = Setup::new()?;
+        let pmem = setup.pmem.clone();
+        let (bound, _bus, _ram) = setup.bind()?;
+        drop(bound);
+        assert!(Arc::into_unique_or_drop(pmem).is_some());
         Ok(())
     }
 

@@ -295,14 +295,6 @@ impl Node {
         self.leases.remove(dev, pinned, |which| self.take(which));
         let disk = self.live.revoke();
         self.space.unmap_all();
-        if let Some(disk) = &disk {
-            disk.data().mapping().wait_for_pins(|| {
-                dev_notice!(
-                    dev,
-                    "waiting for pinned pages: who uses them for RDMA, io_uring or O_DIRECT has to let go\n"
-                );
-            });
-        }
         // Who opens the node from now on finds it dead before it claims the disk.
         self.claims.lock().disk = None;
         drop(disk);
@@ -1046,6 +1038,12 @@ impl BoundNode {
         this.change_badblocks(|| ());
         this.set_read_only(disk);
         Ok(this)
+    }
+
+    /// Where its mappings are. Pages that somebody has pinned refer to it, also when it has been
+    /// unbound.
+    pub(super) fn space(&self) -> Arc<AddressSpace> {
+        self.0.data().space.clone()
     }
 
     /// See [`Node::change_badblocks`].

@@ -50,6 +50,10 @@ pub const TESTS: &[Test] = &[
         run: unbind_pinned,
     },
     Test {
+        name: "devdax_unbind_killed",
+        run: unbind_killed,
+    },
+    Test {
         name: "devdax_hand_over",
         run: hand_over,
     },
@@ -476,6 +480,90 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
         let dev = disk::direct(&h.space.dev())?;
         disk::verify(&dev, 33, 0, HUGE as u64)?;
     }
+    Ok(())
+}
+
+/// A process that pins two large pages of a node until it is told to let go, or does with them what
+/// `then` does.
+fn pinning(f: &File, then: impl FnOnce() -> i32) -> TestResult<Peer> {
+    let peer = Peer::start(|l| {
+        let Ok(m) = Map::new(f, 0, 2 * HUGE, RW, MAP_SHARED) else {
+            return 1;
+        };
+        m.write8(HUGE, 1);
+        let Ok(ring) = Ring::new() else {
+            return 2;
+        };
+        if ring.register(m.as_ptr(), 2 * HUGE) != 0 {
+            return 3;
+        }
+        l.say();
+        l.hear();
+        then()
+    })?;
+    peer.hear()?;
+    Ok(peer)
+}
+
+/// A signal ends the wait for pins, not the need for it: who unbinds what he has pinned himself can be
+/// killed, and the memory is held until nobody uses it.
+fn unbind_killed(c: &mut Ctx) -> TestResult {
+    let unbind = "/sys/bus/nd/drivers/rpmem/unbind";
+    let bind = "/sys/bus/nd/drivers/rpmem/bind";
+    let waiting = |c: &Ctx| {
+        c.wait_for("a message", 60, || {
+            c.dmesg_has("waiting for pinned pages").is_ok()
+        })
+    };
+    for signal in [libc::SIGKILL, libc::SIGTERM] {
+        let h = Here::nth(c, 0)?;
+        disk::fill(&disk::direct(&h.space.dev())?, 34, 0, HUGE as u64)?;
+        c.mark_dmesg();
+        let f = h.open()?;
+        let nd = h.space.nd.clone();
+        let peer = pinning(&f, || i32::from(std::fs::write(unbind, &nd).is_err()))?;
+        peer.say();
+        waiting(c)?;
+        // SAFETY: no pointers; a child of this process.
+        check_eq!(unsafe { libc::kill(peer.pid(), signal) }, 0);
+        check_eq!(peer.wait()?, 128 + signal, "the one who has pinned it");
+        c.dmesg_has("a signal ends the wait for users of its pages")?;
+        c.wait_for("the end of the pins", 60, || {
+            c.try_write(bind)(&h.space.nd).is_ok()
+        })?;
+        drop(f);
+        let h = Here::nth(c, 0)?;
+        disk::verify(&disk::direct(&h.space.dev())?, 34, 0, HUGE as u64)?;
+    }
+
+    // What somebody else has pinned stays reserved, and holds the module, till he lets go.
+    let h = Here::nth(c, 0)?;
+    c.mark_dmesg();
+    let f = h.open()?;
+    let peer = pinning(&f, || 0)?;
+    let nd = h.space.nd.clone();
+    let other = Peer::start(|_| i32::from(std::fs::write(unbind, &nd).is_err()))?;
+    waiting(c)?;
+    // SAFETY: as above.
+    check_eq!(unsafe { libc::kill(other.pid(), libc::SIGKILL) }, 0);
+    check_eq!(other.wait()?, 128 + libc::SIGKILL, "the one who unbinds");
+    drop(f);
+    for _ in 0..2 {
+        let got = c.try_write(bind)(&h.space.nd);
+        check_eq!(errno(&got), libc::EBUSY, "bind");
+        c.dmesg_has("could not reserve region")?;
+    }
+    check!(c.try_rmmod("rpmem").is_err(), "rmmod with pinned pages");
+    peer.say();
+    check_eq!(peer.wait()?, 0, "the one who has pinned it");
+    c.wait_for("the end of the pins", 60, || {
+        c.try_write(bind)(&h.space.nd).is_ok()
+    })?;
+    // When udev has looked at the disk.
+    Here::nth(c, 0)?;
+    c.rmmod("rpmem")?;
+    c.insmod_rpmem("")?;
+    Here::nth(c, 0)?;
     Ok(())
 }
 

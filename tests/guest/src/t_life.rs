@@ -109,6 +109,14 @@ pub const TESTS: &[Test] = &[
         run: |c| under(c, "xfs", pinned),
     },
     Test {
+        name: "life_ext4_killed",
+        run: |c| under(c, "ext4", killed),
+    },
+    Test {
+        name: "life_xfs_killed",
+        run: |c| under(c, "xfs", killed),
+    },
+    Test {
         name: "life_xfs_reflinked",
         run: |c| under(c, "xfs", reflinked),
     },
@@ -1163,17 +1171,7 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
     let f = tools::file_of(&format!("{MNT}/pinned"), HUGE)?;
     let m = Map::sync(&f, 0, HUGE)?;
     m.write8(PAGE, 0x21);
-    let mut pipe = [0; 2];
-    // SAFETY: a pipe, and a page of the mapping spliced into it.
-    let n = unsafe {
-        check!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == 0, "pipe");
-        let v = libc::iovec {
-            iov_base: m.as_ptr().add(PAGE).cast(),
-            iov_len: PAGE,
-        };
-        libc::vmsplice(pipe[1], &v, 1, 0)
-    };
-    check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
+    let pipe = pin(&m)?;
     // Only this process holds the pipe, not the one that unbinds.
     let unbind = Peer::start(|_| {
         // SAFETY: the child's copies.
@@ -1183,13 +1181,7 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
         }
         i32::from(s.unbind(c).is_err())
     })?;
-    let stat = format!("/proc/{}/stat", unbind.pid());
-    let gone = format!("/sys/block/{}", s.disk);
-    c.wait_for("the unbind to wait", 20, || {
-        let state = c.read(&stat).unwrap_or_default();
-        let state = state.rsplit(") ").next().unwrap_or_default().chars().next();
-        matches!(state, Some('S' | 'D')) && !Path::new(&gone).exists()
-    })?;
+    unbind_waits(c, s, &unbind)?;
     // The page is what it was, though nobody can map it any more.
     let mut b = vec![0u8; PAGE];
     // SAFETY: a buffer of that size.
@@ -1210,6 +1202,54 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
         other => fail!("{other:?} instead of SIGBUS"),
     }
     Ok(())
+}
+
+/// A pipe with the second page of a mapping spliced into it.
+fn pin(m: &Map) -> TestResult<[i32; 2]> {
+    let mut pipe = [0; 2];
+    // SAFETY: a pipe, and a page of the mapping.
+    let n = unsafe {
+        check!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == 0, "pipe");
+        let v = libc::iovec {
+            iov_base: m.as_ptr().add(PAGE).cast(),
+            iov_len: PAGE,
+        };
+        libc::vmsplice(pipe[1], &v, 1, 0)
+    };
+    check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
+    Ok(pipe)
+}
+
+/// The disk has gone, and the one who unbinds sleeps.
+fn unbind_waits(c: &Ctx, s: &Space, unbind: &Peer) -> TestResult {
+    let stat = format!("/proc/{}/stat", unbind.pid());
+    let gone = format!("/sys/block/{}", s.disk);
+    c.wait_for("the unbind to wait", 20, || {
+        let state = c.read(&stat).unwrap_or_default();
+        let state = state.rsplit(") ").next().unwrap_or_default().chars().next();
+        matches!(state, Some('S' | 'D')) && !Path::new(&gone).exists()
+    })
+}
+
+/// A process that unbinds what it has pinned itself waits for itself, until it is killed.
+fn killed(c: &Ctx, s: &Space) -> TestResult {
+    let unbind = Peer::start(|_| {
+        let pinned = || -> TestResult {
+            let f = tools::file_of(&format!("{MNT}/killed"), HUGE)?;
+            let m = Map::sync(&f, 0, HUGE)?;
+            m.write8(PAGE, 0x21);
+            pin(&m)?;
+            s.unbind(c)
+        };
+        i32::from(pinned().is_err())
+    })?;
+    unbind_waits(c, s, &unbind)?;
+    // SAFETY: no pointers; a child of this process.
+    check_eq!(unsafe { libc::kill(unbind.pid(), libc::SIGKILL) }, 0);
+    check_eq!(unbind.wait()?, 128 + libc::SIGKILL, "the one who unbinds");
+    let bind = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver_name()));
+    c.wait_for("the end of the pin", 20, || bind(&s.nd).is_ok())?;
+    c.wait_exists(s.dev())
 }
 
 /// Pages that several files share, mapped through two of them: they do not name their files, so the
