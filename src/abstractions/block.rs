@@ -532,12 +532,6 @@ impl<T: Operations> GenDisk<T> {
         // SAFETY: By the type invariants the disk is live.
         unsafe { bindings::nvdimm_check_and_set_ro(self.disk.as_ptr()) };
     }
-
-    /// Whether it is read-only as the region is, which [`GenDisk::check_and_set_ro`] decides.
-    pub(crate) fn is_region_read_only(&self) -> bool {
-        // SAFETY: By the type invariants the disk is live.
-        unsafe { bindings::rpmem_helper_disk_is_set_ro(self.disk.as_ptr()) }
-    }
 }
 
 impl<T: Operations> Drop for GenDisk<T> {

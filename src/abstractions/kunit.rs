@@ -716,6 +716,7 @@ mod tests {
         nd_namespace_common { claim_class dev force_raw }
         nd_namespace_io { bb common res }
         nd_pfn { uuid }
+        nd_region { ro }
         queue_limits { features logical_block_size max_hw_sectors physical_block_size }
         range { end start }
         request_queue { limits }

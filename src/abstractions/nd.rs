@@ -576,6 +576,13 @@ impl Region {
         to_result(ret.min(0)).map(|()| ret > 0)
     }
 
+    /// Whether it is read-only. The disk can differ: `nvdimm_check_and_set_ro()` leaves one alone that
+    /// is read-only by BLKROSET, which can take that back.
+    pub(crate) fn is_read_only(&self) -> bool {
+        // SAFETY: By the type invariants `ptr` is valid.
+        unsafe { (&raw const (*self.ptr).ro).read_volatile() != 0 }
+    }
+
     /// Whether CPU caches are not durable, so that dirty lines must be written back.
     pub(crate) fn has_cache(&self) -> bool {
         // SAFETY: By the type invariants `ptr` is valid.

@@ -225,6 +225,9 @@ static const struct rpmem_kunit_value values[] = {
 	SIZE(nd_pfn_sb),
 	OFFSET(nd_pfn_sb, uuid),
 
+	/* As struct btt. */
+	OFFSET(nd_region, ro),
+
 	SIZE(queue_limits),
 	OFFSET(queue_limits, features),
 	OFFSET(queue_limits, logical_block_size),

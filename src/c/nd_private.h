@@ -9,6 +9,7 @@
 
 #include <linux/blkdev.h>
 #include <linux/dax.h>
+#include <linux/idr.h>
 #include <linux/libnvdimm.h>
 #include <linux/memremap.h>
 #include <linux/nd.h>
@@ -23,6 +24,24 @@
 struct nd_pfn {
 	int id;
 	uuid_t *uuid;
+};
+
+struct nd_region {
+	struct device dev;
+	struct ida ns_ida;
+	struct ida btt_ida;
+	struct ida pfn_ida;
+	struct ida dax_ida;
+	unsigned long flags;
+	struct device *ns_seed;
+	struct device *btt_seed;
+	struct device *pfn_seed;
+	struct device *dax_seed;
+	unsigned long align;
+	u16 ndr_mappings;
+	u64 ndr_size;
+	u64 ndr_start;
+	int id, num_lanes, ro;
 };
 
 struct nd_btt {

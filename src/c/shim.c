@@ -56,12 +56,6 @@ struct gendisk *rpmem_helper_dev_to_disk(struct device *dev)
 	return dev_to_disk(dev);
 }
 
-/* By set_disk_ro(); BLKROSET has a flag of its own. */
-bool rpmem_helper_disk_is_set_ro(struct gendisk *disk)
-{
-	return test_bit(GD_READ_ONLY, &disk->state);
-}
-
 void rpmem_helper_flush_dcache_page(struct page *page)
 {
 	flush_dcache_page(page);

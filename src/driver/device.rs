@@ -194,7 +194,7 @@ impl nd::Driver for Driver {
             (Attached::Memory(bound), Event::RevalidateRegion) => {
                 bound.disk.check_and_set_ro();
                 if let Some(node) = &bound.node {
-                    node.set_read_only(&bound.disk);
+                    node.set_read_only(bound.pmem.region().is_read_only());
                 }
             }
             (Attached::Sectors(sectors), Event::RevalidatePoison) => {

@@ -410,12 +410,7 @@ impl Leases {
     ///
     /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
     /// pages are `pinned`, there is notice as well.
-    pub(super) fn remove(
-        &self,
-        dev: &Device,
-        pinned: impl FnOnce() -> bool,
-        unmap: impl FnMut(Which),
-    ) {
+    pub(super) fn remove(&self, dev: &Device, pinned: &dyn Fn() -> bool, unmap: &dyn Fn(Which)) {
         let inner = self.turn();
         self.take_back(dev, inner, Cause::Unbind, pinned, unmap);
     }
@@ -426,7 +421,7 @@ impl Leases {
         &self,
         dev: &Device,
         read_only: bool,
-        unmap: impl FnMut(Which),
+        unmap: &dyn Fn(Which),
     ) {
         let inner = self.turn();
         self.set_read_only(dev, inner, By::Region, read_only, unmap);
@@ -441,7 +436,7 @@ impl Leases {
         &self,
         dev: &Device,
         read_only: bool,
-        unmap: impl FnMut(Which),
+        unmap: &dyn Fn(Which),
     ) -> Result {
         let mut inner = self.lock_to_break();
         while inner.is_breaking() {
@@ -484,11 +479,11 @@ impl Leases {
         mut inner: Guard<'_, Inner, MutexBackend>,
         by: By,
         read_only: bool,
-        unmap: impl FnMut(Which),
+        unmap: &dyn Fn(Which),
     ) {
         inner.read_only[by as usize] = read_only;
         if inner.read_only != [false; 2] {
-            self.take_back(dev, inner, Cause::ReadOnly(by), || false, unmap);
+            self.take_back(dev, inner, Cause::ReadOnly(by), &|| false, unmap);
             return;
         }
         let mapped = inner.is_mapped();
@@ -507,8 +502,8 @@ impl Leases {
         dev: &Device,
         mut inner: Guard<'_, Inner, MutexBackend>,
         cause: Cause,
-        pinned: impl FnOnce() -> bool,
-        mut unmap: impl FnMut(Which),
+        pinned: &dyn Fn() -> bool,
+        unmap: &dyn Fn(Which),
     ) {
         let reason = cause.reason();
         if !inner.lease.begin(reason) {

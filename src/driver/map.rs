@@ -292,7 +292,7 @@ impl Node {
             let disk = self.live.enter();
             disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
         };
-        self.leases.remove(dev, pinned, |which| self.take(which));
+        self.leases.remove(dev, &pinned, &|which| self.take(which));
         let disk = self.live.revoke();
         self.space.unmap_all();
         // Who opens the node from now on finds it dead before it claims the disk.
@@ -1032,11 +1032,12 @@ impl BoundNode {
         synchronous: bool,
     ) -> Result<Self> {
         let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
+        let read_only = data.data().region().is_read_only();
         let node = Node::new(data, disk.number(), CString::try_from(&*name)?, synchronous)?;
         let this = Self(Registration::new(dev, &name, node)?);
         // Those that are bad from the start.
         this.change_badblocks(|| ());
-        this.set_read_only(disk);
+        this.set_read_only(read_only);
         Ok(this)
     }
 
@@ -1051,14 +1052,12 @@ impl BoundNode {
         self.0.data().change_badblocks(update);
     }
 
-    /// Takes over from the disk whether the region is read-only: if so, mappings end that could be
-    /// written to. Context: may sleep.
-    pub(super) fn set_read_only(&self, disk: &GenDisk<Disk>) {
+    /// The region is read-only from now on, or not any more: if so, mappings end that could be written
+    /// to. Context: may sleep.
+    pub(super) fn set_read_only(&self, read_only: bool) {
         let node = self.0.data();
         node.leases
-            .set_region_read_only(self.0.device(), disk.is_region_read_only(), |which| {
-                node.take(which);
-            });
+            .set_region_read_only(self.0.device(), read_only, &|which| node.take(which));
     }
 }
 
@@ -1074,7 +1073,7 @@ pub(super) fn set_disk_read_only(disk: DiskNumber, read_only: bool) -> Result {
     };
     let data = node.data();
     data.leases
-        .set_disk_read_only(node.device(), read_only, |which| data.take(which))
+        .set_disk_read_only(node.device(), read_only, &|which| data.take(which))
 }
 
 impl Drop for BoundNode {

@@ -1410,12 +1410,21 @@ fn turns(c: &mut Ctx) -> TestResult {
         m.write8(0, 1);
         Ok(m)
     };
-    // It is read-only for as long as one of the two says so.
-    n.begin(How::ReadOnly).end(c)?;
-    n.begin(How::Disk).end(c)?;
-    for (how, want) in [(How::ReadOnly, libc::EACCES), (How::Disk, 0)] {
-        n.again(c, how)?;
-        check_eq!(tried(&f, DIRECT_WINDOW, RW, SYNC), want, "without {how:?}");
+    // It is read-only for as long as one of the two says so, whoever was first.
+    for first in [How::ReadOnly, How::Disk] {
+        for last in [How::ReadOnly, How::Disk] {
+            let other = |how| match how {
+                How::Disk => How::ReadOnly,
+                _ => How::Disk,
+            };
+            n.begin(first).end(c)?;
+            n.begin(other(first)).end(c)?;
+            for (how, want) in [(other(last), libc::EACCES), (last, 0)] {
+                n.again(c, how)?;
+                let got = tried(&f, DIRECT_WINDOW, RW, SYNC);
+                check_eq!(got, want, "{first:?} first, {last:?} last: without {how:?}");
+            }
+        }
     }
     // Also one that begins while the other one waits.
     let m = hold()?;
