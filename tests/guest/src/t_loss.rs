@@ -393,10 +393,19 @@ fn ready() -> impl Iterator<Item = String> {
     JOBS.iter().map(|j| format!("{READY}{}", j.name))
 }
 
-fn wait_ready(c: &Ctx) -> TestResult {
-    c.wait_for("the jobs to be ready", 60, || {
-        ready().all(|file| Path::new(&file).exists())
-    })
+fn wait_ready(c: &Ctx, writers: &mut Child) -> TestResult {
+    let mut ended = None;
+    c.wait_for("the jobs to be ready", 180, || {
+        ended = writers.try_wait().ok().flatten();
+        ended.is_some() || ready().all(|file| Path::new(&file).exists())
+    })?;
+    match ended {
+        None => Ok(()),
+        Some(status) => {
+            let said = c.read("/run/fio").unwrap_or_default();
+            crate::fail!("fio does not begin: {status}: {said}")
+        }
+    }
 }
 
 /// Opens the gate, and pulls the trigger after a random time. Whether what was acknowledged by then
@@ -408,7 +417,7 @@ fn write(
     rng: &mut Rng,
     round: u64,
 ) -> TestResult<bool> {
-    wait_ready(c)?;
+    wait_ready(c, writers)?;
     place.wipe(c, round)?;
     for state in fs::read_dir(format!("{SAFE}/state"))?.flatten() {
         fs::remove_file(state.path())?;
@@ -440,6 +449,8 @@ fn write(
 }
 
 fn round(c: &mut Ctx) -> TestResult {
+    // Or the log of the kernel has it when fio dies: see `write`.
+    c.write("/proc/sys/debug/exception-trace", "0")?;
     // Large modules: one CPU loads the one, the other the other.
     let xfs = Command::new("modprobe").arg("xfs").spawn();
     mount_safe(c)?;
@@ -454,7 +465,7 @@ fn round(c: &mut Ctx) -> TestResult {
         verify(c, &place, last)?;
     }
     if last > 0 && last % FSCK == 0 {
-        wait_ready(c)?;
+        wait_ready(c, &mut first)?;
         place.umount(c)?;
         place.mount(c)?;
     }
