@@ -497,6 +497,10 @@ fn pinning(f: &File, then: impl FnOnce() -> i32) -> TestResult<Peer> {
         if ring.register(m.as_ptr(), 2 * HUGE) != 0 {
             return 3;
         }
+        // The pins alone: mapping and file would hold the module.
+        drop(m);
+        // SAFETY: the child's copy, which it does not use any more.
+        unsafe { libc::close(std::os::fd::AsRawFd::as_raw_fd(f)) };
         l.say();
         l.hear();
         then()
