@@ -131,6 +131,9 @@ fn report(name: &str, b: &Booted, extra: &[String], ui: &Ui) -> Counts {
             }
         }
     }
+    for figure in &b.verdict.figures {
+        ui.line(&format!("          {figure}"));
+    }
     if c.failed == 0 && (!b.verdict.green() || !extra.is_empty()) {
         // Every test passed and the boot is red all the same.
         c.failed = 1;

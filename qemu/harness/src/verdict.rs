@@ -65,6 +65,8 @@ pub struct Verdict {
     pub tests: Vec<(String, Status)>,
     /// Why the boot is red; empty means green.
     pub reasons: Vec<String>,
+    /// What its tests print as `result: ...`: shown also when all is well.
+    pub figures: Vec<String>,
 }
 
 impl Verdict {
@@ -203,6 +205,7 @@ pub fn judge(input: &Input) -> Verdict {
     let mut end_marker = false;
     let mut cut_marker = false;
     let mut diag: Vec<&str> = Vec::new();
+    let mut figures = Vec::new();
 
     for line in input.ktap.lines().map(|l| l.trim_end_matches('\r')) {
         if (end_marker || cut_marker) && !line.trim().is_empty() {
@@ -243,6 +246,8 @@ pub fn judge(input: &Input) -> Verdict {
         } else if let Some(d) = line.strip_prefix("# ") {
             if d.starts_with("fail: ") || d.starts_with("rpmem: timeout") {
                 diag.push(d);
+            } else if let Some(figure) = d.strip_prefix("result: ") {
+                figures.push(figure.to_string());
             }
         }
     }
@@ -335,7 +340,11 @@ pub fn judge(input: &Input) -> Verdict {
         reasons.push("the kernel log is empty".into());
     }
 
-    Verdict { tests, reasons }
+    Verdict {
+        tests,
+        reasons,
+        figures,
+    }
 }
 
 #[cfg(test)]
@@ -552,6 +561,14 @@ mod tests {
         input.expected = &e;
         input.ktap = "KTAP version 1\n1..2\nok 1 self_pass # SKIP\nok 2 self_pass2 # SKIP no\n# rpmem: end of run\n";
         red(&judge(&input), "every test was skipped");
+    }
+
+    #[test]
+    fn figures_are_what_tests_call_results() {
+        let ktap = "KTAP version 1\n1..1\n# result: 5 cuts\n# other: 6\nok 1 self_pass\n# rpmem: end of run\n";
+        let v = run(&TWO[..1], ktap, CONSOLE, FIN);
+        assert!(v.green());
+        assert_eq!(v.figures, ["5 cuts"]);
     }
 
     #[test]

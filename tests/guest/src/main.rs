@@ -6,8 +6,9 @@
 //! 1. Write `fn name(c: &mut Ctx) -> TestResult` in a file `t_<area>.rs`, with the helpers of
 //!    `ctx.rs` (commands, sysfs, modules, namespaces, waiting) and `sys.rs` (mappings, flushing,
 //!    signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use `check!`, `check_eq!`
-//!    and `?`. What it prints becomes a diagnostic line of the log. It runs as root in a child
-//!    process of its own; whatever it leaves running is killed.
+//!    and `?`. What it prints becomes a diagnostic line of the log; `result: ...` is shown also when
+//!    all is well. It runs as root in a child process of its own; whatever it leaves running is
+//!    killed.
 //! 2. Name it in the `pub const TESTS: &[Test]` of that file; a new file is added to `mod` and
 //!    to `registry()` below.
 //! 3. Name it in a scenario, `tests/scenarios/*.json`: a test that no scenario runs is an error.

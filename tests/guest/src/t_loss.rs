@@ -496,14 +496,14 @@ fn end(c: &mut Ctx) -> TestResult {
     verify(c, &place, rounds)?;
     place.umount(c)?;
     println!(
-        "{rounds} power cuts, seed {}: every byte acknowledged as durable was there",
+        "result: {rounds} power cuts, seed {}: every byte acknowledged as durable was there",
         c.seed
     );
     let sums = c.read(format!("{SAFE}/verified"))?;
     let sums: Vec<u64> = sums.split(' ').filter_map(|n| n.parse().ok()).collect();
     check_eq!(sums.len(), JOBS.len());
     for (job, sum) in JOBS.iter().zip(sums) {
-        println!("{}: {sum} bytes verified", job.name);
+        println!("result: {}: {sum} bytes verified", job.name);
         check!(sum > 0, "{}: nothing was ever acknowledged", job.name);
     }
     c.umount(SAFE)
