@@ -6,7 +6,7 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::sys::{self, Map};
-use crate::tools::{self, names, Peer, Space, HUGE, PAGE};
+use crate::tools::{self, names, Peer, Probe, Space, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -554,10 +554,10 @@ fn bind_cycles(c: &mut Ctx, kind: Kind) -> TestResult {
 fn flush(c: &mut Ctx) -> TestResult {
     for kind in [Kind::Raw, Kind::Mem, Kind::Dev] {
         let s = space(c, kind)?;
-        let flushes = Flushes::trace(c)?;
+        let flushes = flushes(c)?;
         s.unbind(c)?;
         check_eq!(
-            flushes.count(c, std::process::id() as i32)?,
+            flushes.count_by(c, std::process::id() as i32)?,
             1,
             "flushes by the unbind"
         );
@@ -1365,7 +1365,7 @@ fn shutdown(c: &mut Ctx) -> TestResult {
     // The kernel names each device that it shuts down, and takes its time.
     c.write("/sys/module/kernel/parameters/initcall_debug", "1")?;
     c.write("/proc/sys/kernel/printk_delay", "10")?;
-    let flushes = Flushes::trace(c)?;
+    let flushes = flushes(c)?;
     c.mark_dmesg();
     let halt = Peer::start(|_| {
         // SAFETY: ends the machine.
@@ -1378,45 +1378,16 @@ fn shutdown(c: &mut Ctx) -> TestResult {
     c.write("/proc/sys/kernel/printk_delay", "1000")?;
     c.dmesg_has(&format!("{}: shutdown", s.nd))?;
     check_eq!(
-        flushes.count(c, halt.pid())?,
+        flushes.count_by(c, halt.pid())?,
         tools::spaces(c)?.len(),
         "flushes by the shutdown"
     );
     c.power_cut()
 }
 
-/// Counts the flushes that the driver asks of libnvdimm while it lives.
-struct Flushes;
-
-const TRACING: &str = "/sys/kernel/tracing";
-
-impl Flushes {
-    fn trace(c: &Ctx) -> TestResult<Flushes> {
-        c.write(format!("{TRACING}/set_ftrace_filter"), "nvdimm_flush")?;
-        c.write(format!("{TRACING}/current_tracer"), "function")?;
-        Ok(Flushes)
-    }
-
-    fn count(&self, c: &Ctx, pid: i32) -> TestResult<usize> {
-        let all = c.read(format!("{TRACING}/trace"))?;
-        let by = format!("-{pid} ");
-        let hit = |l: &&str| l.contains(" nvdimm_flush <-") && l.contains(&by);
-        println!(
-            "{}",
-            all.lines()
-                .filter(|l| !l.starts_with('#'))
-                .collect::<Vec<_>>()
-                .join("\n")
-        );
-        Ok(all.lines().filter(hit).count())
-    }
-}
-
-impl Drop for Flushes {
-    fn drop(&mut self) {
-        let _ = fs::write(format!("{TRACING}/current_tracer"), "nop");
-        let _ = fs::write(format!("{TRACING}/set_ftrace_filter"), "");
-    }
+/// Counts the flushes that the driver asks of libnvdimm.
+fn flushes(c: &Ctx) -> TestResult<Probe> {
+    Probe::new(c, "rpmem_life_flush", "nvdimm_flush")
 }
 
 fn after_shutdown(c: &mut Ctx) -> TestResult {

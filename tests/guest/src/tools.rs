@@ -515,6 +515,12 @@ impl Probe {
         Ok(self.lines(c)?.len())
     }
 
+    /// Those by one thread.
+    pub fn count_by(&self, c: &Ctx, tid: i32) -> TestResult<usize> {
+        let tag = format!("-{tid} ");
+        Ok(self.lines(c)?.iter().filter(|l| l.contains(&tag)).count())
+    }
+
     /// The values of one argument.
     pub fn values(&self, c: &Ctx, argument: &str) -> TestResult<Vec<u64>> {
         let tag = format!("{argument}=");
