@@ -4,7 +4,7 @@
 //! It fails closed: a boot is green only if everything that must be there is there and nothing
 //! else. Whatever is not understood is red.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Exit status of QEMU when the guest wrote `0x10` to isa-debug-exit: (0x10 << 1) | 1.
 /// A panic (with -no-reboot) ends QEMU with 0 and a start error with 1: neither can be success.
@@ -130,14 +130,14 @@ const SPLATS: &[&str] = &[
 /// Lines that only accompany a splat; they are accepted inside the report of an allowed one.
 const ACCOMPANYING: &[&str] = &["Call Trace", "Oops"];
 
-/// Lines between what a stack is shown for and the stack.
-const TRACE: usize = 6;
+/// A stack comes at most this many lines after what it is shown for: other CPUs say things, too.
+const TRACE: usize = 40;
 
 fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let mut test = "boot".to_string();
     let mut allowed_until: usize = 0;
-    let mut trace_until: usize = 0;
+    let mut traces_until = VecDeque::new();
     for (n, line) in console.lines().enumerate() {
         if let Some(at) = line.find(KMSG_START) {
             test = line[at + KMSG_START.len()..].trim().to_string();
@@ -148,7 +148,7 @@ fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
             continue;
         }
         if traces.iter().any(|t| line.contains(t.as_str())) {
-            trace_until = n + TRACE;
+            traces_until.push_back(n + TRACE);
             continue;
         }
         let Some(hit) = SPLATS.iter().find(|s| line.contains(*s)) else {
@@ -162,8 +162,10 @@ fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
         if n < allowed_until && ACCOMPANYING.contains(hit) {
             continue;
         }
-        if n < trace_until && *hit == "Call Trace" {
-            trace_until = 0;
+        while traces_until.front().is_some_and(|until| n > *until) {
+            traces_until.pop_front();
+        }
+        if *hit == "Call Trace" && traces_until.pop_front().is_some() {
             continue;
         }
         found.push(format!(
@@ -472,8 +474,13 @@ mod tests {
         assert_eq!(splats(log, &[], &[]).len(), 1);
         let log = format!("{log}\nWARNING: CPU: 0\nCall Trace:");
         assert_eq!(splats(&log, &[], &traces).len(), 2);
-        let log = "XFS: Internal error x\n1\n2\n3\n4\n5\n6\nCall Trace:";
-        assert_eq!(splats(log, &[], &traces).len(), 1);
+        let log = "XFS: Internal error x\nXFS: Internal error y\nCall Trace:\n1\nCall Trace:\n";
+        assert!(splats(log, &[], &traces).is_empty());
+        assert_eq!(splats(&format!("{log}Call Trace:"), &[], &traces).len(), 1);
+        for (between, found) in [(TRACE - 1, 0), (TRACE, 1)] {
+            let log = format!("Internal error{}\nCall Trace:", "\nx".repeat(between));
+            assert_eq!(splats(&log, &[], &traces).len(), found);
+        }
     }
 
     #[test]
