@@ -1383,7 +1383,7 @@ pub const ADMIN: &[AdminKind] = &[
 /// between. nd_region_remove() (drivers/nvdimm/region.c) does not see devices that
 /// nd_device_register() (drivers/nvdimm/bus.c) has yet to add: they would stay, beside those of the
 /// next time with the same labels, whatever the driver.
-fn set_up_region(region: &str) -> i64 {
+pub fn set_up_region(region: &str) -> i64 {
     use std::os::fd::AsRawFd;
     let dir = match std::fs::File::open(format!("/sys/bus/nd/devices/{region}")) {
         Ok(f) => f,

@@ -332,7 +332,8 @@ pub fn admin(a: usize, deeds: &[Deed], total: usize) -> i32 {
     let s = shared();
     for (n, d) in deeds.iter().enumerate() {
         let due = (n * total / (deeds.len() + 1)) as u32;
-        while s.done.load(SeqCst) < due && s.running.load(SeqCst) > 0 {
+        // Below 0 when some have been killed.
+        while s.done.load(SeqCst) < due && s.running.load(SeqCst) as i32 > 0 {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         perform(STRANDS - 4 + a, n, d, m);

@@ -40,6 +40,8 @@ const ROUNDS: u64 = 2;
 const LONG: Duration = Duration::from_secs(20 * 60);
 /// Seconds for all processes of a round to end. They need some.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// When they are killed if one waits for the pages of a file.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The sub-command.
 pub fn main(args: &[&str]) -> i32 {
@@ -323,16 +325,41 @@ impl Bench {
         Ok(())
     }
 
+    /// The disk of a namespace, which is bound if it was not, and the device that carries it.
+    fn bound(&self, c: &Ctx, n: usize) -> TestResult<(String, String)> {
+        let disk = &self.machine.disk[n];
+        let Some(nd) = fuzz_calls::carrier(n) else {
+            fail!("the namespace of {disk} is gone");
+        };
+        if c.bound_to(&nd).is_none() {
+            let r = fuzz_calls::bind(self.machine, n);
+            check!(r >= 0, "bind of {nd} for {disk}: {r}");
+        }
+        Ok((c.disk_of(&nd)?, nd))
+    }
+
     fn bind_all(&self, c: &Ctx) -> TestResult {
         for (n, disk) in self.machine.disk.iter().enumerate() {
-            let Some(nd) = fuzz_calls::carrier(n) else {
-                fail!("the namespace of {disk} is gone");
-            };
-            if c.bound_to(&nd).is_none() {
-                let r = fuzz_calls::bind(self.machine, n);
-                check!(r >= 0, "bind of {nd} for {disk}: {r}");
+            let (found, nd) = self.bound(c, n)?;
+            check_eq!(&found, disk, "disk of {nd}");
+        }
+        Ok(())
+    }
+
+    /// A namespace gets the number that it had, and the disk its name, if nothing refers to the device
+    /// that it was before: whoever writes to `bind` or `unbind` (drivers/base/bus.c) does for a moment,
+    /// in which another administrator may set up the region. A reference that is lost stays, and its
+    /// number with it, also when nobody else is there: `bind_all()` tells.
+    fn old_names(&self, c: &Ctx) -> TestResult {
+        for (n, disk) in self.machine.disk.iter().enumerate() {
+            if self.bound(c, n)?.0 != *disk {
+                println!("{disk} has another name: its region is set up once more");
+                for region in &self.machine.regions {
+                    let r = fuzz_calls::set_up_region(region);
+                    check!(r >= 0, "{region}: {r}");
+                }
+                break;
             }
-            check_eq!(&c.disk_of(&nd)?, disk, "disk of {nd}");
         }
         Ok(())
     }
@@ -420,6 +447,8 @@ impl Bench {
     /// Wait until every process of the round, whoever made it, has ended.
     fn wait(&self, c: &Ctx, mut names: Vec<(i32, String)>, groups: usize) -> TestResult {
         let end = Instant::now() + DEADLINE;
+        let mut look = Instant::now() + PATIENCE;
+        let mut killed = false;
         let mut programs = groups;
         let mut cleaner = false;
         loop {
@@ -434,13 +463,20 @@ impl Bench {
                     stuck();
                     fail!("not ended after {DEADLINE:?}: {names:?}; see above");
                 }
+                if Instant::now() > look {
+                    look += PATIENCE / 8;
+                    killed |= kill_those_who_wait_for_pages(&names);
+                }
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
             if let Some(i) = names.iter().position(|(p, _)| *p == pid) {
                 let (_, name) = names.remove(i);
-                check!(status == 0, "{name} ended with wait status {status:#x}");
-                programs -= usize::from(name.starts_with("process"));
+                check!(
+                    status == 0 || killed && status == libc::SIGKILL && is_program(&name),
+                    "{name} ended with wait status {status:#x}"
+                );
+                programs -= usize::from(is_program(&name));
             }
             // An unbind may be waiting for the end of files that share extents, and those for the
             // end of their file system.
@@ -506,6 +542,7 @@ impl Bench {
             check!(r >= 0, "insmod: {r}");
         }
         c.settle();
+        self.old_names(c)?;
         self.bind_all(c)?;
         self.unused(c)?;
         self.unbind_all(c)?;
@@ -637,6 +674,41 @@ fn asleep() -> Vec<String> {
         }
     }
     v
+}
+
+fn is_program(name: &str) -> bool {
+    name.starts_with("process")
+}
+
+/// dax_break_layout() waits, with the lock of the file held, until a page that was pinned has no
+/// reference, and a mapping is one: who faults the page in again meanwhile, and then waits for that
+/// lock, waits for ever. That is so with DAX on any driver (Documentation/testing.md), and a signal
+/// ends it. A reference that is lost would be seen all the same: the unbind after the round waits for
+/// it, too. Kills the programs among `names` if one of them, or of their children, waits like that.
+fn kill_those_who_wait_for_pages(names: &[(i32, String)]) -> bool {
+    let waits = |t: &Path| {
+        let stack = fs::read_to_string(t.join("stack")).unwrap_or_default();
+        stack.contains("_wait_dax_page+")
+    };
+    let pid = |t: &Path| t.iter().nth(2)?.to_str()?.parse::<i32>().ok();
+    let waiting: Vec<i32> = tasks()
+        .iter()
+        .filter(|t| waits(t))
+        .filter_map(|t| pid(t))
+        .collect();
+    if waiting.is_empty() {
+        return false;
+    }
+    println!("killed, as {waiting:?} wait for pages that may be mapped again: {names:?}");
+    // Parents first: they would say that a child was lost.
+    let programs = names.iter().filter(|(_, n)| is_program(n)).map(|(p, _)| *p);
+    for p in programs.chain(waiting) {
+        // SAFETY: a process that is a child of this one, or has such a parent.
+        unsafe { libc::kill(p, libc::SIGKILL) };
+    }
+    // Administrators keep in step with none.
+    fuzz_run::shared().running.store(0, SeqCst);
+    true
 }
 
 /// Where the tasks of this program are that have not ended.
