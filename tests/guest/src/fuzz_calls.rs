@@ -1176,7 +1176,9 @@ pub const IOCTLS: &[Ioctl] = &[
         "BLKBSZSET",
         0x4008_1271,
         BLK,
-        Values(&[512, 1024, 4096, 4096, 0, 1, 3000, 8192, 65536, 1 << 31]),
+        // None of more than a page: page_cache_ra_order() (mm/readahead.c) may meet another one with
+        // folios that are too small for it, on any disk (Documentation/testing.md).
+        Values(&[512, 1024, 4096, 4096, 0, 1, 3000, 2048, 131_072, 1 << 31]),
     ),
     io("BLKGETSIZE64", 0x8008_1272, ALL_BLK, Answer),
     // Persistent memory has nothing to discard, and no zones.
