@@ -40,7 +40,7 @@ const ROUNDS: u64 = 2;
 const LONG: Duration = Duration::from_secs(20 * 60);
 /// Seconds for all processes of a round to end. They need some.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// When they are killed if one waits for the pages of a file.
+/// When they are killed if one waits for what may never come.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The sub-command.
@@ -465,7 +465,7 @@ impl Bench {
                 }
                 if Instant::now() > look {
                     look += PATIENCE / 8;
-                    killed |= kill_those_who_wait_for_pages(&names);
+                    killed |= kill_those_who_never_end(c, &names);
                 }
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
@@ -490,7 +490,6 @@ impl Bench {
                 })?;
                 names.push((pid, "the last umount".into()));
             }
-            let _ = c;
         }
     }
 
@@ -680,26 +679,37 @@ fn is_program(name: &str) -> bool {
     name.starts_with("process")
 }
 
-/// dax_break_layout() waits, with the lock of the file held, until a page that was pinned has no
-/// reference, and a mapping is one: who faults the page in again meanwhile, and then waits for that
-/// lock, waits for ever. That is so with DAX on any driver (Documentation/testing.md), and a signal
-/// ends it. A reference that is lost would be seen all the same: the unbind after the round waits for
-/// it, too. Kills the programs among `names` if one of them, or of their children, waits like that.
-fn kill_those_who_wait_for_pages(names: &[(i32, String)]) -> bool {
-    let waits = |t: &Path| {
-        let stack = fs::read_to_string(t.join("stack")).unwrap_or_default();
-        stack.contains("_wait_dax_page+")
-    };
+/// Kills the programs among `names` if one of them, or of their children, has met one of two things
+/// that never end but by a signal, with any driver (Documentation/testing.md): dax_break_layout()
+/// waits, with the lock of the file held, for a page that has been faulted in again, maybe by who waits
+/// for that lock; MAP_POPULATE of a disk tries again for ever what cannot be read. A reference to a page
+/// that is lost would be seen all the same: the unbind after the round waits for it, too.
+fn kill_those_who_never_end(c: &Ctx, names: &[(i32, String)]) -> bool {
+    let log = c.dmesg().unwrap_or_default();
+    let unread = log
+        .lines()
+        .rev()
+        .take(12)
+        .any(|l| l.contains("async page read"));
+    let me = fs::read_link("/proc/self/exe").ok();
     let pid = |t: &Path| t.iter().nth(2)?.to_str()?.parse::<i32>().ok();
+    let never_ends = |t: &Path| {
+        let stack = fs::read_to_string(t.join("stack")).unwrap_or_default();
+        let runs = unread
+            && state(t).is_some_and(|(_, s)| s == 'R')
+            && fs::read_link(t.join("exe")).ok() == me
+            && pid(t).is_some_and(|p| p != 1 && p != std::process::id() as i32);
+        stack.contains("_wait_dax_page+") || runs
+    };
     let waiting: Vec<i32> = tasks()
         .iter()
-        .filter(|t| waits(t))
+        .filter(|t| never_ends(t))
         .filter_map(|t| pid(t))
         .collect();
     if waiting.is_empty() {
         return false;
     }
-    println!("killed, as {waiting:?} wait for pages that may be mapped again: {names:?}");
+    println!("killed, as {waiting:?} wait for pages, or populate what cannot be read: {names:?}");
     // Parents first: they would say that a child was lost.
     let programs = names.iter().filter(|(_, n)| is_program(n)).map(|(p, _)| *p);
     for p in programs.chain(waiting) {
