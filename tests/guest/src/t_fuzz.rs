@@ -353,7 +353,7 @@ impl Bench {
     fn old_names(&self, c: &Ctx) -> TestResult {
         for (n, disk) in self.machine.disk.iter().enumerate() {
             if self.bound(c, n)?.0 != *disk {
-                println!("{disk} has another name: its region is set up once more");
+                println!("result: {disk} has another name: its region is set up once more");
                 for region in &self.machine.regions {
                     let r = fuzz_calls::set_up_region(region);
                     check!(r >= 0, "{region}: {r}");
@@ -709,7 +709,9 @@ fn kill_those_who_never_end(c: &Ctx, names: &[(i32, String)]) -> bool {
     if waiting.is_empty() {
         return false;
     }
-    println!("killed, as {waiting:?} wait for pages, or populate what cannot be read: {names:?}");
+    println!(
+        "result: killed, as {waiting:?} wait for pages, or populate what cannot be read: {names:?}"
+    );
     // Parents first: they would say that a child was lost.
     let programs = names.iter().filter(|(_, n)| is_program(n)).map(|(p, _)| *p);
     for p in programs.chain(waiting) {

@@ -479,7 +479,7 @@ fn round(c: &mut Ctx) -> TestResult {
     let mut saved = write(c, &place, &mut first, &mut rng, now)?;
     for _ in 0..2 {
         if !saved {
-            println!("round {now}: fio died before it had saved anything: once more");
+            println!("result: round {now}: fio died before it had saved anything: once more");
             let mut next = writers(c, &place, now)?;
             saved = write(c, &place, &mut next, &mut rng, now)?;
         }
