@@ -305,6 +305,14 @@ impl Ctx {
         Path::new("/sys/module").join(name).join("refcnt").exists()
     }
 
+    /// Nobody has the module: files, mounts and pinned pages end a little later than their last user.
+    pub fn wait_unused(&self, name: &str) -> TestResult {
+        let file = format!("/sys/module/{name}/refcnt");
+        self.wait_for("the module to be unused", 20, || {
+            self.read(&file).is_ok_and(|n| n == "0")
+        })
+    }
+
     /// insmod of the module under test, with parameters like `a=1 b=2`.
     pub fn insmod_rpmem(&self, params: &str) -> TestResult {
         insmod(Path::new(init_ko()), params).map_err(Outcome::Fail)?;

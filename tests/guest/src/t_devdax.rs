@@ -565,6 +565,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
     })?;
     // When udev has looked at the disk.
     Here::nth(c, 0)?;
+    c.wait_unused("rpmem")?;
     c.rmmod("rpmem")?;
     c.insmod_rpmem("")?;
     Here::nth(c, 0)?;

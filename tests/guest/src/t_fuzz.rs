@@ -516,21 +516,13 @@ impl Bench {
             if name == "reload" {
                 c.settle();
                 self.bind_all(c)?;
-                self.unused(c)?;
+                c.wait_unused(c.driver_name())?;
             }
             let kind = ADMIN.iter().position(|k| k.name == name).unwrap_or(0);
             let r = fuzz_run::perform(60, n, &Deed { kind, arg }, self.machine);
             check!(r >= 0, "{name}: {r}");
         }
         Ok(())
-    }
-
-    /// Nobody has the module: files and mounts end a little later than their last user.
-    fn unused(&self, c: &Ctx) -> TestResult {
-        let file = format!("/sys/module/{}/refcnt", c.driver_name());
-        c.wait_for("the module to be unused", 20, || {
-            c.read(&file).is_ok_and(|n| n == "0")
-        })
     }
 
     /// What holds after every round.
@@ -543,7 +535,7 @@ impl Bench {
         c.settle();
         self.old_names(c)?;
         self.bind_all(c)?;
-        self.unused(c)?;
+        c.wait_unused(c.driver_name())?;
         self.unbind_all(c)?;
         check_eq!(
             c.read("/proc/iomem")?,
