@@ -169,7 +169,7 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, flavour: &str) -> String {
     // the console up before it loads the driver. The kernel measures whether the timer ticks; on a
     // busy host the emulated one can look dead.
     let mut c = String::from("console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check");
-    if boot.allow_splat.is_empty() {
+    if boot.allow_splat.is_empty() && !boot.allow_core_races {
         c += " panic_on_warn=1";
     }
     if flavour != "stock" {
@@ -410,6 +410,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         expect_console: &boot.expect_console,
         allow_splat: &boot.allow_splat,
         allow_trace: &boot.allow_trace,
+        allow_core_races: boot.allow_core_races,
     });
     Ok(Booted {
         nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),

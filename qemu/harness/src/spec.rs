@@ -21,7 +21,7 @@
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
 //!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
-//!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"],
+//!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -37,7 +37,8 @@
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
 //! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
-//! `allow_trace` a stack may be shown, and nothing else: file systems do so.
+//! `allow_trace` a stack may be shown, and nothing else: file systems do so. With `allow_core_races`
+//! KCSAN may report races in which no function of any module is on either stack.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -145,6 +146,7 @@ pub struct Boot {
     pub expect_console: Vec<String>,
     pub allow_splat: Vec<String>,
     pub allow_trace: Vec<String>,
+    pub allow_core_races: bool,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
     /// The initramfs is that of the Debian host of scripts/system.
@@ -224,6 +226,7 @@ impl Boot {
             expect_console: Vec::new(),
             allow_splat: Vec::new(),
             allow_trace: Vec::new(),
+            allow_core_races: false,
             chained: false,
             system: false,
             repeat: 1,
@@ -506,6 +509,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "expect_console",
             "allow_splat",
             "allow_trace",
+            "allow_core_races",
             "chained",
             "system",
             "repeat",
@@ -573,6 +577,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             expect_console: b.strings("expect_console")?,
             allow_splat: b.strings("allow_splat")?,
             allow_trace: b.strings("allow_trace")?,
+            allow_core_races: b.bool("allow_core_races")?,
             chained: b.bool("chained")?,
             system: b.bool("system")?,
             repeat,

@@ -50,6 +50,8 @@ pub struct Input<'a> {
     pub allow_splat: &'a [String],
     /// What stacks may be shown after.
     pub allow_trace: &'a [String],
+    /// Data races that no module has a part in are no splats.
+    pub allow_core_races: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,12 +135,29 @@ const ACCOMPANYING: &[&str] = &["Call Trace", "Oops"];
 /// A stack comes at most this many lines after what it is shown for: other CPUs say things, too.
 const TRACE: usize = 40;
 
-fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
+/// If the report that begins with this title is one of KCSAN about two accesses, both known, and no
+/// stack in it has a function of a module. One of a single access may be the C side of a race with
+/// Rust, which has no instrumentation.
+fn core_race(title: &str, report: &[&str]) -> bool {
+    let both = title.contains("BUG: KCSAN: ") && title.contains(" / ");
+    let of_module = |l: &str| l.trim_end().ends_with(']');
+    let end = report.iter().position(|l| l.contains("=========="));
+    both && !of_module(title)
+        && !title.contains("] / ")
+        && end.is_some_and(|end| {
+            let frame = |l: &&&str| l.contains("+0x") && l.contains("/0x");
+            let mut frames = report[..end].iter().filter(frame).peekable();
+            frames.peek().is_some() && !frames.any(|l| of_module(l))
+        })
+}
+
+fn splats(console: &str, allow: &[String], traces: &[String], core_races: bool) -> Vec<String> {
+    let lines: Vec<&str> = console.lines().collect();
     let mut found = Vec::new();
     let mut test = "boot".to_string();
     let mut allowed_until: usize = 0;
     let mut traces_until = VecDeque::new();
-    for (n, line) in console.lines().enumerate() {
+    for (n, line) in lines.iter().enumerate() {
         if let Some(at) = line.find(KMSG_START) {
             test = line[at + KMSG_START.len()..].trim().to_string();
             continue;
@@ -154,6 +173,9 @@ fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
         let Some(hit) = SPLATS.iter().find(|s| line.contains(*s)) else {
             continue;
         };
+        if core_races && core_race(line, &lines[n + 1..]) {
+            continue;
+        }
         if allow.iter().any(|a| line.contains(a.as_str())) {
             // The report of an allowed splat, at most this long.
             allowed_until = n + 120;
@@ -332,7 +354,12 @@ pub fn judge(input: &Input) -> Verdict {
         }
     }
 
-    reasons.extend(splats(input.console, input.allow_splat, input.allow_trace));
+    reasons.extend(splats(
+        input.console,
+        input.allow_splat,
+        input.allow_trace,
+        input.allow_core_races,
+    ));
     for want in input.expect_console {
         if !input.console.lines().any(|l| l.contains(want.as_str())) {
             reasons.push(format!("the kernel log lacks: {want}"));
@@ -375,6 +402,7 @@ mod tests {
             expect_console: &[],
             allow_splat: &[],
             allow_trace: &[],
+            allow_core_races: false,
         })
     }
 
@@ -458,6 +486,7 @@ mod tests {
             expect_console: &[],
             allow_splat: &["WARNING: CPU: 0 PID: 1 at self_splat".to_string()],
             allow_trace: &[],
+            allow_core_races: false,
         };
         let v = judge(&input);
         assert!(v.green(), "{:?}", v.reasons);
@@ -470,16 +499,19 @@ mod tests {
     fn a_stack_after_an_allowed_line() {
         let traces = ["Internal error".to_string()];
         let log = "XFS: Internal error x\nCPU: 0\nCall Trace:\n <TASK>";
-        assert!(splats(log, &[], &traces).is_empty());
-        assert_eq!(splats(log, &[], &[]).len(), 1);
+        assert!(splats(log, &[], &traces, false).is_empty());
+        assert_eq!(splats(log, &[], &[], false).len(), 1);
         let log = format!("{log}\nWARNING: CPU: 0\nCall Trace:");
-        assert_eq!(splats(&log, &[], &traces).len(), 2);
+        assert_eq!(splats(&log, &[], &traces, false).len(), 2);
         let log = "XFS: Internal error x\nXFS: Internal error y\nCall Trace:\n1\nCall Trace:\n";
-        assert!(splats(log, &[], &traces).is_empty());
-        assert_eq!(splats(&format!("{log}Call Trace:"), &[], &traces).len(), 1);
+        assert!(splats(log, &[], &traces, false).is_empty());
+        assert_eq!(
+            splats(&format!("{log}Call Trace:"), &[], &traces, false).len(),
+            1
+        );
         for (between, found) in [(TRACE - 1, 0), (TRACE, 1)] {
             let log = format!("Internal error{}\nCall Trace:", "\nx".repeat(between));
-            assert_eq!(splats(&log, &[], &traces).len(), found);
+            assert_eq!(splats(&log, &[], &traces, false).len(), found);
         }
     }
 
@@ -487,9 +519,34 @@ mod tests {
     fn splats_after_an_allowed_report_count() {
         let allow = ["WARNING: fine".to_string()];
         let log = "WARNING: fine\nCall Trace:\n---[ end trace 0 ]---\nCall Trace:\n";
-        assert_eq!(splats(log, &allow, &[]).len(), 1);
+        assert_eq!(splats(log, &allow, &[], false).len(), 1);
         let log = "WARNING: fine\nBUG: KASAN: slab-use-after-free\n";
-        assert_eq!(splats(log, &allow, &[]).len(), 1);
+        assert_eq!(splats(log, &allow, &[], false).len(), 1);
+    }
+
+    #[test]
+    fn races_of_the_core() {
+        let report = include_str!("../testdata/console-race.log");
+        let found = |log: &str| splats(log, &[], &[], true);
+        assert_eq!(splats(report, &[], &[], false).len(), 1);
+        assert!(found(report).is_empty());
+        // One side is a module's, or was called by one.
+        for (core, module) in [
+            (" / lru_add", " / rpmem_lru_add [rpmem]"),
+            ("in folio_mark_accessed", "in f [rpmem]"),
+            ("blkdev_read_iter+0x191/0x210", "f+0x191/0x210 [rpmem]"),
+        ] {
+            assert!(report.contains(core));
+            assert_eq!(found(&report.replacen(core, module, 1)).len(), 1);
+        }
+        // One side only, half a report, one without stacks, another instrument.
+        assert_eq!(found(&report.replace(" / lru_add", "")).len(), 1);
+        assert_eq!(found(report.trim_end().trim_end_matches('=')).len(), 1);
+        assert_eq!(found(&report.replace("+0x", "")).len(), 1);
+        assert_eq!(found(&report.replace("KCSAN", "KASAN")).len(), 1);
+        // What others say in between.
+        let more = report.replacen("\n\n", "\nWARNING: CPU: 0\n", 1);
+        assert_eq!(found(&more).len(), 1);
     }
 
     #[test]
@@ -556,6 +613,7 @@ mod tests {
             expect_console: &[],
             allow_splat: &[],
             allow_trace: &[],
+            allow_core_races: false,
         };
         assert!(judge(&input).green());
         let e: Vec<_> = TWO
@@ -624,6 +682,7 @@ mod tests {
             expect_console: &[],
             allow_splat: &[],
             allow_trace: &[],
+            allow_core_races: false,
         };
         assert!(judge(&input).green());
         input.ended = FIN;
@@ -646,6 +705,7 @@ mod tests {
             expect_console: &want,
             allow_splat: &[],
             allow_trace: &[],
+            allow_core_races: false,
         };
         red(&judge(&input), "the kernel log lacks: no such line");
     }
