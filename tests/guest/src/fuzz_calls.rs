@@ -499,7 +499,7 @@ pub const KINDS: &[Kind] = &[
     )
     .calm(8),
     kind("mprotect", Call(SYS_mprotect), &[Map, Range, One(PROT)]).calm(6),
-    kind("madvise", Call(SYS_madvise), &[Map, Range, One(ADVICE)])
+    kind("madvise", Own(madvise), &[Map, Range, One(ADVICE)])
         .often(8)
         .calm(8),
     kind("msync", Call(SYS_msync), &[Map, Range, Flags(&[1, 2, 4])]).calm(6),
@@ -848,6 +848,17 @@ fn mremap(v: &[Val]) -> i64 {
     r
 }
 
+/// Not from a bad address up to the arena and beyond, where the memory of the fuzzer itself is, and not
+/// to poison pages, which may be anybody's.
+fn madvise(v: &[Val]) -> i64 {
+    let (at, len, advice) = (value(v[0], v[0]), value(v[1], v[0]), value(v[2], v[0]));
+    let own = at < BUFFER && at.checked_add(len).is_some_and(|end| end > BUFFER);
+    if own || matches!(advice as i32, libc::MADV_HWPOISON | libc::MADV_SOFT_OFFLINE) {
+        return -i64::from(libc::EINVAL);
+    }
+    call(SYS_madvise, [at, len, advice, 0, 0, 0])
+}
+
 fn touch(v: &[Val]) -> i64 {
     let at = value(v[0], v[0]);
     let (write, n, step) = (
@@ -981,46 +992,75 @@ fn userfaultfd(v: &[Val]) -> i64 {
     r
 }
 
-/// A ring of io_uring(7) for one request at a time.
+/// A ring of io_uring(7) for one request, of the thread that made it. It has no descriptor: another
+/// thread could close the number that a request names, and the ring that gets it next would then wait
+/// for itself.
 pub struct Ring {
-    fd: u64,
-    base: u64,
-    sqes: u64,
+    /// Among the rings that the thread has registered.
+    index: u64,
+    /// A page of queues and one of submission entries.
+    memory: u64,
     params: [u32; 30],
 }
 
-const RING_LEN: u64 = PAGE;
+const RING_LEN: u64 = 2 * PAGE;
+// Of <linux/io_uring.h>.
+const SETUP_NO_MMAP: u32 = 1 << 14;
+const SETUP_REGISTERED_FD_ONLY: u32 = 1 << 15;
+const ENTER_GETEVENTS: u64 = 1;
+const ENTER_REGISTERED_RING: u64 = 1 << 4;
+const REGISTER_BUFFERS: u64 = 0;
+const UNREGISTER_RING_FDS: u64 = 21;
+const REGISTER_USE_REGISTERED_RING: u64 = 1 << 31;
 
 impl Ring {
     pub fn new() -> Result<Ring, i64> {
+        let (prot, flags) = (
+            (libc::PROT_READ | libc::PROT_WRITE) as u64,
+            (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64,
+        );
+        let memory = call(SYS_mmap, [0, RING_LEN, prot, flags, u64::MAX, 0]);
+        if memory < 0 {
+            return Err(memory);
+        }
+        let memory = memory as u64;
         let mut params = [0u32; 30];
+        params[2] = SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY;
+        // user_addr of the submission entries (18), of the queues (28).
+        for (at, page) in [(18, memory + PAGE), (28, memory)] {
+            (params[at], params[at + 1]) = (page as u32, (page >> 32) as u32);
+        }
         let p = params.as_mut_ptr() as u64;
-        let fd = call(libc::SYS_io_uring_setup, [2, p, 0, 0, 0, 0]);
-        if fd < 0 {
-            return Err(fd);
+        let index = call(libc::SYS_io_uring_setup, [2, p, 0, 0, 0, 0]);
+        if index < 0 {
+            call(SYS_munmap, [memory, RING_LEN, 0, 0, 0, 0]);
+            return Err(index);
         }
-        let fd = fd as u64;
-        let map = |off| call(SYS_mmap, [0, RING_LEN, 3, 1, fd, off]);
-        let (base, sqes) = (map(0), map(0x1000_0000));
-        let r = Ring {
-            fd,
-            base: base as u64,
-            sqes: sqes as u64,
+        Ok(Ring {
+            index: index as u64,
+            memory,
             params,
-        };
-        if base < 0 || sqes < 0 {
-            return Err(base.min(sqes));
-        }
-        Ok(r)
+        })
+    }
+
+    fn io_uring_register(&self, opcode: u64, arg: u64) -> i64 {
+        call(
+            libc::SYS_io_uring_register,
+            [
+                self.index,
+                opcode | REGISTER_USE_REGISTERED_RING,
+                arg,
+                1,
+                0,
+                0,
+            ],
+        )
     }
 
     /// A long-term pin of memory, until the ring ends. 0 or a negative errno.
     pub fn register(&self, p: *const u8, len: usize) -> i64 {
         let iov = [p as u64, len as u64];
-        call(
-            libc::SYS_io_uring_register,
-            [self.fd, 0, iov.as_ptr() as u64, 1, 0, 0],
-        )
+        self.io_uring_register(REGISTER_BUFFERS, iov.as_ptr() as u64)
     }
 
     /// Submit a request and wait for its result.
@@ -1028,31 +1068,30 @@ impl Ring {
         let p = &self.params;
         // SAFETY: offsets that the kernel gave for this ring, whose queues have room for one.
         unsafe {
-            (self.sqes as *mut [u64; 8]).write_volatile(sqe);
+            ((self.memory + PAGE) as *mut [u64; 8]).write_volatile(sqe);
             // Of the submission queue: tail (11), array (16).
-            ((self.base + u64::from(p[16])) as *mut u32).write_volatile(0);
-            ((self.base + u64::from(p[11])) as *mut u32).write_volatile(1);
+            ((self.memory + u64::from(p[16])) as *mut u32).write_volatile(0);
+            ((self.memory + u64::from(p[11])) as *mut u32).write_volatile(1);
         }
         std::sync::atomic::fence(SeqCst);
-        let r = call(libc::SYS_io_uring_enter, [self.fd, 1, 1, 1, 0, 0]);
+        let flags = ENTER_GETEVENTS | ENTER_REGISTERED_RING;
+        let r = call(libc::SYS_io_uring_enter, [self.index, 1, 1, flags, 0, 0]);
         if r < 0 {
             return r;
         }
         // Of the completion queue: the entries (25), of which `res` is the third word.
         // SAFETY: as above.
-        let res = unsafe { ((self.base + u64::from(p[25]) + 8) as *const i32).read_volatile() };
+        let res = unsafe { ((self.memory + u64::from(p[25]) + 8) as *const i32).read_volatile() };
         i64::from(res)
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        for at in [self.base, self.sqes] {
-            if at as i64 > 0 {
-                call(SYS_munmap, [at, RING_LEN, 0, 0, 0, 0]);
-            }
-        }
-        call(SYS_close, [self.fd, 0, 0, 0, 0, 0]);
+        // struct io_uring_rsrc_update: offset, reserved, data.
+        let which = [self.index as u32, 0, 0, 0];
+        self.io_uring_register(UNREGISTER_RING_FDS, which.as_ptr() as u64);
+        call(SYS_munmap, [self.memory, RING_LEN, 0, 0, 0, 0]);
     }
 }
 

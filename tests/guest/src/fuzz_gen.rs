@@ -206,8 +206,8 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             rng.pick(&[0, 0, 0, 0, 4096, 32768, 2 << 20]) as u32,
         ),
         Arg::MapSlot => Val::Map(rng.below(MAPS as u64) as u8, 0),
-        // A length that is neither in the arena nor wraps would have madvise() work on the
-        // memory of the fuzzer itself.
+        // From the arena on a length either stays in it or wraps: behind it is the memory of the
+        // fuzzer itself.
         Arg::Range | Arg::Whole if wild => Val::Num(rng.pick(&[
             0,
             1,
