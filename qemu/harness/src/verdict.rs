@@ -132,8 +132,9 @@ const SPLATS: &[&str] = &[
 /// Lines that only accompany a splat; they are accepted inside the report of an allowed one.
 const ACCOMPANYING: &[&str] = &["Call Trace", "Oops"];
 
-/// A stack comes at most this many lines after what it is shown for: other CPUs say things, too.
-const TRACE: usize = 40;
+/// A stack comes at most this many lines after what it is shown for: other CPUs say things, too, and show
+/// stacks of 40 lines.
+const TRACE: usize = 100;
 
 /// If the report that begins with this title is one of KCSAN about two accesses, both known, and no
 /// stack in it has a function of a module. One of a single access may be the C side of a race with
