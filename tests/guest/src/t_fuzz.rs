@@ -354,9 +354,9 @@ impl Bench {
     }
 
     /// A namespace gets the number that it had, and the disk its name, if nothing refers to the device
-    /// that it was before: whoever writes to `bind` or `unbind` (drivers/base/bus.c) does for a moment,
-    /// in which another administrator may set up the region. A reference that is lost stays, and its
-    /// number with it, also when nobody else is there: `bind_all()` tells.
+    /// that it was before: rmmod(8) does for a moment (`driver_detach()`, drivers/base/dd.c), in which
+    /// another administrator may set up the region. A reference that is lost stays, and its number with
+    /// it, also when nobody else is there: `bind_all()` tells.
     fn old_names(&self, c: &Ctx) -> TestResult {
         for (n, disk) in self.machine.disk.iter().enumerate() {
             if self.bound(c, n)?.0 != *disk {
