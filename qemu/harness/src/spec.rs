@@ -37,8 +37,9 @@
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
 //! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
-//! `allow_trace` a stack may be shown, and nothing else: file systems do so. With `allow_core_races`
-//! KCSAN may report races in which no function of any module is on either stack.
+//! `allow_trace` a stack may be shown by the function that is its last word, and nothing else: file
+//! systems do so. With `allow_core_races` KCSAN may report races in which no function of any module is on
+//! either stack; the run shows which.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 

@@ -48,7 +48,7 @@ pub struct Input<'a> {
     pub console: &'a str,
     pub expect_console: &'a [String],
     pub allow_splat: &'a [String],
-    /// What stacks may be shown after.
+    /// What stacks may be shown after; the last word is the function that shows them.
     pub allow_trace: &'a [String],
     /// Data races that no module has a part in are no splats.
     pub allow_core_races: bool,
@@ -67,7 +67,7 @@ pub struct Verdict {
     pub tests: Vec<(String, Status)>,
     /// Why the boot is red; empty means green.
     pub reasons: Vec<String>,
-    /// What its tests print as `result: ...`: shown also when all is well.
+    /// What its tests print as `result: ...`, and what was let through: shown also when all is well.
     pub figures: Vec<String>,
 }
 
@@ -135,29 +135,42 @@ const ACCOMPANYING: &[&str] = &["Call Trace", "Oops"];
 /// A stack comes at most this many lines after what it is shown for: other CPUs say things, too, and show
 /// stacks of 40 lines.
 const TRACE: usize = 100;
+/// The function that shows a stack is among its first lines.
+const TRACE_HEAD: usize = 8;
 
-/// If the report that begins with this title is one of KCSAN about two accesses, both known, and no
-/// stack in it has a function of a module. One of a single access may be the C side of a race with
+/// The titles of the reports of KCSAN about two accesses, both known, where no stack has a function of a
+/// module; and the log without those lines. One about a single access may be the C side of a race with
 /// Rust, which has no instrumentation.
-fn core_race(title: &str, report: &[&str]) -> bool {
-    let both = title.contains("BUG: KCSAN: ") && title.contains(" / ");
-    let of_module = |l: &str| l.trim_end().ends_with(']');
-    let end = report.iter().position(|l| l.contains("=========="));
-    both && !of_module(title)
-        && !title.contains("] / ")
-        && end.is_some_and(|end| {
-            let frame = |l: &&&str| l.contains("+0x") && l.contains("/0x");
-            let mut frames = report[..end].iter().filter(frame).peekable();
-            frames.peek().is_some() && !frames.any(|l| of_module(l))
-        })
+fn core_races(console: &str) -> (Vec<&str>, String) {
+    let mut lines: Vec<&str> = console.lines().map(str::trim_end).collect();
+    let mut titles = Vec::new();
+    let of_module = |l: &&str| l.ends_with(']');
+    for n in 0..lines.len() {
+        let title = lines[n];
+        let Some((_, functions)) = title.split_once("BUG: KCSAN: ") else {
+            continue;
+        };
+        let report = &lines[n + 1..];
+        let Some(end) = report.iter().position(|l| l.contains("==========")) else {
+            continue;
+        };
+        let frames = report[..end].iter().filter(|l| l.contains("+0x"));
+        let frames: Vec<&str> = frames.copied().collect();
+        let both = functions.contains(" / ") && !functions.contains('[');
+        if both && !frames.is_empty() && !frames.iter().any(of_module) {
+            titles.push(functions);
+            lines[n] = "";
+        }
+    }
+    (titles, lines.join("\n"))
 }
 
-fn splats(console: &str, allow: &[String], traces: &[String], core_races: bool) -> Vec<String> {
-    let lines: Vec<&str> = console.lines().collect();
+fn splats(console: &str, allow: &[String], traces: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let mut test = "boot".to_string();
     let mut allowed_until: usize = 0;
     let mut traces_until = VecDeque::new();
+    let lines: Vec<&str> = console.lines().collect();
     for (n, line) in lines.iter().enumerate() {
         if let Some(at) = line.find(KMSG_START) {
             test = line[at + KMSG_START.len()..].trim().to_string();
@@ -167,16 +180,14 @@ fn splats(console: &str, allow: &[String], traces: &[String], core_races: bool) 
             allowed_until = 0;
             continue;
         }
-        if traces.iter().any(|t| line.contains(t.as_str())) {
-            traces_until.push_back(n + TRACE);
+        if let Some(t) = traces.iter().find(|t| line.contains(t.as_str())) {
+            let function = t.rsplit(' ').next().unwrap_or(t);
+            traces_until.push_back((n + TRACE, format!(" {function}+0x")));
             continue;
         }
         let Some(hit) = SPLATS.iter().find(|s| line.contains(*s)) else {
             continue;
         };
-        if core_races && core_race(line, &lines[n + 1..]) {
-            continue;
-        }
         if allow.iter().any(|a| line.contains(a.as_str())) {
             // The report of an allowed splat, at most this long.
             allowed_until = n + 120;
@@ -185,10 +196,13 @@ fn splats(console: &str, allow: &[String], traces: &[String], core_races: bool) 
         if n < allowed_until && ACCOMPANYING.contains(hit) {
             continue;
         }
-        while traces_until.front().is_some_and(|until| n > *until) {
+        while traces_until.front().is_some_and(|(until, _)| n > *until) {
             traces_until.pop_front();
         }
-        if *hit == "Call Trace" && traces_until.pop_front().is_some() {
+        let mut head = lines[n + 1..].iter().take(TRACE_HEAD);
+        let shown = |(_, f): &(usize, String)| head.any(|l| l.contains(f.as_str()));
+        if *hit == "Call Trace" && traces_until.front().is_some_and(shown) {
+            traces_until.pop_front();
             continue;
         }
         found.push(format!(
@@ -355,12 +369,15 @@ pub fn judge(input: &Input) -> Verdict {
         }
     }
 
-    reasons.extend(splats(
-        input.console,
-        input.allow_splat,
-        input.allow_trace,
-        input.allow_core_races,
-    ));
+    let rest;
+    let mut console = input.console;
+    if input.allow_core_races {
+        let (titles, without) = core_races(console);
+        figures.extend(titles.iter().map(|t| format!("let through: {t}")));
+        rest = without;
+        console = &rest;
+    }
+    reasons.extend(splats(console, input.allow_splat, input.allow_trace));
     for want in input.expect_console {
         if !input.console.lines().any(|l| l.contains(want.as_str())) {
             reasons.push(format!("the kernel log lacks: {want}"));
@@ -498,21 +515,24 @@ mod tests {
 
     #[test]
     fn a_stack_after_an_allowed_line() {
-        let traces = ["Internal error".to_string()];
-        let log = "XFS: Internal error x\nCPU: 0\nCall Trace:\n <TASK>";
-        assert!(splats(log, &[], &traces, false).is_empty());
-        assert_eq!(splats(log, &[], &[], false).len(), 1);
-        let log = format!("{log}\nWARNING: CPU: 0\nCall Trace:");
-        assert_eq!(splats(&log, &[], &traces, false).len(), 2);
-        let log = "XFS: Internal error x\nXFS: Internal error y\nCall Trace:\n1\nCall Trace:\n";
-        assert!(splats(log, &[], &traces, false).is_empty());
-        assert_eq!(
-            splats(&format!("{log}Call Trace:"), &[], &traces, false).len(),
-            1
-        );
-        for (between, found) in [(TRACE - 1, 0), (TRACE, 1)] {
-            let log = format!("Internal error{}\nCall Trace:", "\nx".repeat(between));
-            assert_eq!(splats(&log, &[], &traces, false).len(), found);
+        let traces = ["Internal error in cancel".to_string()];
+        let message = "XFS: Internal error in cancel at line 1";
+        let stack = "Call Trace:\n <TASK>\n dump_stack+0x5/0x8\n cancel+0x1/0x2";
+        let found = |log: &str| splats(log, &[], &traces).len();
+        let log = format!("{message}\nCPU: 0\n{stack}");
+        assert_eq!(found(&log), 0);
+        assert_eq!(splats(&log, &[], &[]).len(), 1);
+        assert_eq!(found(&format!("{log}\nWARNING: CPU: 0\n{stack}")), 2);
+        // Of another function.
+        assert_eq!(found(&log.replace(" cancel+", " other_cancel+")), 1);
+        assert_eq!(found(&log.replace(" cancel+", " cancel_other+")), 1);
+        // Two at once.
+        let log = format!("{message}\n{message}\n{stack}\n{stack}");
+        assert_eq!(found(&log), 0);
+        assert_eq!(found(&format!("{log}\n{stack}")), 1);
+        for (between, splats) in [(TRACE - 1, 0), (TRACE, 1)] {
+            let log = format!("{message}{}\n{stack}", "\nx".repeat(between));
+            assert_eq!(found(&log), splats);
         }
     }
 
@@ -520,17 +540,35 @@ mod tests {
     fn splats_after_an_allowed_report_count() {
         let allow = ["WARNING: fine".to_string()];
         let log = "WARNING: fine\nCall Trace:\n---[ end trace 0 ]---\nCall Trace:\n";
-        assert_eq!(splats(log, &allow, &[], false).len(), 1);
+        assert_eq!(splats(log, &allow, &[]).len(), 1);
         let log = "WARNING: fine\nBUG: KASAN: slab-use-after-free\n";
-        assert_eq!(splats(log, &allow, &[], false).len(), 1);
+        assert_eq!(splats(log, &allow, &[]).len(), 1);
     }
 
     #[test]
     fn races_of_the_core() {
         let report = include_str!("../testdata/console-race.log");
-        let found = |log: &str| splats(log, &[], &[], true);
-        assert_eq!(splats(report, &[], &[], false).len(), 1);
-        assert!(found(report).is_empty());
+        let e = expected(&TWO[..1]);
+        let judged = |console: &str, allow_core_races: bool| {
+            judge(&Input {
+                expected: &e,
+                end: End::Exit,
+                ended: FIN,
+                ktap: "KTAP version 1\n1..1\nok 1 self_pass\n# rpmem: end of run\n",
+                console,
+                expect_console: &[],
+                allow_splat: &[],
+                allow_trace: &[],
+                allow_core_races,
+            })
+        };
+        red(&judged(report, false), "KCSAN: data-race in");
+        let v = judged(report, true);
+        assert!(v.green(), "{:?}", v.reasons);
+        assert_eq!(
+            v.figures,
+            ["let through: data-race in folio_mark_accessed / lru_add"]
+        );
         // One side is a module's, or was called by one.
         for (core, module) in [
             (" / lru_add", " / rpmem_lru_add [rpmem]"),
@@ -538,16 +576,17 @@ mod tests {
             ("blkdev_read_iter+0x191/0x210", "f+0x191/0x210 [rpmem]"),
         ] {
             assert!(report.contains(core));
-            assert_eq!(found(&report.replacen(core, module, 1)).len(), 1);
+            red(&judged(&report.replacen(core, module, 1), true), "KCSAN");
         }
         // One side only, half a report, one without stacks, another instrument.
-        assert_eq!(found(&report.replace(" / lru_add", "")).len(), 1);
-        assert_eq!(found(report.trim_end().trim_end_matches('=')).len(), 1);
-        assert_eq!(found(&report.replace("+0x", "")).len(), 1);
-        assert_eq!(found(&report.replace("KCSAN", "KASAN")).len(), 1);
+        red(&judged(&report.replace(" / lru_add", ""), true), "KCSAN");
+        let half = report.trim_end().trim_end_matches('=');
+        red(&judged(half, true), "KCSAN");
+        red(&judged(&report.replace("+0x", ""), true), "KCSAN");
+        red(&judged(&report.replace("KCSAN", "KASAN"), true), "KASAN");
         // What others say in between.
         let more = report.replacen("\n\n", "\nWARNING: CPU: 0\n", 1);
-        assert_eq!(found(&more).len(), 1);
+        red(&judged(&more, true), "WARNING");
     }
 
     #[test]
