@@ -79,6 +79,7 @@ impl Badblocks {
     }
 
     /// Marks the `sectors` sectors from `start` on as bad; `false` if the list is full.
+    #[cfg(CONFIG_KUNIT = "y")]
     #[must_use]
     pub(crate) fn mark(&self, start: u64, sectors: u64) -> bool {
         // SAFETY: By the type invariants the structure is initialised.

@@ -20,7 +20,6 @@ use super::{
     device_raw,
     fasync::Fasync,
     range,
-    space::AddressSpace,
     sysfs,
     vm::{
         self,
@@ -124,9 +123,6 @@ pub(crate) trait Operations: vm::Operations + range::Operations {
     /// A file ends: its last descriptor is closed and its last mapping gone. Context: may sleep.
     fn release(&self);
 
-    /// Where the mappings of the device are.
-    fn space(&self) -> &AddressSpace;
-
     /// Looks at a request before a mapping is made. Gives the physical address of its first byte,
     /// to which the user address is aligned for huge entries. Context: may sleep, mmap lock held.
     ///
@@ -140,7 +136,7 @@ pub(crate) trait Operations: vm::Operations + range::Operations {
     /// # Errors
     ///
     /// As above.
-    fn map(&self, dev: &Device, area: NewArea<'_>) -> Result<Ready>;
+    fn map(&self, dev: &Device, area: NewArea<'_, Self>) -> Result<Ready>;
 
     /// Makes stores from byte `first` to byte `last` of the file durable. Context: may sleep.
     ///
@@ -499,8 +495,8 @@ impl<T: Operations> Registration<T> {
     unsafe extern "C" fn mmap_prepare_callback(desc: *mut bindings::vm_area_desc) -> c_int {
         // SAFETY: `call_mmap_prepare()` passes a valid description of a mapping of an open file.
         let inner = unsafe { Self::of_file((*desc).file) };
-        // SAFETY: As above.
-        let area = unsafe { NewArea::from_raw(desc) };
+        // SAFETY: As above; the file keeps the data alive.
+        let area = unsafe { NewArea::from_raw(desc, &inner.data) };
         match inner.data.map(inner.device(), area) {
             Ok(Ready { .. }) => 0,
             Err(err) => err.to_errno(),

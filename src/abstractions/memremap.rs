@@ -25,14 +25,14 @@ use super::{
         Segment, //
     },
     errno::eopnotsupp,
-    platform, //
+    platform,
+    space::AddressSpace, //
 };
 use crate::{
     bindings,
     logic::geometry::Pfn, //
 };
 use core::{
-    marker::PhantomData,
     ops::Range,
     ptr::NonNull, //
 };
@@ -55,6 +55,8 @@ use kernel::{
             Atomic,
             Release, //
         },
+        Arc,
+        SetOnce, //
     },
     types::Opaque, //
 };
@@ -420,12 +422,16 @@ enum Backing {
 ///
 /// # Invariants
 ///
-/// `addr` is valid for `len` bytes for as long as `self` lives; physical address `phys` is there.
+/// `addr` is valid for `len` bytes for as long as `self` lives; physical address `phys` is there. Page
+/// tables have entries of it only in `users`, and only while it lives: [`Frames`] are needed to make
+/// them, which borrow it, and its drop begins with taking them away.
 pub(crate) struct Mapping {
     addr: NonNull<u8>,
     phys: u64,
     len: usize,
     backing: Backing,
+    /// Where users have mapped it. Pages refer to it for as long as they are pinned.
+    users: SetOnce<Arc<AddressSpace>>,
 }
 
 // SAFETY: The mapping is not tied to a thread; access goes through copy functions on raw memory.
@@ -449,6 +455,7 @@ impl Mapping {
             phys,
             len,
             backing: Backing::Remap,
+            users: SetOnce::new(),
         })
     }
 
@@ -499,6 +506,7 @@ impl Mapping {
             phys,
             len,
             backing: Backing::Pages(map),
+            users: SetOnce::new(),
         })
     }
 
@@ -531,6 +539,24 @@ impl Mapping {
             frames: self.frames(pfn, pages)?,
             order,
         })
+    }
+
+    /// Lets users map it, in `space` alone.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if they can do so in another one.
+    pub(crate) fn set_users(&self, space: Arc<AddressSpace>) -> Result {
+        if self.users.populate(space) {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    /// The address at which the kernel has its first byte.
+    pub(super) fn start(&self) -> *const c_void {
+        self.addr.as_ptr().cast_const().cast()
     }
 
     /// Says who is told of memory failures in the pages. To take a holder back, clear it with null
@@ -576,7 +602,7 @@ impl Mapping {
         Ok(Frames {
             first: pfn,
             pages,
-            _mapping: PhantomData,
+            users: self.users.as_ref().map(|space| &**space),
         })
     }
 
@@ -721,10 +747,15 @@ impl Mapping {
 pub(crate) struct Frames<'a> {
     first: Pfn,
     pages: u64,
-    _mapping: PhantomData<&'a Mapping>,
+    users: Option<&'a AddressSpace>,
 }
 
-impl Frames<'_> {
+impl<'a> Frames<'a> {
+    /// Where users may have entries of them, if anywhere; those are taken away when `'a` is over.
+    pub(super) fn users(&self) -> Option<&'a AddressSpace> {
+        self.users
+    }
+
     /// The first frame.
     pub(super) fn first(&self) -> Pfn {
         self.first
@@ -770,6 +801,9 @@ impl Folios<'_> {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if let Some(users) = self.users.as_ref() {
+            users.unmap_all();
+        }
         match &self.backing {
             // SAFETY: By the type invariants the address is from `memremap()`.
             Backing::Remap => unsafe { bindings::memunmap(self.addr.as_ptr().cast()) },

@@ -6,12 +6,27 @@
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 //!
 //! Staging module until it can move to `kernel::mm`.
+//!
+//! # Entries of 1 GiB
+//!
+//! `zap_pud_range()` looks twice whether there is an entry of that size, and takes one that comes in
+//! between for a damaged table: it clears it, and flushes no TLB. So a fault that makes such an entry
+//! excludes unmapping in the same address space. What the core does by itself needs no such care, as
+//! it holds the VMA for writing, and refuses `MADV_DONTNEED` on page frames.
 
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
     error::from_err_ptr,
-    prelude::*, //
+    new_mutex,
+    prelude::*,
+    sync::{
+        lock::{
+            mutex::MutexBackend,
+            Guard, //
+        },
+        Mutex, //
+    }, //
 };
 
 /// The address space of an anonymous inode. Not of the inode of the device node: there can be many
@@ -20,7 +35,14 @@ use kernel::{
 /// # Invariants
 ///
 /// The file is from `anon_inode_create_getfile()`, and the reference is ours.
-pub(crate) struct AddressSpace(NonNull<bindings::file>);
+#[pin_data(PinnedDrop)]
+pub(crate) struct AddressSpace {
+    file: NonNull<bindings::file>,
+    /// Inside of the mmap lock and the locks of VMAs, outside of the lock of the address space and of
+    /// those of page tables.
+    #[pin]
+    gigantic: Mutex<()>,
+}
 
 // SAFETY: A `struct file` is reference counted and not tied to a thread.
 unsafe impl Send for AddressSpace {}
@@ -41,8 +63,38 @@ impl AddressSpace {
     /// # Errors
     ///
     /// `ENOMEM`, `ENFILE`. Context: may sleep.
+    pub(crate) fn new(name: &'static CStr) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            file: Self::file(name)?,
+            gigantic <- new_mutex!(()),
+        }? Error)
+    }
+
+    /// The same for a device whose mappings have folios: what the core asks the inode for is that of
+    /// device-dax, `dax_lock_folio()` and `vma_is_dax()` for two.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(crate) fn of_folios(name: &'static CStr) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(move || {
+            let file = Self::file(name)?;
+            // SAFETY: The file has an inode, which belongs to it alone and which nobody else has seen
+            // yet.
+            unsafe {
+                let inode = (*(*file.as_ptr()).f_mapping).host;
+                (*inode).i_mode = (bindings::S_IFCHR | 0o600) as bindings::umode_t;
+                (*inode).i_flags |= bindings::S_DAX;
+            }
+            Ok(try_pin_init!(Self {
+                file,
+                gigantic <- new_mutex!(()),
+            }? Error))
+        })
+    }
+
     #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
-    pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+    fn file(name: &'static CStr) -> Result<NonNull<bindings::file>> {
         // SAFETY: The name is a string, the operations are static; there is no private data.
         let file = from_err_ptr(unsafe {
             bindings::anon_inode_create_getfile(
@@ -53,37 +105,24 @@ impl AddressSpace {
                 core::ptr::null(),
             )
         })?;
-        // INVARIANT: Made just now.
-        NonNull::new(file).map(Self).ok_or(ENOMEM)
-    }
-
-    /// The same for a device whose mappings have folios: what the core asks the inode for is that of
-    /// device-dax, `dax_lock_folio()` and `vma_is_dax()` for two.
-    ///
-    /// # Errors
-    ///
-    /// As above.
-    pub(crate) fn of_folios(name: &'static CStr) -> Result<Self> {
-        let this = Self::new(name)?;
-        // SAFETY: By the type invariants the mapping is valid, and so is its inode, which belongs to
-        // it alone and which nobody else has seen yet.
-        unsafe {
-            let inode = (*this.as_raw()).host;
-            (*inode).i_mode = (bindings::S_IFCHR | 0o600) as bindings::umode_t;
-            (*inode).i_flags |= bindings::S_DAX;
-        }
-        Ok(this)
+        NonNull::new(file).ok_or(ENOMEM)
     }
 
     /// The C structure.
     pub(super) fn as_raw(&self) -> *mut bindings::address_space {
         // SAFETY: By the type invariants the file is valid; its mapping is set once.
-        unsafe { (*self.0.as_ptr()).f_mapping }
+        unsafe { (*self.file.as_ptr()).f_mapping }
+    }
+
+    /// Excludes unmapping, for the time in which an entry of 1 GiB is made. Context: may sleep.
+    pub(super) fn lock_gigantic(&self) -> Guard<'_, (), MutexBackend> {
+        self.gigantic.lock()
     }
 
     /// Takes `pages` pages from file offset `pgoff` (in pages) on out of every page table. Context:
     /// may sleep.
     pub(crate) fn unmap(&self, pgoff: u64, pages: u64) {
+        let _guard = self.gigantic.lock();
         // SAFETY: By the type invariants the address space is valid.
         unsafe {
             bindings::unmap_mapping_pages(self.as_raw(), pgoff as usize, pages as usize, true)
@@ -92,15 +131,17 @@ impl AddressSpace {
 
     /// Takes everything out of every page table. Context: may sleep.
     pub(crate) fn unmap_all(&self) {
+        let _guard = self.gigantic.lock();
         // SAFETY: As above; 0 pages stand for all that follow.
         unsafe { bindings::unmap_mapping_pages(self.as_raw(), 0, 0, true) };
     }
 }
 
-impl Drop for AddressSpace {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for AddressSpace {
+    fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants the reference is ours. It is given up at once and not by
         // deferred work, which could find the operations gone with the module.
-        unsafe { bindings::__fput_sync(self.0.as_ptr()) };
+        unsafe { bindings::__fput_sync(self.file.as_ptr()) };
     }
 }

@@ -14,10 +14,14 @@
 
 use super::{
     block::Segment,
-    errno::eopnotsupp,
+    errno::{
+        ehwpoison,
+        eopnotsupp, //
+    },
     memremap::{
         Folios,
-        Frames, //
+        Frames,
+        Mapping, //
     },
     platform,
     space::AddressSpace,
@@ -98,12 +102,17 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome;
 
     /// Maps pages from user address `from` on with entries of one page, ahead of any access, as far
-    /// as they are linear, and at most up to `to`. Gives the address up to which that is done.
+    /// as they are linear and in the page table that is there, and at most up to `to`. Gives the
+    /// address up to which that is done. Context: may sleep, mmap lock held.
     ///
     /// # Errors
     ///
-    /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `ENOMEM`.
+    /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `EAGAIN` without a page table;
+    /// `ENOMEM`.
     fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
+
+    /// Whether there is poison in the page at user address `address`. Context: as above.
+    fn is_poisoned(&self, mapping: &Mapped<'_>, address: u64) -> bool;
 
     /// The name of the device, for events. Context: any.
     fn name(&self) -> &CStr;
@@ -145,6 +154,9 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 
     /// A mapping ended. Context: as above.
     fn closed(&self, mapping: &Mapped<'_>);
+
+    /// The address space that has the mappings of the device.
+    fn space(&self) -> &AddressSpace;
 }
 
 /// Which address space of a process: a number that is its own for as long as it has a mapping.
@@ -171,21 +183,22 @@ impl MmId {
 ///
 /// # Invariants
 ///
-/// The pointer is valid for `'a`, and nobody else uses it.
-pub(crate) struct NewArea<'a>(*mut bindings::vm_area_desc, PhantomData<&'a ()>);
+/// The pointer is valid for `'a`, and nobody else uses it. The owner is the data of the device that
+/// the file is of, and outlives that.
+pub(crate) struct NewArea<'a, T>(*mut bindings::vm_area_desc, &'a T);
 
 /// The proof that a [`NewArea`] has been set up.
 pub(crate) struct Ready {
     _made_here: (),
 }
 
-impl<'a> NewArea<'a> {
+impl<'a, T: Operations> NewArea<'a, T> {
     /// # Safety
     ///
-    /// For `->mmap_prepare` only: `desc` is valid for `'a`.
-    pub(super) unsafe fn from_raw(desc: *mut bindings::vm_area_desc) -> Self {
+    /// For `->mmap_prepare` only: `desc` is valid for `'a`, and `owner` for as long as its file.
+    pub(super) unsafe fn from_raw(desc: *mut bindings::vm_area_desc, owner: &'a T) -> Self {
         // INVARIANT: Guaranteed by the caller.
-        Self(desc, PhantomData)
+        Self(desc, owner)
     }
 
     /// The file offset in pages.
@@ -245,15 +258,15 @@ impl<'a> NewArea<'a> {
         unsafe { (*self.0).pgoff = pgoff as usize };
     }
 
-    /// Makes it a mapping of page frames, without struct pages as far as anybody can see, with
-    /// faults answered by `owner`. If it is `tracked`, pages start read-only and the first store to
-    /// each is a fault. It carries `tag`, of which as many bits are kept as the alignment of `T`
-    /// leaves.
-    pub(crate) fn map_frames<T: Operations>(self, owner: &T, tracked: bool, tag: usize) -> Ready {
-        // SAFETY: By the type invariants the pointer is valid and ours.
-        unsafe { bindings::rpmem_helper_vma_desc_set_pfnmap(self.0) };
+    /// Makes it a mapping of page frames of `memory`, without struct pages as far as anybody can see,
+    /// with faults answered by the owner. If it is `tracked`, pages start read-only and the first
+    /// store to each is a fault. It carries `tag`, of which as many bits are kept as the alignment of
+    /// `T` leaves.
+    pub(crate) fn map_frames(self, memory: &Mapping, tracked: bool, tag: usize) -> Ready {
+        // SAFETY: By the type invariants the pointer is valid and ours; the address is one of the
+        // kernel's for as long as the memory is borrowed.
+        unsafe { bindings::rpmem_helper_vma_desc_set_pfnmap(self.0, memory.start()) };
         self.finish(
-            owner,
             tag,
             if tracked {
                 &Table::<T>::TRACKED.0
@@ -263,25 +276,20 @@ impl<'a> NewArea<'a> {
         )
     }
 
-    /// Makes it a mapping of folios, which can be pinned, with faults answered by `owner`. Stores are
-    /// not tracked; it carries `tag` as above. Its file offset is the page of the device that it
+    /// Makes it a mapping of folios, which can be pinned, with faults answered by the owner. Stores
+    /// are not tracked; it carries `tag` as above. Its file offset is the page of the device that it
     /// starts at.
-    pub(crate) fn map_folios<T: Operations>(self, owner: &T, tag: usize) -> Ready {
+    pub(crate) fn map_folios(self, tag: usize) -> Ready {
         // SAFETY: By the type invariants the pointer is valid and ours.
         unsafe { bindings::rpmem_helper_vma_desc_set_dontexpand(self.0) };
-        self.finish(owner, tag, &Table::<T>::FOLIOS.0)
+        self.finish(tag, &Table::<T>::FOLIOS.0)
     }
 
-    fn finish<T: Operations>(
-        self,
-        owner: &T,
-        tag: usize,
-        ops: &'static bindings::vm_operations_struct,
-    ) -> Ready {
-        // SAFETY: By the type invariants the pointer is valid and ours. The table is static, and
-        // one for `T`. `owner` outlives the file, which the mapping holds (`chrdev::Inner`).
+    fn finish(self, tag: usize, ops: &'static bindings::vm_operations_struct) -> Ready {
+        // SAFETY: By the type invariants the pointer is valid and ours, and the owner outlives the
+        // file, which the mapping holds. The table is static, and one for `T`.
         unsafe {
-            (*self.0).private_data = tagged(core::ptr::from_ref(owner), tag);
+            (*self.0).private_data = tagged(core::ptr::from_ref(self.1), tag);
             (*self.0).vm_ops = ops;
         }
         Ready { _made_here: () }
@@ -364,13 +372,32 @@ impl Mapped<'_> {
         MmId(unsafe { (*self.0.as_ptr()).vm_mm } as usize)
     }
 
+    /// Whether entries of these may be made here.
+    fn takes(&self, frames: &Frames<'_>) -> bool {
+        // SAFETY: By the type invariants the VMA is valid; a mapping has a file.
+        let space = unsafe { (*(*self.0.as_ptr()).vm_file).f_mapping };
+        frames.users().is_some_and(|users| users.as_raw() == space)
+    }
+
+    /// How many pages there are from user address `address` on, up to the end of the mapping or of
+    /// the page table. `None` outside of the mapping.
+    fn room(&self, address: u64) -> Option<u64> {
+        let area = self.area();
+        let table = (address | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)).saturating_add(1);
+        (area.start..area.end)
+            .contains(&address)
+            .then(|| (area.end.min(table) - address) >> bindings::PAGE_SHIFT)
+    }
+
     /// Maps `frames` from user address `address` on with entries of one page, up to the end of the
-    /// mapping. Entries that are there are kept, and made writable if it is by a store.
+    /// mapping or of the page table. Entries that are there are kept, and made writable if it is by a
+    /// store. Gives how many pages it was for: none if there is a huge entry, or no page table and
+    /// no fault that could bring one; the access is tried again then.
     ///
     /// With `marks` there is a mark for each page, from before its entry until that can have been
     /// unmapped: who takes a mark away and unmaps the page then has seen all stores to it.
     ///
-    /// If it is for a fault in this mapping, that is `near`, and spares the way to the page table.
+    /// If it is for a fault in this mapping, that is `near`: the page table is its own.
     pub(crate) fn insert(
         &self,
         address: u64,
@@ -378,27 +405,17 @@ impl Mapped<'_> {
         write: bool,
         marks: Option<Marks<'_>>,
         near: Option<&Fault<'_>>,
-    ) -> Outcome {
-        // SAFETY: By the type invariants of the fault it is valid, and its page table is not freed
-        // while it is in progress; whether it still is one is looked at under RCU.
-        let table = near.map_or(core::ptr::null_mut(), |fault| unsafe {
-            match (address ^ fault.address()) >> (bindings::PAGE_SHIFT + PMD_ORDER) {
-                0 => (*fault.vmf.as_ptr()).pmd,
-                _ => core::ptr::null_mut(),
-            }
-        });
-        let area = self.area();
-        if self.has_folios() || address < area.start || address >= area.end {
-            return Outcome::Sigbus;
-        }
-        let pages = frames
-            .pages()
-            .min((area.end - address) >> bindings::PAGE_SHIFT);
+    ) -> (Outcome, u64) {
+        let room = match self.room(address) {
+            Some(room) if !self.has_folios() && self.takes(&frames) => room,
+            _ => return (Outcome::Sigbus, 0),
+        };
+        let pages = frames.pages().min(room);
         let (bits, first, any) = match marks {
             None => (core::ptr::null_mut(), 0, core::ptr::null_mut()),
             Some(marks) => {
                 if marks.bits.len() as u64 * 64 < marks.first.saturating_add(pages) {
-                    return Outcome::Sigbus;
+                    return (Outcome::Sigbus, 0);
                 }
                 (
                     marks.bits.as_ptr().cast_mut().cast(),
@@ -407,13 +424,15 @@ impl Mapped<'_> {
                 )
             }
         };
-        // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in
-        // it, and the frames are memory that is mapped write-back while they are borrowed. There
-        // are as many bits as pages, checked above, and all accesses to them are atomic.
-        let ret = unsafe {
+        // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in it
+        // and in one page table, that of the fault if there is one. The frames are memory that is
+        // mapped write-back while they are borrowed, and their entries are taken away from this
+        // address space when that ends. There are as many bits as pages, checked above, and all
+        // accesses to them are atomic.
+        let done = unsafe {
             bindings::rpmem_helper_insert_pfns(
                 self.0.as_ptr(),
-                table,
+                self.fault_near(address, near),
                 address as usize,
                 frames.first().0 as usize,
                 pages as usize,
@@ -423,38 +442,44 @@ impl Mapped<'_> {
                 any,
             )
         };
-        // Somebody else has put a huge entry there: the access goes on with that.
-        if ret == 0 || ret == EAGAIN.to_errno() {
-            Outcome::Mapped
-        } else {
-            Outcome::Oom
+        (Outcome::Mapped, if done { pages } else { 0 })
+    }
+
+    /// The C structure of the fault, if `address` is in the same page table.
+    fn fault_near(&self, address: u64, near: Option<&Fault<'_>>) -> *mut bindings::vm_fault {
+        match near {
+            Some(fault)
+                if fault.mapping.0 == self.0
+                    && (address ^ fault.address()) >> (bindings::PAGE_SHIFT + PMD_ORDER) == 0 =>
+            {
+                fault.vmf.as_ptr()
+            }
+            _ => core::ptr::null_mut(),
         }
     }
-}
 
-impl Mapped<'_> {
-    /// Maps `folios` from user address `address` on with entries of one page, up to the end of the
-    /// mapping or of the page table. Entries that are there are kept, and made writable if it is by
-    /// a store. Gives how many pages it was for.
+    /// Maps `folios` from user address `address` on with entries of one page, as
+    /// [`Mapped::insert`] does.
     pub(crate) fn insert_folios(
         &self,
         address: u64,
         folios: Folios<'_>,
         write: bool,
+        near: Option<&Fault<'_>>,
     ) -> (Outcome, u64) {
-        let area = self.area();
-        if !self.has_folios() || address < area.start || address >= area.end {
-            return (Outcome::Sigbus, 0);
-        }
-        let table = (address | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)).saturating_add(1);
-        let room = (area.end.min(table) - address) >> bindings::PAGE_SHIFT;
         let frames = folios.frames();
+        let room = match self.room(address) {
+            Some(room) if self.has_folios() && self.takes(frames) => room,
+            _ => return (Outcome::Sigbus, 0),
+        };
         let pages = frames.pages().min(room);
         // SAFETY: By the type invariants the VMA is locked, and it is one of folios; the range is in
-        // it and in one page table. The pages have folios for that while they are borrowed.
+        // it and in one page table, that of the fault if there is one. The pages have folios for that
+        // while they are borrowed, and lose their entries in this address space when that ends.
         let code = unsafe {
             bindings::rpmem_helper_insert_pages(
                 self.0.as_ptr(),
+                self.fault_near(address, near),
                 address as usize,
                 frames.first().0 as usize,
                 pages as usize,
@@ -505,41 +530,54 @@ impl<'a> Fault<'a> {
         flags & bindings::fault_flag_FAULT_FLAG_WRITE != 0
     }
 
-    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`Outcome::Fallback`] for any
-    /// other than the orders of PMD and PUD.
-    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> Outcome {
-        let pfn = frames.first().0;
+    /// Whether one entry of 2^`order` pages can be for these.
+    fn is_whole(&self, frames: &Frames<'_>, order: u32) -> bool {
         let pages = 1u64 << order;
-        if self.mapping.has_folios() || frames.pages() != pages || pfn & (pages - 1) != 0 {
+        frames.pages() == pages && frames.first().0 & (pages - 1) == 0 && self.mapping.takes(frames)
+    }
+
+    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`Outcome::Fallback`] for any
+    /// other than the orders of PMD and PUD. Context: may sleep.
+    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> Outcome {
+        let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
+        if self.mapping.has_folios() || !self.is_whole(&frames, order) {
             return Outcome::Fallback;
         }
-        // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is locked;
-        // the frame is aligned, and memory that is mapped write-back while it is borrowed. That the
-        // entry lies in the VMA follows from the core's call of `->huge_fault` for it.
-        Outcome::of(unsafe {
-            bindings::rpmem_helper_insert_huge(self.vmf.as_ptr(), pfn as usize, order, write)
-        })
+        match (order, frames.users()) {
+            // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is
+            // locked; the frame is aligned, and memory that is mapped write-back while it is
+            // borrowed, and its entries are taken away from this address space when that ends. That
+            // the entry lies in the VMA follows from the core's call of `->huge_fault` for it.
+            (PMD_ORDER, _) => {
+                Outcome::of(unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write) })
+            }
+            (PUD_ORDER, Some(users)) => {
+                let _guard = users.lock_gigantic();
+                // SAFETY: As above; nobody unmaps in this address space meanwhile.
+                Outcome::of(unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) })
+            }
+            _ => Outcome::Fallback,
+        }
     }
-}
 
-impl Fault<'_> {
     /// Maps a folio of 2^`order` pages with one entry. Fails with [`Outcome::Fallback`] if `folios`
-    /// is not one of that order, or if there are no such entries.
+    /// is not one of that order, or for any other than that of PMD: the core mistakes an entry of
+    /// 1 GiB for a damaged table if it comes while MADV_DONTNEED looks (see `space.rs`), which nobody
+    /// can forbid, and mremap(2) does so always.
     pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> Outcome {
-        let pfn = folios.frames().first().0;
-        let pages = 1u64 << order;
-        if !self.mapping.has_folios()
+        if order != PMD_ORDER
             || folios.order() != order
-            || folios.frames().pages() != pages
-            || pfn & (pages - 1) != 0
+            || !self.mapping.has_folios()
+            || !self.is_whole(folios.frames(), order)
         {
             return Outcome::Fallback;
         }
+        let pfn = folios.frames().first().0;
         // SAFETY: By the type invariants this is a fault in a VMA of folios, which is locked; that
         // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. The
-        // folio is there while it is borrowed.
+        // folio is there while it is borrowed, and loses its entries when that ends.
         Outcome::of(unsafe {
-            bindings::rpmem_helper_insert_folio(self.vmf.as_ptr(), pfn as usize, order, write)
+            bindings::rpmem_helper_insert_folio(self.vmf.as_ptr(), pfn as usize, write)
         })
     }
 }
@@ -578,6 +616,30 @@ impl<T: Operations> Table<T> {
             ops.mapped = Some(Self::mapped_callback::<false>);
         }
         ops
+    }
+
+    /// The owner of a mapping, if that is one of `T`. It may be half made still: memory failure finds
+    /// it before the core has set its operations and private data (`vma_link_file()`,
+    /// `set_vma_user_defined_fields()`).
+    ///
+    /// # Safety
+    ///
+    /// `vma` is valid for `'a`.
+    unsafe fn owner_if_any<'a>(vma: NonNull<bindings::vm_area_struct>) -> Option<&'a T> {
+        // SAFETY: Guaranteed by the caller; the core stores whole words.
+        let (ops, private) = unsafe {
+            (
+                (&raw const (*vma.as_ptr()).vm_ops).read_volatile(),
+                (&raw const (*vma.as_ptr()).vm_private_data).read_volatile(),
+            )
+        };
+        let ours = [&Self::TRACKED.0, &Self::UNTRACKED.0, &Self::FOLIOS.0];
+        if private.is_null() || !ours.iter().any(|table| core::ptr::eq(*table, ops)) {
+            return None;
+        }
+        // SAFETY: Mappings with these operations are from `NewArea::finish()`, which put a `T` there
+        // that outlives them.
+        Some(unsafe { &*untagged::<T>(private) })
     }
 
     /// # Safety
@@ -817,21 +879,33 @@ pub(super) unsafe fn unmapped_area(
 /// the largest entries that are possible, writable ones if `write`. Gives the address up to which
 /// that is done, and why it stopped if that is not `end`.
 ///
-/// Context: may sleep; takes the mmap lock.
+/// # Errors
+///
+/// `ENOMEM` where nothing is mapped, or without memory for page tables; `EINVAL` where something else
+/// is; `EFAULT` where an access would be refused, `EHWPOISON` on poison; `EINTR`; `EAGAIN` if entries
+/// are taken away as fast as they are made. Context: may sleep; takes the mmap lock.
 pub(crate) fn prefault<T: Operations>(
     owner: &T,
     start: u64,
     end: u64,
     write: bool,
 ) -> (u64, Result) {
+    /// Times that an entry is made in vain.
+    const TRIES: u32 = 64;
     let task = kernel::current!();
     let Some(mm) = task.mm() else {
         return (start, Err(EFAULT));
     };
     let mut at = start;
+    let mut tries = 0;
     while at < end {
+        let before = at;
         if let Err(err) = prefault_some(owner, mm, &mut at, end, write) {
             return (at, Err(err));
+        }
+        tries = if at == before { tries + 1 } else { 0 };
+        if tries == TRIES {
+            return (at, Err(EAGAIN));
         }
         platform::cond_resched();
     }
@@ -839,7 +913,7 @@ pub(crate) fn prefault<T: Operations>(
 }
 
 /// Maps some entries from `at` on, as many as others can wait for who want the mmap lock for
-/// themselves.
+/// themselves; stops early at one that is gone again already.
 fn prefault_some<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
@@ -850,18 +924,12 @@ fn prefault_some<T: Operations>(
     const STEPS: usize = 16;
     let guard = mm.mmap_read_lock();
     let vma = guard.vma_lookup(*at as usize).ok_or(ENOMEM)?.as_ptr();
-    // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
-    unsafe {
-        let ops = (*vma).vm_ops;
-        if ops != &Table::<T>::TRACKED.0
-            && ops != &Table::<T>::UNTRACKED.0
-            && ops != &Table::<T>::FOLIOS.0
-            || !core::ptr::eq(untagged((*vma).vm_private_data), owner)
-        {
-            return Err(EINVAL);
-        }
-    }
     let vma = NonNull::new(vma).ok_or(EINVAL)?;
+    // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
+    match unsafe { Table::<T>::owner_if_any(vma) } {
+        Some(other) if core::ptr::eq(other, owner) => (),
+        _ => return Err(EINVAL),
+    }
     // INVARIANT: The operations are those of `map_frames`, and the mmap lock is held.
     let mapping = Mapped(vma, PhantomData);
     let stop = end.min(mapping.area().end);
@@ -869,7 +937,11 @@ fn prefault_some<T: Operations>(
         if kernel::current!().signal_pending() {
             return Err(EINTR);
         }
-        *at = prefault_step(owner, mm, &mapping, *at, end, write)?;
+        let next = prefault_step(owner, mm, &mapping, *at, end, write)?;
+        if next == *at {
+            break;
+        }
+        *at = next;
         if *at >= stop {
             break;
         }
@@ -877,8 +949,8 @@ fn prefault_some<T: Operations>(
     Ok(())
 }
 
-/// Maps one entry, or a run of small ones, at `at`; gives the address after it. The mapping is of
-/// `mm`, whose lock is held.
+/// Maps one entry, or a run of small ones, at `at`; gives the address after it, or `at` if it is
+/// gone again. The mapping is of `mm`, whose lock is held.
 fn prefault_step<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
@@ -898,43 +970,23 @@ fn prefault_step<T: Operations>(
     })
     .map_err(|err| {
         // It does not tell poison from other reasons.
-        let to = at + bindings::PAGE_SIZE as u64;
-        match owner.fill(mapping, at, to, false) {
-            Err(why) if err == EFAULT => why,
-            _ => err,
+        if err == EFAULT && owner.is_poisoned(mapping, at) {
+            ehwpoison()
+        } else {
+            err
         }
     })?;
     // SAFETY: As above.
-    let mut leaf = unsafe { bindings::rpmem_helper_leaf_size(mm.as_raw(), at as usize) as u64 };
-    if leaf == 0 && mapping.has_folios() {
-        // SAFETY: No conditions: the address space is that of the current task, and the answer may
-        // be out of date at once.
-        if !unsafe { bindings::rpmem_helper_is_mapped(at as usize, write) } {
-            // As below.
-            return Ok(at);
-        }
-    } else if leaf == 0 {
-        let mut found = bindings::follow_pfnmap_args {
-            vma: mapping.0.as_ptr(),
-            address: at as usize,
-            ..Default::default()
-        };
-        // SAFETY: As above.
-        if unsafe { bindings::follow_pfnmap_start(&mut found) } != 0 {
-            // Unmapped again already, or the owner did not map it yet: once more.
-            return Ok(at);
-        }
-        // SAFETY: Started just now, with success.
-        unsafe { bindings::follow_pfnmap_end(&mut found) };
-        leaf = !(found.addr_mask as u64) + 1;
+    let size = unsafe { bindings::rpmem_helper_entry_size(mm.as_raw(), at as usize, write) } as u64;
+    if size == 0 {
+        return Ok(at);
     }
-    let leaf = leaf.max(bindings::PAGE_SIZE as u64);
-    let next = (at | (leaf - 1)) + 1;
-    if leaf != bindings::PAGE_SIZE as u64 {
+    let next = (at | (size - 1)) + 1;
+    if size != bindings::PAGE_SIZE as u64 {
         return Ok(next);
     }
     // There is a page table now, so that the rest of it takes no faults.
-    let table = (at | ((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1) + 1;
+    let table = (at | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)) + 1;
     let to = table.min(end).min(mapping.area().end);
     if next >= to {
         return Ok(next);
@@ -963,7 +1015,7 @@ unsafe impl<T> Send for PfnSpace<T> {}
 unsafe impl<T> Sync for PfnSpace<T> {}
 
 impl<T: Operations> PfnSpace<T> {
-    /// Registers `pages` frames from `first` on, which are mapped by mappings in `space` that
+    /// Registers `pages` frames from `first` on, which are mapped by the mappings in `space` that
     /// belong to a `T`. `None` on a kernel that does not handle memory failures.
     ///
     /// # Errors
@@ -1007,14 +1059,15 @@ impl<T: Operations> PfnSpace<T> {
         pfn: c_ulong,
         pgoff: *mut c_ulong,
     ) -> c_int {
-        // SAFETY: `collect_procs_pfn()` passes a mapping in our address space, hence one made by
-        // `map_frames` for `T`.
-        let owner = unsafe { Table::<T>::owner(vma) };
         let Some(vma) = NonNull::new(vma) else {
             return EFAULT.to_errno();
         };
-        // INVARIANT: As above; the lock of the address space is held, so that the VMA stays as it
-        // is.
+        // SAFETY: `collect_procs_pfn()` passes a valid mapping.
+        let Some(owner) = (unsafe { Table::<T>::owner_if_any(vma) }) else {
+            return EFAULT.to_errno();
+        };
+        // INVARIANT: It is one of ours; the lock of the address space is held, so that the VMA stays
+        // as it is.
         let area = Mapped(vma, PhantomData).area();
         // A process for which the caller does not find an address is killed without a word.
         let end = area.first + ((area.end - area.start) >> bindings::PAGE_SHIFT);

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/cc_platform.h>
 #include <linux/idr.h>
+#include <linux/mem_encrypt.h>
 #include <linux/mm.h>
+#include <linux/mmap_lock.h>
 #include <linux/pagemap.h>
+#include <linux/pgalloc.h>
 #include <linux/pgtable.h>
 #include <linux/ratelimit.h>
 #include <linux/srcu.h>
@@ -58,9 +62,33 @@ bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
 #endif
 }
 
-void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc)
+/*
+ * @prot, encrypted or not as the kernel's mapping at @addr is: users have to see the same bytes. What
+ * memremap() chooses depends on the machine (arch_memremap_wb()), so its entry is looked at. The core
+ * keeps the bit when it makes vm_page_prot anew (pgprot_modify()).
+ */
+static pgprot_t rpmem_agree(pgprot_t prot, const void *addr)
+{
+#ifdef CONFIG_X86
+	/* The bit of AMD says encrypted, that of TDX the reverse. */
+	pgprotval_t mask = sme_me_mask | cc_mkdec(0);
+	unsigned int level;
+	pte_t *pte;
+
+	if (!cc_platform_has(CC_ATTR_MEM_ENCRYPT))
+		return prot;
+	pte = lookup_address((unsigned long)addr, &level);
+	if (pte)
+		prot = __pgprot((pgprot_val(prot) & ~mask) | (pte_val(*pte) & mask));
+#endif
+	return prot;
+}
+
+/* A mapping of page frames, which the kernel has mapped at @addr. */
+void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc, const void *addr)
 {
 	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
+	desc->page_prot = rpmem_agree(desc->page_prot, addr);
 }
 
 void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc)
@@ -106,23 +134,21 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 	ins->entry = pte_next_pfn(ins->entry);
 }
 
-static int rpmem_insert_one(pte_t *pte, unsigned long addr, void *data)
-{
-	rpmem_insert_next(pte, addr, data);
-	return 0;
-}
-
 /*
- * What has the entry for @addr at the level of PMDs, if there is a table for it. Sets @leaf to the
- * bytes that a huge entry covers, or to 0. The VMA is locked.
+ * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes that a huge entry
+ * there covers, or to 0. The VMA is locked, so that tables above those of PTEs stay.
  */
 static pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *leaf)
 {
-	p4d_t *p4d = p4d_offset(pgd_offset(mm, addr), addr);
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
 	pud_t pud;
 	pmd_t *pmd;
 
 	*leaf = 0;
+	if (pgd_none(pgdp_get(pgd)))
+		return NULL;
+	p4d = p4d_offset(pgd, addr);
 	if (p4d_none(p4dp_get(p4d)))
 		return NULL;
 	pud = pudp_get(pud_offset(p4d, addr));
@@ -138,24 +164,10 @@ static pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned 
 	return pmd;
 }
 
-/* The bytes that a huge entry at @addr covers; 0 if there is none. The VMA is locked. */
-unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr)
+/* Whether there is a page table at @pmd. A huge entry is a bad one. */
+static bool rpmem_is_table(pmd_t pmd)
 {
-	unsigned long leaf;
-
-	rpmem_find_pmd(mm, addr, &leaf);
-	return leaf;
-}
-
-/* Whether the current task has a normal entry at @addr that lets it read or @write. */
-bool rpmem_helper_is_mapped(unsigned long addr, bool write)
-{
-	struct page *page;
-
-	if (get_user_pages_fast_only(addr, 1, write ? FOLL_WRITE : 0, &page) != 1)
-		return false;
-	put_page(page);
-	return true;
+	return pmd_present(pmd) && !pmd_bad(pmd);
 }
 
 /*
@@ -172,8 +184,7 @@ static __always_inline bool rpmem_insert_in_table(pmd_t *pmd, unsigned long addr
 
 	rcu_read_lock();
 	table = pmdp_get_lockless(pmd);
-	/* A huge entry is a bad table. */
-	if (!pmd_present(table) || pmd_bad(table))
+	if (!rpmem_is_table(table))
 		goto out;
 	ptl = pte_lockptr(ins->vma->vm_mm, &table);
 	spin_lock(ptl);
@@ -189,13 +200,38 @@ out:
 }
 
 /*
- * Special entries for @nr consecutive frames; a fault knows the @pmd. vmf_insert_pfn() does one,
- * and looks up its memory type each time: here the range is write-back for as long as it can be
- * mapped.
+ * Puts the page table that __do_fault() has allocated where there is nothing yet, as pmd_install()
+ * does, which modules have not. apply_to_page_range() would allocate one as well, but takes an entry
+ * of 1 GiB that another thread makes meanwhile for a table.
  */
-int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
-			     unsigned long pfn, unsigned long nr, bool write,
-			     unsigned long *bits, unsigned long first, int *any)
+static void rpmem_install_table(struct vm_fault *vmf)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	spinlock_t *ptl;	/* of the entries of PMDs */
+
+	if (!vmf->prealloc_pte)
+		return;
+	ptl = pmd_lock(mm, vmf->pmd);
+	if (pmd_none(*vmf->pmd)) {
+		mm_inc_nr_ptes(mm);
+		/* The table is zeroed before it can be seen. */
+		smp_wmb();
+		pmd_populate(mm, vmf->pmd, vmf->prealloc_pte);
+		vmf->prealloc_pte = NULL;
+	}
+	spin_unlock(ptl);
+}
+
+/*
+ * Special entries for @nr consecutive frames in one page table: that of the fault @vmf, which is made
+ * if there is none, or, without a fault, one that is there. vmf_insert_pfn() does one entry, and looks
+ * up its memory type each time: here the range is write-back for as long as it can be mapped.
+ *
+ * Return: false if there is a huge entry, or no table.
+ */
+bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, unsigned long addr,
+			      unsigned long pfn, unsigned long nr, bool write,
+			      unsigned long *bits, unsigned long first, int *any)
 {
 	struct rpmem_insert ins = {
 		.vma = vma,
@@ -205,65 +241,120 @@ int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned lo
 		.bit = first,
 		.any = any,
 	};
-	unsigned long leaf = 0;
+	unsigned long leaf;
+	pmd_t *pmd;
 
 	if (write)
 		ins.entry = pte_mkwrite_novma(pte_mkdirty(ins.entry));
-	if (!pmd)
-		pmd = rpmem_find_pmd(vma->vm_mm, addr, &leaf);
-	if (pmd && nr <= PTRS_PER_PTE - pte_index(addr) &&
-	    rpmem_insert_in_table(pmd, addr, nr, &ins))
-		return 0;
-	/* apply_to_page_range() does not expect it. */
-	if (leaf || rpmem_helper_leaf_size(vma->vm_mm, addr))
-		return -EAGAIN;
-	return apply_to_page_range(vma->vm_mm, addr, nr << PAGE_SHIFT, rpmem_insert_one, &ins);
+	if (vmf) {
+		if (rpmem_insert_in_table(vmf->pmd, addr, nr, &ins))
+			return true;
+		rpmem_install_table(vmf);
+		return rpmem_insert_in_table(vmf->pmd, addr, nr, &ins);
+	}
+	pmd = rpmem_find_pmd(vma->vm_mm, addr, &leaf);
+	return pmd && rpmem_insert_in_table(pmd, addr, nr, &ins);
 }
 
 /*
- * A special entry of 2^@order pages; vmf_insert_pfn_pmd() and _pud() look up the memory type, as
- * above. What is there already is for them.
+ * A huge entry is put where there is nothing; one that is there for the same frame is only ever made
+ * writable. Not by vmf_insert_pfn_pmd(), vmf_insert_pfn_pud() and vmf_insert_folio_pmd(): they look up
+ * the memory type, and for a store take what they find for an entry of that size, when another thread
+ * may have put a table there.
  */
-vm_fault_t rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn, unsigned int order,
-				    bool write)
+static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
+{
+	pmd = pmd_mkyoung(pmd_mkdirty(pmd));
+	return vma->vm_flags & VM_WRITE ? pmd_mkwrite_novma(pmd) : pmd;
+}
+
+static bool rpmem_upgrade_pmd(struct vm_fault *vmf, unsigned long pfn)
+{
+	pmd_t old = *vmf->pmd;
+
+	if (!pmd_present(old) || !pmd_leaf(old) || pmd_pfn(old) != pfn)
+		return false;
+	if (!pmd_write(old))
+		set_pmd_at(vmf->vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd,
+			   rpmem_mkwrite_pmd(vmf->vma, old));
+	return true;
+}
+
+/* A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses that. */
+vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	bool done = false;
-	spinlock_t *ptl;	/* of the table that the entry is in */
+	pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
+	spinlock_t *ptl;	/* of the entries of PMDs */
 
-	if (order == PMD_ORDER) {
-		pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
+	if (arch_needs_pgtable_deposit())
+		return VM_FAULT_FALLBACK;
+	if (write)
+		pmd = rpmem_mkwrite_pmd(vma, pmd);
+	ptl = pmd_lock(vma->vm_mm, vmf->pmd);
+	if (pmd_none(*vmf->pmd))
+		set_pmd_at(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
+	else if (write)
+		rpmem_upgrade_pmd(vmf, pfn);
+	spin_unlock(ptl);
+	return VM_FAULT_NOPAGE;
+}
 
-		if (write)
-			pmd = pmd_mkyoung(pmd_mkdirty(pmd));
-		if (write && vma->vm_flags & VM_WRITE)
-			pmd = pmd_mkwrite_novma(pmd);
-		ptl = pmd_lock(vma->vm_mm, vmf->pmd);
-		if (pmd_none(*vmf->pmd) && !arch_needs_pgtable_deposit()) {
-			set_pmd_at(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
-			done = true;
-		}
-		spin_unlock(ptl);
-		return done ? VM_FAULT_NOPAGE : vmf_insert_pfn_pmd(vmf, pfn, write);
-	}
+/* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see space.rs. */
+vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
+{
 #ifdef CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD
-	if (order == PUD_ORDER) {
-		pud_t pud = pud_mkspecial(pud_mkhuge(pfn_pud(pfn, vma->vm_page_prot)));
+	struct vm_area_struct *vma = vmf->vma;
+	pud_t pud = pud_mkspecial(pud_mkhuge(pfn_pud(pfn, vma->vm_page_prot)));
+	spinlock_t *ptl;	/* of the entries of PUDs */
+	pud_t old;
 
-		if (write)
-			pud = pud_mkyoung(pud_mkdirty(pud));
-		if (write && vma->vm_flags & VM_WRITE)
-			pud = pud_mkwrite(pud);
-		ptl = pud_lock(vma->vm_mm, vmf->pud);
-		if (pud_none(*vmf->pud)) {
-			set_pud_at(vma->vm_mm, vmf->address & PUD_MASK, vmf->pud, pud);
-			done = true;
+	if (write)
+		pud = pud_mkyoung(pud_mkdirty(pud));
+	if (write && vma->vm_flags & VM_WRITE)
+		pud = pud_mkwrite(pud);
+	ptl = pud_lock(vma->vm_mm, vmf->pud);
+	old = *vmf->pud;
+	if (pud_none(old) || (write && pud_leaf(old) && pud_pfn(old) == pfn && !pud_write(old)))
+		set_pud_at(vma->vm_mm, vmf->address & PUD_MASK, vmf->pud, pud);
+	spin_unlock(ptl);
+	return VM_FAULT_NOPAGE;
+#else
+	return VM_FAULT_FALLBACK;
+#endif
+}
+
+/*
+ * The bytes that the entry at @addr covers, if it is one that lets its users read, or @write; else 0.
+ * The VMA is locked.
+ */
+unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write)
+{
+	unsigned long size = 0;
+	unsigned long leaf;
+	spinlock_t *ptl;	/* of the table */
+	pmd_t table;
+	pmd_t *pmd;
+	pte_t pte;
+
+	pmd = rpmem_find_pmd(mm, addr, &leaf);
+	/* If it is not writable, the next store makes it so. */
+	if (leaf || !pmd)
+		return leaf;
+	rcu_read_lock();
+	table = pmdp_get_lockless(pmd);
+	if (rpmem_is_table(table)) {
+		ptl = pte_lockptr(mm, &table);
+		spin_lock(ptl);
+		if (pmd_same(table, pmdp_get_lockless(pmd))) {
+			pte = ptep_get(pte_offset_kernel(&table, addr));
+			if (pte_present(pte) && (!write || pte_write(pte)))
+				size = PAGE_SIZE;
 		}
 		spin_unlock(ptl);
-		return done ? VM_FAULT_NOPAGE : vmf_insert_pfn_pud(vmf, pfn, write);
 	}
-#endif
-	return VM_FAULT_FALLBACK;
+	rcu_read_unlock();
+	return size;
 }
 
 /* By these, memory failure finds who has mapped a page; the VMA starts at a page of the device. */
@@ -273,46 +364,56 @@ static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, st
 
 	if (READ_ONCE(folio->mapping))
 		return;
-	/* Whoever else is here writes the same. */
+	/* Whoever else is here writes the same; who sees the mapping has to see the index. */
 	WRITE_ONCE(folio->index, linear_page_index(vma, addr) - folio_page_idx(folio, page));
-	WRITE_ONCE(folio->mapping, vma->vm_file->f_mapping);
+	smp_store_release(&folio->mapping, vma->vm_file->f_mapping);
 }
 
-/* Normal entries for @nr consecutive pages, in one page table. */
-vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long addr,
-				     unsigned long pfn, unsigned long nr, bool write)
+/*
+ * Normal entries for @nr consecutive pages in one page table, as above. That is there before
+ * vmf_insert_page_mkwrite() looks, which would take a huge entry for one.
+ */
+vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
+				     unsigned long addr, unsigned long pfn, unsigned long nr,
+				     bool write)
 {
 	vm_fault_t ret = VM_FAULT_NOPAGE;
+	unsigned long leaf;
+	pmd_t *pmd;
 
-	if (rpmem_helper_leaf_size(vma->vm_mm, addr))
+	if (vmf)
+		rpmem_install_table(vmf);
+	pmd = vmf ? vmf->pmd : rpmem_find_pmd(vma->vm_mm, addr, &leaf);
+	if (!pmd || !rpmem_is_table(pmdp_get_lockless(pmd)))
 		return ret;
 	while (nr-- && ret == VM_FAULT_NOPAGE) {
-		struct vm_fault vmf = { .vma = vma, .address = addr };
+		struct vm_fault one = { .vma = vma, .address = addr };
 		struct page *page = pfn_to_page(pfn++);
 
 		rpmem_set_mapping(vma, addr, page);
-		ret = vmf_insert_page_mkwrite(&vmf, page, write);
+		ret = vmf_insert_page_mkwrite(&one, page, write);
 		addr += PAGE_SIZE;
 	}
 	return ret;
 }
 
-/* One entry for the whole folio at @pfn, of 2^@order pages. */
-vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,
-				     unsigned int order, bool write)
+/* One entry of PMD_SIZE for the folio at @pfn, which is as large. */
+vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
 	struct page *page = pfn_to_page(pfn);
+	bool done = false;
+	spinlock_t *ptl;	/* of the entries of PMDs */
 
-	if (folio_order(page_folio(page)) != order)
+	if (folio_order(page_folio(page)) != PMD_ORDER)
 		return VM_FAULT_FALLBACK;
-	rpmem_set_mapping(vmf->vma, vmf->address & ~((PAGE_SIZE << order) - 1), page);
-	if (order == PMD_ORDER)
-		return vmf_insert_folio_pmd(vmf, page_folio(page), write);
-#ifdef CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD
-	if (order == PUD_ORDER)
-		return vmf_insert_folio_pud(vmf, page_folio(page), write);
-#endif
-	return VM_FAULT_FALLBACK;
+	rpmem_set_mapping(vmf->vma, vmf->address & PMD_MASK, page);
+	if (write && !pmd_none(pmdp_get_lockless(vmf->pmd))) {
+		ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);
+		done = rpmem_upgrade_pmd(vmf, pfn);
+		spin_unlock(ptl);
+	}
+	/* As for a load: it leaves what is there alone. What it puts there is writable if the VMA is. */
+	return done ? VM_FAULT_NOPAGE : vmf_insert_folio_pmd(vmf, page_folio(page), false);
 }
 
 void rpmem_helper_ida_init(struct ida *ida)

@@ -28,19 +28,18 @@ bool rpmem_helper_vma_desc_write(const struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_may_write(const struct vm_area_desc *desc);
 void rpmem_helper_vma_desc_clear_may_write(struct vm_area_desc *desc);
 bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc);
-void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc);
+void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc, const void *addr);
 void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc);
-int rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
-			     unsigned long pfn, unsigned long nr, bool write,
-			     unsigned long *bits, unsigned long first, int *any);
-vm_fault_t rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn, unsigned int order,
-				    bool write);
-vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, unsigned long addr,
-				     unsigned long pfn, unsigned long nr, bool write);
-vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn,
-				     unsigned int order, bool write);
-bool rpmem_helper_is_mapped(unsigned long addr, bool write);
-unsigned long rpmem_helper_leaf_size(struct mm_struct *mm, unsigned long addr);
+bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, unsigned long addr,
+			      unsigned long pfn, unsigned long nr, bool write,
+			      unsigned long *bits, unsigned long first, int *any);
+vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write);
+vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write);
+vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
+				     unsigned long addr, unsigned long pfn, unsigned long nr,
+				     bool write);
+vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bool write);
+unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write);
 int rpmem_helper_ratelimit(void);
 void rpmem_helper_ida_init(struct ida *ida);
 

@@ -44,7 +44,6 @@ use crate::{
         },
         platform,
         release::Releaser,
-        space::AddressSpace,
         sysfs::Dirent,
         vm::{
             PMD_ORDER,
@@ -114,14 +113,7 @@ pub(crate) struct Bound {
 
 /// The last reference to the memory of a namespace. What is left of its users is waited for, unless
 /// there is a signal: they may be the task's own, which it cannot end here.
-pub(crate) struct Memory(Option<(Used, Releaser<Used>)>);
-
-/// Fields are dropped in this order: pages may refer to the address space for as long as they are
-/// pinned.
-struct Used {
-    pmem: Arc<Pmem>,
-    space: Option<Arc<AddressSpace>>,
-}
+pub(crate) struct Memory(Option<(Arc<Pmem>, Releaser<Arc<Pmem>>)>);
 
 impl Memory {
     /// The last reference to `pmem`, and one to drop before it. Context: may sleep.
@@ -131,28 +123,17 @@ impl Memory {
     /// `ENOMEM`.
     pub(super) fn new(pmem: Arc<Pmem>) -> Result<(Self, Arc<Pmem>)> {
         let releaser = Releaser::new()?;
-        let used = Used {
-            pmem: pmem.clone(),
-            space: None,
-        };
-        Ok((Self(Some((used, releaser))), pmem))
-    }
-
-    /// Its pages may refer to the address space of `node`.
-    fn used_by(&mut self, node: &BoundNode) {
-        if let Some((used, _)) = &mut self.0 {
-            used.space = Some(node.space());
-        }
+        Ok((Self(Some((pmem.clone(), releaser))), pmem))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let Some((used, releaser)) = self.0.take() else {
+        let Some((pmem, releaser)) = self.0.take() else {
             return;
         };
-        let dev: ARef<Device> = used.pmem.region().child().into();
-        if !releaser.release(used) {
+        let dev: ARef<Device> = pmem.region().child().into();
+        if !releaser.release(pmem) {
             dev_notice!(
                 dev,
                 "a signal ends the wait for users of its pages: it can be bound again when they let go\n"
@@ -444,7 +425,7 @@ fn attach(
     let fs_dax = mapping.has_pages() && mapping.folio_order().is_none();
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
-    let (mut memory, pmem) = Memory::new(pmem)?;
+    let (memory, pmem) = Memory::new(pmem)?;
     pmem.region()
         .populate_badblocks(pmem.badblocks(), geometry.data_range());
 
@@ -481,10 +462,7 @@ fn attach(
         None => dev_warn!(dev, "'badblocks' notification disabled\n"),
     }
     let node = match BoundNode::new(dev, &disk, dax, synchronous) {
-        Ok(node) => {
-            memory.used_by(&node);
-            Some(node)
-        }
+        Ok(node) => Some(node),
         // The data does not start at a page, or has none: what is left is the disk.
         Err(err) if err == ENXIO || err == ERANGE => {
             dev_warn!(dev, "no page can be mapped: there is no node for it\n");

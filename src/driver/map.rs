@@ -18,9 +18,10 @@
 //! # Who maps what
 //!
 //! A mapping whose stores are tracked and that can be written has entries of one page only. In all
-//! others an entry is as large as its address, its place on the device and the poison near it
-//! allow. Both depend on nothing that changes while faults are under way: two faults never
-//! disagree on whether there is a page table at an address.
+//! others an entry is as large as its address, its place on the device and the poison near it allow.
+//! Two faults may disagree on that, when poison comes or huge pages are switched off: the one that
+//! comes second finds an entry or a table of the other size, leaves it alone, and the access is tried
+//! again.
 
 use super::{
     blk::Disk,
@@ -35,8 +36,6 @@ use super::{
 };
 use crate::{
     abstractions::{
-        atomic::Load,
-        badblocks::Badblocks,
         block::{
             DiskNumber,
             GenDisk,
@@ -162,8 +161,6 @@ use kernel::{
 const FAULT_AROUND: u64 = 64;
 /// log2 of the pages of the unit in which stores to mappings that are not tracked are remembered.
 const COARSE: u32 = 9;
-/// See [`Node::poison`].
-const SCARRED: i32 = 1 << 16;
 
 /// The open files of a node, and the disk that they keep open.
 struct Claims {
@@ -214,12 +211,6 @@ pub(super) struct Node {
     /// Mappings, and how many of them are not tracked.
     mappings: Atomic<i64>,
     untracked: Atomic<i64>,
-    /// Sectors that are bad or once were: there are no huge entries over them.
-    #[pin]
-    scars: Badblocks,
-    /// What faults ask about the list: below [`SCARRED`], how many are changing it, so that there are
-    /// no new entries at all; from there on it is full: no huge entries any more.
-    poison: Atomic<i32>,
 }
 
 const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
@@ -244,10 +235,10 @@ impl Node {
         let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
         let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         let space = match folios {
-            Some(_) => AddressSpace::of_folios(c"[rpmem]")?,
-            None => AddressSpace::new(c"[rpmem]")?,
+            Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
+            None => Arc::pin_init(AddressSpace::new(c"[rpmem]"), GFP_KERNEL)?,
         };
-        let space = Arc::new(space, GFP_KERNEL)?;
+        disk.data().mapping().set_users(space.clone())?;
         // Pages with a struct page are reported by that.
         let failures = if page_backed {
             None
@@ -280,8 +271,6 @@ impl Node {
             touched,
             mappings: Atomic::new(0),
             untracked: Atomic::new(0),
-            scars <- Badblocks::new(),
-            poison: Atomic::new(0),
         }? Error))
     }
 
@@ -315,26 +304,19 @@ impl Node {
     /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
     /// Context: may sleep.
     pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
-        let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
-            return update();
-        };
-        // Faults under way plan with the old lists, later ones with the new ones; in between there
-        // are none.
-        self.poison.fetch_add(1, Full);
-        self.live.synchronize();
         update();
+        let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
+            return;
+        };
+        // Faults under way may have planned with the list of before; later ones have the new one.
+        self.live.synchronize();
         let mut page = 0;
         while let Some(bad) = self.first_bad(&disk, page..self.memory.pages) {
-            let sector = Pgoff(bad).to_sector().unwrap_or(Sector(0)).0;
-            if !self.scars.mark(sector, PAGE_SIZE >> 9) && !self.is_scarred() {
-                self.poison.fetch_add(SCARRED, Full);
-            }
             self.unmap(bad..bad + 1);
             trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE);
             page = bad + 1;
             platform::cond_resched();
         }
-        self.poison.fetch_sub(1, Release);
     }
 
     /// Whether any of `pages` is pinned.
@@ -414,33 +396,17 @@ impl Node {
         Some(area)
     }
 
-    /// Whether there is no poison, nor was any: the usual case.
-    fn is_clean(&self, disk: &Disk, poison: i32) -> bool {
-        poison == 0 && self.scars.is_empty() && disk.data().badblocks().is_empty()
-    }
-
-    fn is_scarred(&self) -> bool {
-        self.poison.load(Relaxed) >= SCARRED
-    }
-
     /// Whether the `pages` pages from `page` on cannot be mapped by one entry.
     fn is_bad(&self, disk: &Disk, page: u64, pages: u64) -> bool {
-        let Some(sector) = Pgoff(page).to_sector() else {
-            return true;
-        };
-        if pages > 1 && (self.is_scarred() || self.has_scar(page, pages)) {
-            return true;
+        // The usual case.
+        if disk.data().badblocks().is_empty() {
+            return false;
         }
-        disk.data()
-            .sector_to_pfn(sector, pages, AccessMode::Access)
-            .is_err()
-    }
-
-    fn has_scar(&self, page: u64, pages: u64) -> bool {
-        let to_sector = |n| Pgoff(n).to_sector().map_or(0, |s| s.0);
-        self.scars
-            .first_bad(to_sector(page), to_sector(pages))
-            .is_some()
+        Pgoff(page).to_sector().is_none_or(|sector| {
+            disk.data()
+                .sector_to_pfn(sector, pages, AccessMode::Access)
+                .is_err()
+        })
     }
 
     /// Remembers that pages of a mapping that is not tracked could be stored to.
@@ -452,7 +418,8 @@ impl Node {
         self.touched.add(first..last + 1)
     }
 
-    /// Maps `run`, at least its first page, with entries of one page; gives how many pages it was.
+    /// Maps `run`, or the pages of it that are in one page table, with entries of one page; gives how
+    /// many pages it was.
     #[inline]
     fn insert(
         &self,
@@ -476,10 +443,11 @@ impl Node {
         };
         let memory = disk.data().mapping();
         if mapping.has_folios() {
-            return Ok(mapping.insert_folios(run.address, memory.folios(run.pfn, len)?, write));
+            let folios = memory.folios(run.pfn, len)?;
+            return Ok(mapping.insert_folios(run.address, folios, write, near));
         }
         let frames = memory.frames(run.pfn, len)?;
-        Ok((mapping.insert(run.address, frames, write, marks, near), len))
+        Ok(mapping.insert(run.address, frames, write, marks, near))
     }
 
     /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
@@ -506,11 +474,9 @@ impl Node {
         fault: &Fault<'_>,
         order: u32,
         (area, run): (Area, Run),
-        poison: i32,
     ) -> Result<Outcome> {
         let mapping = fault.mapping();
-        let clean = self.is_clean(disk, poison);
-        let is_bad = |page, pages| !clean && self.is_bad(disk, page, pages);
+        let is_bad = |page, pages| self.is_bad(disk, page, pages);
         if order == 0 {
             // Stores are tracked by the page; what else is near is mapped with it.
             let write = fault.is_write();
@@ -706,10 +672,6 @@ impl Operations for Node {
         self.leases.fasync()
     }
 
-    fn space(&self) -> &AddressSpace {
-        &self.space
-    }
-
     fn check(&self, dev: &Device, request: Request) -> Result<u64> {
         if !self.live.is_alive() {
             return Err(ENXIO);
@@ -721,10 +683,8 @@ impl Operations for Node {
             .map_err(|refusal| refuse(dev, refusal))
     }
 
-    fn map(&self, dev: &Device, mut area: NewArea<'_>) -> Result<Ready> {
-        if !self.live.is_alive() {
-            return Err(ENXIO);
-        }
+    fn map(&self, dev: &Device, mut area: NewArea<'_, Self>) -> Result<Ready> {
+        let disk = self.live.enter().ok_or(ENXIO)?;
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
         }
@@ -756,9 +716,10 @@ impl Operations for Node {
             // Memory failure looks for a folio at its one place; the tag tells the class.
             let extent = mmap::locate(&self.limits, area.pgoff(), area.pages());
             area.set_pgoff(extent.map_err(|_| EINVAL)?.first);
-            return Ok(area.map_folios(self, tag));
+            return Ok(area.map_folios(tag));
         }
-        Ok(area.map_frames(self, class == Class::Plain, tag))
+        let memory = disk.data().mapping();
+        Ok(area.map_frames(memory, class == Class::Plain, tag))
     }
 
     fn sync(&self, first: u64, last: u64) -> Result {
@@ -809,12 +770,7 @@ impl vm::Operations for Node {
         if !self.serves(fault.mapping()) {
             return miss;
         }
-        // Not for long: the access is tried again until the list has changed.
-        let poison = self.poison.load_acquire();
-        if poison & (SCARRED - 1) != 0 {
-            return Outcome::Mapped;
-        }
-        match self.answer(&disk, fault, order, place, poison) {
+        match self.answer(&disk, fault, order, place) {
             Ok(outcome) => outcome,
             Err(ENOMEM) => Outcome::Oom,
             Err(_) => miss,
@@ -825,9 +781,6 @@ impl vm::Operations for Node {
         let disk = self.live.enter().ok_or(EFAULT)?;
         if !self.serves(mapping) {
             return Err(EFAULT);
-        }
-        if self.poison.load_acquire() & (SCARRED - 1) != 0 {
-            return Err(EAGAIN);
         }
         let area = self.area(mapping).ok_or(EFAULT)?;
         let one = match plan(&area, &self.memory, from, 0, |page, n| {
@@ -846,10 +799,25 @@ impl vm::Operations for Node {
             run.pages = bad - run.page;
         }
         match self.insert(&disk, mapping, run, write, None)? {
+            (Outcome::Mapped, 0) => Err(EAGAIN),
             (Outcome::Mapped, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
             (Outcome::Oom, _) => Err(ENOMEM),
             _ => Err(EFAULT),
         }
+    }
+
+    fn is_poisoned(&self, mapping: &Mapped<'_>, address: u64) -> bool {
+        let (Some(disk), Some(area)) = (self.live.enter(), self.area(mapping)) else {
+            return false;
+        };
+        let plan = plan(&area, &self.memory, address, 0, |page, n| {
+            self.is_bad(&disk, page, n)
+        });
+        plan == Plan::HwPoison && self.serves(mapping)
+    }
+
+    fn space(&self) -> &AddressSpace {
+        &self.space
     }
 
     fn access(
@@ -1035,16 +1003,10 @@ impl BoundNode {
         let read_only = data.data().region().is_read_only();
         let node = Node::new(data, disk.number(), CString::try_from(&*name)?, synchronous)?;
         let this = Self(Registration::new(dev, &name, node)?);
-        // Those that are bad from the start.
+        // Tells of those that are bad from the start.
         this.change_badblocks(|| ());
         this.set_read_only(read_only);
         Ok(this)
-    }
-
-    /// Where its mappings are. Pages that somebody has pinned refer to it, also when it has been
-    /// unbound.
-    pub(super) fn space(&self) -> Arc<AddressSpace> {
-        self.0.data().space.clone()
     }
 
     /// See [`Node::change_badblocks`].

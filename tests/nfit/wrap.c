@@ -18,17 +18,17 @@ void *__wrap_memremap_pages(struct dev_pagemap *pgmap, int nid);
 void __wrap_memunmap_pages(struct dev_pagemap *pgmap);
 struct page *__wrap_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio);
-int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
-				    unsigned long pfn, unsigned long nr, bool write,
-				    unsigned long *bits, unsigned long first, int *any);
-vm_fault_t __wrap_rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn,
-					   unsigned int order, bool write);
+bool __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
+				     unsigned long addr, unsigned long pfn, unsigned long nr,
+				     bool write, unsigned long *bits, unsigned long first, int *any);
+vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write);
+vm_fault_t __wrap_rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write);
 
 struct page *__real_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __real_rpmem_helper_folio_ref_count(const struct folio *folio);
-int __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
-				    unsigned long pfn, unsigned long nr, bool write,
-				    unsigned long *bits, unsigned long first, int *any);
+bool __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
+				     unsigned long addr, unsigned long pfn, unsigned long nr,
+				     bool write, unsigned long *bits, unsigned long first, int *any);
 
 /* Where the byte at physical address @phys is, or NULL. */
 static void *nfit_address(resource_size_t phys)
@@ -66,25 +66,29 @@ int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio)
 }
 
 /* Consecutive addresses are pages anywhere, here. */
-int __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, pmd_t *pmd, unsigned long addr,
-				    unsigned long pfn, unsigned long nr, bool write,
-				    unsigned long *bits, unsigned long first, int *any)
+bool __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
+				     unsigned long addr, unsigned long pfn, unsigned long nr,
+				     bool write, unsigned long *bits, unsigned long first, int *any)
 {
 	unsigned long i;
-	int ret = 0;
+	bool done = true;
 
-	for (i = 0; i < nr && !ret; i++) {
+	for (i = 0; i < nr && done; i++) {
 		void *from = nfit_address(PFN_PHYS(pfn + i));
 
-		ret = __real_rpmem_helper_insert_pfns(vma, pmd, addr + (i << PAGE_SHIFT),
-						      from ? vmalloc_to_pfn(from) : pfn + i,
-						      1, write, bits, first + i, any);
+		done = __real_rpmem_helper_insert_pfns(vma, vmf, addr + (i << PAGE_SHIFT),
+						       from ? vmalloc_to_pfn(from) : pfn + i,
+						       1, write, bits, first + i, any);
 	}
-	return ret;
+	return done;
 }
 
-vm_fault_t __wrap_rpmem_helper_insert_huge(struct vm_fault *vmf, unsigned long pfn,
-					   unsigned int order, bool write)
+vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write)
+{
+	return VM_FAULT_FALLBACK;
+}
+
+vm_fault_t __wrap_rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
 	return VM_FAULT_FALLBACK;
 }

@@ -42,7 +42,7 @@ struct rpmem_info {
  * how many bytes were mapped, also when it fails: EINVAL for an unknown flag, a
  * bad argsz, or a range that is not a mapping of this device; ENOMEM where
  * nothing is mapped or memory is short; EFAULT without access to it; EHWPOISON
- * at a bad page; EINTR.
+ * at a bad page; EAGAIN if entries are taken away as fast as they are made; EINTR.
  */
 struct rpmem_prefault {
 	__u32 argsz;

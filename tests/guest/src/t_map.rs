@@ -139,7 +139,7 @@ pub struct Here {
 
 impl Here {
     /// The first one.
-    fn new(c: &Ctx) -> TestResult<Here> {
+    pub fn new(c: &Ctx) -> TestResult<Here> {
         Here::nth(c, 0)
     }
 
@@ -1163,6 +1163,13 @@ fn prefault(c: &mut Ctx) -> TestResult {
             "{what}"
         );
     }
+    // What cannot be is not begun: large entries are still possible.
+    let ro = Map::new(&f, 0, len, PROT_READ, SYNC)?;
+    for at in (0..len).step_by(HUGE) {
+        let done = tools::rpmem_prefault(&f, &ro, at, page, 1);
+        check_eq!(done, (0, libc::EFAULT), "stores at {at:#x}");
+    }
+    check_eq!(faults_for(&ro, false), (len / HUGE) as i64, "and then read");
     // Over the end of a mapping, and memory of others.
     // SAFETY: a part of our mapping.
     unsafe { libc::munmap(m.as_ptr().add(HUGE).cast(), PAGE) };
