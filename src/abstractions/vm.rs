@@ -597,6 +597,8 @@ impl<T: Operations> Table<T> {
     const fn table_of_folios() -> bindings::vm_operations_struct {
         let mut ops = Self::table(false);
         ops.access = None;
+        // They have no entries that the core cannot cut.
+        ops.may_split = None;
         ops.pagesize = Some(Self::pagesize_callback);
         ops
     }
@@ -609,6 +611,7 @@ impl<T: Operations> Table<T> {
         ops.access = Some(Self::access_callback);
         ops.open = Some(Self::open_callback);
         ops.close = Some(Self::close_callback);
+        ops.may_split = Some(Self::may_split_callback);
         if tracked {
             ops.mapped = Some(Self::mapped_callback::<true>);
             ops.pfn_mkwrite = Some(Self::fault_callback);
@@ -815,13 +818,37 @@ impl<T: Operations> Table<T> {
 
     /// # Safety
     ///
+    /// For `__split_vma()` and `prep_move_vma()` only: the mmap lock is held for writing.
+    unsafe extern "C" fn may_split_callback(
+        vma: *mut bindings::vm_area_struct,
+        addr: c_ulong,
+    ) -> c_int {
+        // SAFETY: `__split_vma()` passes a mapping with this table, of page frames.
+        unsafe { bindings::rpmem_helper_cut_pud(vma, addr) };
+        0
+    }
+
+    /// # Safety
+    ///
     /// For fork, split and mremap only (`dup_mmap()`, `__split_vma()`, `copy_vma()`).
     unsafe extern "C" fn open_callback(vma: *mut bindings::vm_area_struct) {
         // SAFETY: The core passes a mapping with this table.
         let owner = unsafe { Self::owner(vma) };
         if let Some(vma) = NonNull::new(vma) {
             // INVARIANT: As above; nobody else knows the new mapping, or the mmap lock is held.
-            owner.opened(&Mapped(vma, PhantomData));
+            let mapping = Mapped(vma, PhantomData);
+            owner.opened(&mapping);
+            // `move_page_tables()` takes an entry of 1 GiB for a damaged table. It finds none: the
+            // mapping that moves is locked for writing already.
+            //
+            // SAFETY: As above.
+            if unsafe { bindings::rpmem_helper_is_moved(vma.as_ptr()) } {
+                let area = mapping.area();
+                let pages = (area.end - area.start) >> bindings::PAGE_SHIFT;
+                if pages >> PUD_ORDER != 0 && !mapping.has_folios() {
+                    owner.space().unmap(area.first, pages);
+                }
+            }
         }
     }
 

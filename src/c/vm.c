@@ -325,6 +325,31 @@ vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool
 }
 
 /*
+ * Takes an entry of PUD_SIZE away through which @vma is to be cut at @addr: the core would look in it
+ * for entries of PMD_SIZE (split_huge_pmd_if_needed()), or leave it across two VMAs. For ->may_split:
+ * the mmap lock is held for writing, and until that ends no fault brings the entry back.
+ */
+void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr)
+{
+	unsigned long start = addr & PUD_MASK;
+	unsigned long leaf;
+
+	vma_start_write(vma);
+	rpmem_find_pmd(vma->vm_mm, addr, &leaf);
+	if (leaf == PUD_SIZE && addr != start)
+		zap_special_vma_range(vma, start, PUD_SIZE);
+}
+
+/*
+ * Whether @vma, for which ->open is called, is where mremap(2) moves another one to. The copy that
+ * fork makes is of another address space, and that of a cut is where the first one still is.
+ */
+bool rpmem_helper_is_moved(const struct vm_area_struct *vma)
+{
+	return vma->vm_mm == current->mm && !vma_lookup(vma->vm_mm, vma->vm_start);
+}
+
+/*
  * The bytes that the entry at @addr covers, if it is one that lets its users read, or @write; else 0.
  * The VMA is locked.
  */

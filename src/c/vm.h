@@ -35,6 +35,8 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 			      unsigned long *bits, unsigned long first, int *any);
 vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write);
 vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write);
+void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr);
+bool rpmem_helper_is_moved(const struct vm_area_struct *vma);
 vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
 				     bool write);

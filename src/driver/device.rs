@@ -45,10 +45,7 @@ use crate::{
         platform,
         release::Releaser,
         sysfs::Dirent,
-        vm::{
-            PMD_ORDER,
-            PUD_ORDER, //
-        }, //
+        vm::PMD_ORDER, //
     },
     logic::{
         geometry::{
@@ -363,19 +360,14 @@ fn setup_pfn(
     Ok((range, block))
 }
 
-/// log2 of the pages of the folios of a devdax namespace.
+/// log2 of the pages of the folios of a devdax namespace: those that can have entries, see
+/// [`crate::abstractions::vm::Fault::insert_folio`].
 fn folio_order(range: &PageMapRange, block: &InfoBlock) -> u32 {
     let (start, len) = range.range();
     let data = start + block.data_offset;
     // Struct pages on the medium are for the data alone.
     let first = if range.on_medium() { data } else { start };
-    geometry::folio_order(
-        block.align,
-        first,
-        data,
-        start + len,
-        &[PUD_ORDER, PMD_ORDER],
-    )
+    geometry::folio_order(block.align, first, data, start + len, &[PMD_ORDER])
 }
 
 /// Attaches a disk to a namespace: with struct pages for `pages`, without if there is none. The

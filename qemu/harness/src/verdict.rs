@@ -110,6 +110,11 @@ const SPLATS: &[&str] = &[
     "Bad page",
     "bad page",
     "Bad rss-counter",
+    // pgd_clear_bad() and its like: a table that is none.
+    ": bad pgd ",
+    ": bad p4d ",
+    ": bad pud ",
+    ": bad pmd ",
     "refcount_t:",
     "list_add corruption",
     "list_del corruption",

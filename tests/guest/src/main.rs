@@ -37,6 +37,7 @@ mod t_fault;
 mod t_fixture;
 mod t_fsdax;
 mod t_fuzz;
+mod t_gigantic;
 mod t_infoblock;
 mod t_kunit;
 mod t_layout;
@@ -72,6 +73,7 @@ fn registry() -> Vec<&'static Test> {
         t_fixture::TESTS,
         t_fsdax::TESTS,
         t_fuzz::TESTS,
+        t_gigantic::TESTS,
         t_infoblock::TESTS,
         t_kunit::TESTS,
         t_layout::TESTS,
