@@ -420,9 +420,9 @@ const ROWS: &[Row] = &[
         DAX,
     ),
     free(
-        "devdax: fault of 1 GiB, write",
-        "devdax.fault1g.write",
-        "devdax.fault1g.write",
+        "devdax, align=1G: stores to 1 GiB, by 2 MiB",
+        "devdax.fill1g",
+        "devdax.fill1g",
         DAX,
     ),
 ];

@@ -204,7 +204,7 @@ fn fork(c: &mut Ctx) -> TestResult {
 /// Entries of 1 GiB come while others take parts of them away: by msync of a plain mapping, by cuts
 /// and moves of their own.
 fn races(c: &mut Ctx) -> TestResult {
-    const ROUNDS: usize = 5000;
+    const ROUNDS: usize = 1000;
     let h = Here::new(c)?;
     let f = h.open()?;
     let w = Whole::new(&h, 0, 1)?;
