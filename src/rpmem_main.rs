@@ -19,6 +19,7 @@ mod logic_kunit;
 use abstractions::{
     chrdev,
     nd,
+    platform,
     release,
     trace, //
 };
@@ -37,6 +38,8 @@ struct Module {
     _class: chrdev::Class,
     // They have the events of all devices.
     _counters: trace::Counters,
+    // And ask how long a break waits.
+    _lease_break_time: platform::LeaseBreakTime,
 }
 
 impl kernel::InPlaceModule for Module {
@@ -45,6 +48,7 @@ impl kernel::InPlaceModule for Module {
             _queue: release::Queue::new()?,
             _class: chrdev::Class::register()?,
             _counters: trace::Counters::new(),
+            _lease_break_time: platform::LeaseBreakTime::new(),
             _registration <- Registration::new(
                 <LocalModule as kernel::ModuleMetadata>::NAME,
                 module,

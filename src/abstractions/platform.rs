@@ -32,13 +32,32 @@ pub(crate) fn cond_resched() {
     unsafe { bindings::rpmem_helper_cond_resched() };
 }
 
-/// `fs.lease-break-time`, in seconds. Context: may sleep, without locks: opens a file.
+/// Access to `fs.lease-break-time`, while it lives.
+pub(crate) struct LeaseBreakTime(());
+
+impl LeaseBreakTime {
+    /// Gets it, if there is any. At most once at a time. Context: may sleep.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Nobody has called it, or what it got has been given back.
+        unsafe { bindings::rpmem_helper_lease_init() };
+        Self(())
+    }
+}
+
+impl Drop for LeaseBreakTime {
+    fn drop(&mut self) {
+        // SAFETY: Got by `new`. The module has no device any more, hence nobody who asks.
+        unsafe { bindings::rpmem_helper_lease_exit() };
+    }
+}
+
+/// `fs.lease-break-time`, in seconds. Context: may sleep; the module has a [`LeaseBreakTime`].
 ///
 /// # Errors
 ///
-/// If procfs is not mounted where the caller has it; `EINVAL`.
+/// `ENOENT` if there is no such setting; `EINVAL`.
 pub(crate) fn lease_break_time() -> Result<i32> {
-    // SAFETY: No conditions.
+    // SAFETY: No conditions but the context.
     let time = unsafe { bindings::rpmem_helper_lease_break_time() };
     to_result(time)?;
     Ok(time)

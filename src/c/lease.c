@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/cred.h>
 #include <linux/err.h>
 #include <linux/export.h>
 #include <linux/fdtable.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/module.h>
+#include <linux/mount.h>
 #include <linux/pid.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -64,21 +67,53 @@ bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list)
 	return closed;
 }
 
-/* fs.lease-break-time in seconds, or an errno: there is no other way to it for a module. */
+/* fs.lease-break-time, or NULL if there is none. */
+static struct file *break_time;
+
+/*
+ * A module gets at fs.lease-break-time by procfs alone. It is opened once, with the rights of the
+ * kernel, on a mount of procfs that nobody else has: what a path leads to is up to whoever has a
+ * mount namespace, and may be anything, a FIFO or a dead server as well. The file keeps the mount.
+ */
+void rpmem_helper_lease_init(void)
+{
+	struct file_system_type *type = get_fs_type("proc");
+	struct vfsmount *mnt;
+	struct file *file;
+
+	if (!type)
+		return;
+	mnt = kern_mount(type);
+	module_put(type->owner);
+	if (IS_ERR(mnt))
+		return;
+	scoped_with_kernel_creds()
+		file = file_open_root_mnt(mnt, "sys/fs/lease-break-time", O_RDONLY, 0);
+	kern_unmount(mnt);
+	if (!IS_ERR(file))
+		break_time = file;
+}
+
+void rpmem_helper_lease_exit(void)
+{
+	if (break_time)
+		fput(break_time);
+	break_time = NULL;
+}
+
+/* fs.lease-break-time in seconds, or an errno: opens nothing, and waits for nobody. */
 int rpmem_helper_lease_break_time(void)
 {
 	char text[16];
 	loff_t pos = 0;
-	struct file *file;
 	ssize_t len;
 	int value;
 	int err;
 
-	file = filp_open("/proc/sys/fs/lease-break-time", O_RDONLY, 0);
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	len = kernel_read(file, text, sizeof(text) - 1, &pos);
-	filp_close(file, NULL);
+	if (!break_time)
+		return -ENOENT;
+	scoped_with_kernel_creds()
+		len = kernel_read(break_time, text, sizeof(text) - 1, &pos);
 	if (len < 0)
 		return len;
 	text[len] = '\0';

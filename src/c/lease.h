@@ -13,6 +13,8 @@ struct mm_struct;
 
 pid_t rpmem_helper_process_of(const struct mm_struct *mm, char *comm);
 bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list);
+void rpmem_helper_lease_init(void);
+void rpmem_helper_lease_exit(void);
 int rpmem_helper_lease_break_time(void);
 struct file *rpmem_helper_get_file(struct file *file);
 const char *rpmem_helper_module_name(struct module *module);

@@ -655,7 +655,6 @@ impl Leases {
         }
     }
 
-    /// Not for callers that hold locks: it opens a file.
     fn learn_grace(&self) {
         if let Ok(grace) = platform::lease_break_time() {
             self.kernel_grace.store(grace, Relaxed);

@@ -17,6 +17,7 @@ use libc::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, POLLERR, POLLHUP, POLLPRI, PROT_NONE,
     PROT_READ, PROT_WRITE,
 };
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -44,6 +45,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "lease_grace",
         run: grace,
+    },
+    Test {
+        name: "lease_grace_disguised",
+        run: grace_disguised,
     },
     Test {
         name: "lease_during",
@@ -1032,6 +1037,77 @@ fn grace(c: &mut Ctx) -> TestResult {
     // It belongs to the device: the next one begins with the kernel's.
     check_eq!(n.attr(c, "lease_break_time")?, kernel, "after bind");
     Ok(())
+}
+
+/// Becomes a user without privileges, and root of new namespaces: what he mounts, he alone sees.
+fn become_a_user() -> io::Result<()> {
+    // SAFETY: numbers, in a process with one thread.
+    let done = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setresgid(1000, 1000, 1000) == 0
+            && libc::setresuid(1000, 1000, 1000) == 0
+    };
+    match done {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
+    }
+}
+
+fn bind_over(what: &str, at: &str) -> io::Result<()> {
+    let (what, at) = (CString::new(what)?, CString::new(at)?);
+    // SAFETY: strings that end with a zero byte; nothing else is read.
+    let done = unsafe {
+        libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) == 0
+            && libc::mount(
+                what.as_ptr(),
+                at.as_ptr(),
+                std::ptr::null(),
+                libc::MS_BIND,
+                std::ptr::null(),
+            ) == 0
+    };
+    match done {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The kernel's grace time is the kernel's, whatever the reader has mounted in its place.
+fn grace_disguised(c: &mut Ctx) -> TestResult {
+    let n = Node::new(c)?;
+    let kernel = c.read(DEFAULT_GRACE)?;
+    // A fresh device has the kernel's.
+    n.space.unbind(c)?;
+    n.again(c, How::Remove)?;
+    let attribute = format!("{}/lease_break_time", n.sysfs);
+    c.write(DEFAULT_GRACE, "7")?;
+    let (number, fifo) = ("/lease-number", "/lease-fifo");
+    std::fs::write(number, "99\n")?;
+    // SAFETY: a string that ends with a zero byte.
+    let made = unsafe { libc::mkfifo(c"/lease-fifo".as_ptr(), 0o666) };
+    check_eq!(made, 0, "mkfifo");
+    for disguise in [fifo, number] {
+        let mut reader = Peer::start(|_| {
+            if become_a_user().is_err() || bind_over(disguise, DEFAULT_GRACE).is_err() {
+                return 1;
+            }
+            match std::fs::read_to_string(&attribute) {
+                Ok(text) if text == "7\n" => 0,
+                Ok(_) => 2,
+                Err(_) => 3,
+            }
+        })?;
+        let mut end = None;
+        c.wait_for("a number from the attribute", SOON, || {
+            end = reader.ended().ok().flatten();
+            end.is_some()
+        })?;
+        check_eq!(end, Some(0), "behind {disguise}");
+    }
+    c.write(DEFAULT_GRACE, &kernel)?;
+    // Nobody is left in the attribute.
+    n.begin(How::Remove).end(c)?;
+    n.again(c, How::Remove)
 }
 
 /// Maps, and says how that ended.
