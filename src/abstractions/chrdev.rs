@@ -258,26 +258,20 @@ impl<T> Inner<T> {
 }
 
 /// The operations of a device's files, and how other modules hold its memory.
-#[repr(C)]
 struct Table {
     file: bindings::file_operations,
     range: range::Get,
 }
 
+/// That of the devices of this module, which are of one kind; null before the first.
+static TABLE: Atomic<*const Table> = Atomic::new(core::ptr::null());
+
 /// How to hold memory of the device that `file` is of; `None` if it is not of a device of this
-/// module.
-///
-/// # Safety
-///
-/// The file is open.
-pub(super) unsafe fn range_of(file: &bindings::file) -> Option<range::Get> {
-    // SAFETY: An open file has operations.
-    let owner = unsafe { (*file.f_op).owner };
-    if !core::ptr::eq(owner, crate::THIS_MODULE.as_ptr()) {
-        return None;
-    }
-    // SAFETY: All operations with this owner are in a `Table`, as its first field.
-    Some(unsafe { (*file.f_op.cast::<Table>()).range })
+/// module. The module has other files (debugfs): its name in the operations says nothing.
+pub(super) fn range_of(file: &bindings::file) -> Option<range::Get> {
+    // SAFETY: Null, or a constant (`Registration::new`).
+    let table = unsafe { TABLE.load(Relaxed).as_ref() }?;
+    core::ptr::eq(file.f_op, &table.file).then_some(table.range)
 }
 
 /// A registered device. Dropping it takes the name away, see the head of this file.
@@ -309,6 +303,7 @@ impl<T: Operations> Registration<T> {
             bindings::ida_alloc_range(NUMBERS.0.get(), 0, MINORS - 1, bindings::GFP_KERNEL)
         };
         to_result(minor)?;
+        TABLE.store(Self::TABLE, Relaxed);
         let minor = minor as u32;
 
         let inner = KBox::pin_init(

@@ -184,11 +184,11 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_get(
     let range = (|| {
         let file = NonNull::new(file).ok_or(EINVAL)?;
         let ops = NonNull::new(ops.cast_mut()).ok_or(EINVAL)?;
-        // SAFETY: `rpmem_range_get()` passes an open file, and operations that its caller keeps.
-        unsafe {
-            let get = chrdev::range_of(file.as_ref()).ok_or(EINVAL)?;
-            get(file, offset, len, write, ops, private)
-        }
+        // SAFETY: `rpmem_range_get()` passes an open file.
+        let get = chrdev::range_of(unsafe { file.as_ref() }).ok_or(EINVAL)?;
+        // SAFETY: As above, and it is of a device that `get` is for; the caller keeps the
+        // operations.
+        unsafe { get(file, offset, len, write, ops, private) }
     })();
     match range {
         Ok(range) => range.as_ptr(),

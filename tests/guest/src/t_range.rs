@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[Test {
 }];
 
 const PARAMETERS: &str = "/sys/module/rpmem_user/parameters";
+const COUNTERS: &str = "/sys/kernel/debug/rpmem/enable";
 const LEASE_REMOVE: u32 = 1;
 const LEASE_READ_ONLY: u32 = 2;
 
@@ -62,6 +63,8 @@ fn user(c: &mut Ctx) -> TestResult {
     for (what, want) in [
         ("/dev/null 0 4096 r".to_string(), libc::EINVAL),
         (format!("{} 0 4096 r", space.dev()), libc::EINVAL),
+        // Another file of the same module.
+        (format!("{COUNTERS} 0 4096 r"), libc::EINVAL),
         (format!("{node} 0 0 r"), libc::EINVAL),
         (format!("{node} 512 4096 r"), libc::EINVAL),
         (format!("{node} 0 512 r"), libc::EINVAL),
