@@ -47,21 +47,33 @@ bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list)
 	struct fown_struct *owner = file_f_owner(file);
 	struct fasync_struct *fa;
 	struct task_struct *task;
-	bool closed = false;
+	bool ours, closed = false;
 
 	if (!owner)
 		return false;
+	/* F_SETOWN drops the old pid as soon as it has the lock: RCU alone does not keep it. */
+	read_lock_irq(&owner->lock);
 	rcu_read_lock();
-	task = READ_ONCE(owner->pid_type) == PIDTYPE_PGID ? NULL :
-	       pid_task(READ_ONCE(owner->pid), PIDTYPE_PID);
-	if (task && same_thread_group(task, current)) {
-		for (fa = READ_ONCE(*list); fa; fa = READ_ONCE(fa->fa_next)) {
-			if (fa->fa_file != file)
-				continue;
-			closed = !current->files ||
-				 files_lookup_fd_raw(current->files, fa->fa_fd) != file;
-			break;
-		}
+	task = owner->pid_type == PIDTYPE_PGID ? NULL : pid_task(owner->pid, PIDTYPE_PID);
+	ours = task && same_thread_group(task, current);
+	rcu_read_unlock();
+	read_unlock_irq(&owner->lock);
+	if (!ours)
+		return false;
+
+	rcu_read_lock();
+	for (fa = READ_ONCE(*list); fa; fa = READ_ONCE(fa->fa_next)) {
+		bool found;
+		int fd;
+
+		read_lock_irq(&fa->fa_lock);
+		found = fa->fa_file == file;
+		fd = fa->fa_fd;
+		read_unlock_irq(&fa->fa_lock);
+		if (!found)
+			continue;
+		closed = !current->files || files_lookup_fd_raw(current->files, fd) != file;
+		break;
 	}
 	rcu_read_unlock();
 	return closed;

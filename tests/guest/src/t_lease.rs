@@ -35,6 +35,10 @@ pub const TESTS: &[Test] = &[
         run: stale_fd,
     },
     Test {
+        name: "lease_owner_race",
+        run: owner_race,
+    },
+    Test {
         name: "lease_release",
         run: release,
     },
@@ -698,6 +702,30 @@ fn stale_fd(c: &mut Ctx) -> TestResult {
     }
     check_eq!(p.ended()?, None, "the program");
     drop((m, p));
+    Ok(())
+}
+
+/// Descriptors are closed while the one who was to get the signals is forgotten. Of use on a kernel
+/// that watches over freed memory.
+fn owner_race(c: &mut Ctx) -> TestResult {
+    let n = Node::new(c)?;
+    let f = n.open()?;
+    sys::signal_events(&f, std::process::id() as i32, libc::SIGURG)?;
+    let closer = Peer::start(|l| {
+        l.say();
+        loop {
+            close(dup(f.as_raw_fd()));
+        }
+    })?;
+    closer.hear()?;
+    for _ in 0..c.rounds(200, 10_000) {
+        let gone = Peer::start(|_| 0)?;
+        // Until it is reaped, it can be named; then nobody else has its number.
+        // SAFETY: no pointers.
+        let set = unsafe { libc::fcntl(f.as_raw_fd(), libc::F_SETOWN, gone.pid()) };
+        check_eq!(set, 0, "F_SETOWN");
+        check_eq!(gone.wait()?, 0, "a child");
+    }
     Ok(())
 }
 
