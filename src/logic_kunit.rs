@@ -487,7 +487,7 @@ mod lease {
         assert_eq!(lease.map(kind(true, false)), Err(Denied::Busy));
         assert_eq!(lease.map(kind(false, false)), Err(Denied::Gone));
         assert!(!lease.finish());
-        assert!(lease.unmap(direct) && lease.finish());
+        assert!(lease.unmap(direct, true) && lease.finish());
         assert_eq!(lease.map(kind(true, false)), Err(Denied::Gone));
     }
 

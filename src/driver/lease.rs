@@ -338,7 +338,12 @@ impl Leases {
     pub(super) fn unmap(&self, tag: Tag, mm: MmId) {
         let mut inner = self.inner.lock();
         inner.remove(mm, tag.kind.direct);
-        let wake = inner.lease.unmap(tag);
+        let mapped = inner.is_mapped();
+        let gate = inner.lease.gate();
+        let wake = inner.lease.unmap(tag, mapped);
+        if inner.lease.gate() != gate {
+            self.publish(&inner);
+        }
         drop(inner);
         if wake {
             self.changed.notify_all();

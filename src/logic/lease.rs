@@ -50,7 +50,7 @@ enum State {
 pub type Epoch = u8;
 
 /// The last epoch. When it ends, nothing can be mapped for writing any more: that is after 63 times
-/// read-only, and until there is no mapping left (or the namespace is bound again).
+/// read-only, and until there is no mapping left.
 pub const LAST_EPOCH: Epoch = 62;
 
 /// What a mapping carries: its kind and epoch, in the low bits of a pointer.
@@ -164,6 +164,8 @@ pub enum Status {
 pub struct Lease {
     state: State,
     read_only: bool,
+    /// It is read-only for want of an epoch alone: until there is no mapping left.
+    owed: bool,
     /// Direct mappings, and users in the kernel; of both those that only read, and that write.
     mappings: [u64; 2],
     users: [u64; 2],
@@ -182,6 +184,7 @@ impl Lease {
         Self {
             state: State::Held,
             read_only: false,
+            owed: false,
             mappings: [0; 2],
             users: [0; 2],
             gate: Gate {
@@ -258,10 +261,14 @@ impl Lease {
         }
     }
 
-    /// A mapping ended. Whether a break waits for that.
-    pub fn unmap(&mut self, tag: Tag) -> bool {
+    /// A mapping ended; `mapped` says whether there is any other one, also of those that a break has
+    /// ended. Gives whether a break waits for that.
+    pub fn unmap(&mut self, tag: Tag, mapped: bool) -> bool {
         if tag.kind.direct && self.gate.serves(tag) {
             self.mappings[usize::from(tag.kind.writable)] -= 1;
+        }
+        if self.owed && !mapped {
+            self.writable_again(mapped);
         }
         self.may_finish()
     }
@@ -296,6 +303,9 @@ impl Lease {
     /// `false` if there is nothing to do: it was broken before, or is read-only already. Also while
     /// another break is under way, which this one does not join: breakers have to take turns.
     pub fn begin(&mut self, reason: Reason) -> bool {
+        if reason == Reason::ReadOnly {
+            self.owed = false;
+        }
         match reason {
             _ if self.state != State::Held => return false,
             Reason::ReadOnly if self.read_only => return false,
@@ -374,16 +384,14 @@ impl Lease {
 
     /// The memory can be written to again; mappings that a break has ended stay so. `mapped` says
     /// whether there is any mapping, also of those: without, epochs begin anew. `false` if there is
-    /// no epoch left for new ones.
+    /// no epoch left for new ones: it can then be written to when the last mapping has ended.
     pub fn writable_again(&mut self, mapped: bool) -> bool {
         if !mapped {
             self.gate.epoch = [0; 2];
         }
-        if self.gate.epoch[0] > LAST_EPOCH {
-            return false;
-        }
-        self.read_only = false;
-        true
+        self.owed = self.gate.epoch[0] > LAST_EPOCH;
+        self.read_only = self.owed;
+        !self.owed
     }
 }
 

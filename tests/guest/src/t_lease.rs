@@ -79,6 +79,10 @@ pub const TESTS: &[Test] = &[
         run: disk_read_only,
     },
     Test {
+        name: "lease_epochs",
+        run: epochs,
+    },
+    Test {
         name: "lease_turns",
         run: turns,
     },
@@ -1502,6 +1506,55 @@ fn disk_read_only(c: &mut Ctx) -> TestResult {
     drop(dead);
     toggle()?;
     works(&direct(&f, 0, HUGE)?, 0, "without those of before")
+}
+
+/// Read-only and back until no epoch is left: writing waits for the last mapping, and for nothing
+/// else.
+fn epochs(c: &mut Ctx) -> TestResult {
+    const EPOCHS: usize = 63;
+    let n = Node::new(c)?;
+    n.grace(c, "0")?;
+    let f = n.open()?;
+    let may_write = || match direct(&f, 0, PAGE) {
+        Ok(m) => {
+            m.write8(0, 1);
+            0
+        }
+        Err(e) => e.raw_os_error().unwrap_or(0),
+    };
+    let turn = |c: &Ctx| -> TestResult {
+        n.begin(How::Disk).end(c)?;
+        n.again(c, How::Disk)
+    };
+    let readers = || -> TestResult<[Map; 2]> {
+        let map = |at| Map::new(&f, at, PAGE, PROT_READ, SYNC);
+        Ok([map(0)?, map(PAGE as u64)?])
+    };
+    let used_up = |c: &Ctx| -> TestResult<[Map; 2]> {
+        let all = readers()?;
+        for _ in 0..EPOCHS {
+            check_eq!(may_write(), 0, "an epoch is left");
+            turn(c)?;
+        }
+        check_eq!(may_write(), libc::EACCES, "no epoch is left");
+        Ok(all)
+    };
+    c.mark_dmesg();
+    let [first, second] = used_up(c)?;
+    c.dmesg_has("was read-only too often")?;
+    drop(first);
+    check_eq!(may_write(), libc::EACCES, "one mapping is left");
+    drop(second);
+    check_eq!(may_write(), 0, "no mapping is left");
+
+    // By now somebody wants it read-only again.
+    let all = used_up(c)?;
+    n.begin(How::Disk).end(c)?;
+    drop(all);
+    check_eq!(may_write(), libc::EACCES, "read-only");
+    n.again(c, How::Disk)?;
+    check_eq!(may_write(), 0, "writable again");
+    Ok(())
 }
 
 /// Breakers take turns.

@@ -53,6 +53,8 @@ struct World {
     time_over: bool,
     removed: bool,
     read_only: bool,
+    /// Nobody wants it read-only any more: it is so for want of epochs.
+    owed: bool,
     /// Breaks so far, and those since there was no mapping at all when it became writable again.
     times_read_only: u8,
     epochs: u8,
@@ -141,6 +143,7 @@ impl Pair {
                 time_over: false,
                 removed: false,
                 read_only: false,
+                owed: false,
                 times_read_only: 0,
                 epochs: 0,
             },
@@ -175,7 +178,13 @@ impl Pair {
             }
             Op::Unmap(at) => {
                 let tag = world.mappings.remove(at).tag();
-                woken = lease.unmap(tag);
+                let mapped = !world.mappings.is_empty();
+                woken = lease.unmap(tag, mapped);
+                if world.owed && !mapped {
+                    world.read_only = false;
+                    world.owed = false;
+                    world.epochs = 0;
+                }
                 assert_eq!(
                     woken,
                     world.can_finish(),
@@ -198,6 +207,7 @@ impl Pair {
                 );
             }
             Op::Begin(reason) => {
+                world.owed &= reason != Reason::ReadOnly;
                 let nothing_to_do = world.breaking.is_some()
                     || world.removed
                     || (reason == Reason::ReadOnly && world.read_only);
@@ -233,7 +243,8 @@ impl Pair {
                 }
                 let possible = world.epochs <= LAST_EPOCH;
                 assert_eq!(lease.writable_again(mapped), possible);
-                world.read_only &= !possible;
+                world.read_only = !possible;
+                world.owed = !possible;
             }
         }
         // Of no meaning without a break: not two states for one.
@@ -271,7 +282,7 @@ impl Pair {
             assert!(unborn.to_bits() < Tag::ALIGN && !gate.serves(unborn));
             let mut same = *lease;
             same.copy(unborn);
-            same.unmap(unborn);
+            same.unmap(unborn, true);
             assert_eq!(same, *lease);
         }
     }
@@ -513,7 +524,7 @@ fn every_state_at_the_end_of_the_epochs() {
                 continue;
             }
             assert!(seen.insert(m.bits));
-            start.lease.unmap(m.tag());
+            start.lease.unmap(m.tag(), true);
         }
         for op in [Op::Begin(Reason::ReadOnly), Op::Finish, Op::WritableAgain] {
             start.step(op);

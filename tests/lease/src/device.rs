@@ -134,8 +134,9 @@ impl Device {
         *mapping.entry.lock().expect("no panic") = false;
         let mut tree = self.tree.lock().expect("no panic");
         tree.retain(|other| !Rc::ptr_eq(other, &mapping));
+        let mapped = !tree.is_empty();
         drop(tree);
-        let wake = self.lock().lease.unmap(mapping.tag);
+        let wake = self.lock().lease.unmap(mapping.tag, mapped);
         self.wake(wake);
     }
 
