@@ -23,6 +23,7 @@ use crate::{
     logic::lease::{
         self,
         wait_for_holders,
+        wait_for_turn,
         Blocked,
         Breaker,
         Denied,
@@ -33,6 +34,7 @@ use crate::{
         Reason,
         Status,
         Tag,
+        Waiter,
         Wake, //
     }, //
 };
@@ -467,15 +469,12 @@ impl Leases {
     /// The lock when no other break is under way. A signal to the caller, whose own break cannot be
     /// put off, ends the grace time of the other one.
     fn turn(&self) -> Guard<'_, Inner, MutexBackend> {
-        let mut inner = self.lock_to_break();
-        while inner.is_breaking() {
-            if self.changed.wait_interruptible(&mut inner) && inner.is_breaking() {
-                inner.lease.expire();
-                self.changed.notify_all();
-                self.changed.wait(&mut inner);
-            }
-        }
-        inner
+        let mut turn = Turn {
+            inner: self.lock_to_break(),
+            changed: &self.changed,
+        };
+        wait_for_turn(&mut turn);
+        turn.inner
     }
 
     fn set_read_only(
@@ -688,6 +687,33 @@ impl Leases {
         drop(inner);
         self.changed.notify_all();
         Ok(())
+    }
+}
+
+/// One who waits for the break of another one to end.
+struct Turn<'a> {
+    inner: Guard<'a, Inner, MutexBackend>,
+    changed: &'a PollCondVar,
+}
+
+impl Waiter for Turn<'_> {
+    fn lease(&mut self) -> &mut Lease {
+        &mut self.inner.lease
+    }
+
+    fn wait(&mut self) -> Wake {
+        match self.changed.wait_interruptible(&mut self.inner) {
+            true => Wake::Signal,
+            false => Wake::Again,
+        }
+    }
+
+    fn wait_on(&mut self) {
+        self.changed.wait(&mut self.inner);
+    }
+
+    fn wake(&mut self) {
+        self.changed.notify_all();
     }
 }
 

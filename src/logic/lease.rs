@@ -351,10 +351,12 @@ impl Lease {
         }
     }
 
-    /// The grace time is over: mappings do not hold the break up any more.
-    pub fn expire(&mut self) {
-        if let State::Breaking { expired, .. } = &mut self.state {
-            *expired = true;
+    /// The grace time is over: mappings do not hold the break up any more. `false` if that is nothing
+    /// new, or there is no break.
+    pub fn expire(&mut self) -> bool {
+        match &mut self.state {
+            State::Breaking { expired, .. } => !core::mem::replace(expired, true),
+            State::Held | State::Gone => false,
         }
     }
 
@@ -453,4 +455,36 @@ pub fn wait_for_holders(breaker: &mut impl Breaker) -> bool {
     }
     let lease = breaker.lease();
     lease.hit(&lease.mappings) != 0
+}
+
+/// One who is to break the lease and holds its lock, and what it takes to wait for the end of the
+/// break of another one.
+pub trait Waiter {
+    /// The lease.
+    fn lease(&mut self) -> &mut Lease;
+
+    /// Waits, without the lock, for a change of the lease.
+    fn wait(&mut self) -> Wake;
+
+    /// The same, and no signal ends that.
+    fn wait_on(&mut self);
+
+    /// Wakes all who wait.
+    fn wake(&mut self);
+}
+
+/// Waits until no other break is under way. A signal to the one who waits ends the grace time of
+/// each that is, once: users in the kernel may go on for long, and of two who wait none may wake the
+/// other for nothing.
+pub fn wait_for_turn(waiter: &mut impl Waiter) {
+    let mut signalled = false;
+    while matches!(waiter.lease().status(), Status::Breaking(_)) {
+        if !signalled {
+            signalled = waiter.wait() == Wake::Signal;
+        } else if waiter.lease().expire() {
+            waiter.wake();
+        } else {
+            waiter.wait_on();
+        }
+    }
 }

@@ -224,7 +224,8 @@ impl Pair {
                 }
             }
             Op::Expire => {
-                lease.expire();
+                let new = world.breaking.is_some() && !world.time_over;
+                assert_eq!(lease.expire(), new);
                 world.time_over = true;
             }
             Op::Finish => {

@@ -5,7 +5,8 @@
 
 use crate::{
     lease::{
-        wait_for_holders, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Status, Tag, Wake,
+        wait_for_holders, wait_for_turn, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Tag,
+        Waiter, Wake,
     },
     srcu::Srcu,
 };
@@ -216,15 +217,13 @@ impl Device {
     /// Waits for the end of a break that is under way. One who gets a signal meanwhile ends its grace
     /// time.
     pub fn turn(&self, signal: bool) -> MutexGuard<'_, Locked> {
-        let mut locked = self.lock();
-        while matches!(locked.lease.status(), Status::Breaking(_)) {
-            if signal {
-                locked.lease.expire();
-                self.changed.notify_all();
-            }
-            locked = self.changed.wait(locked).expect("no panic");
-        }
-        locked
+        let mut turn = Turn {
+            device: self,
+            locked: Some(self.lock()),
+            signal,
+        };
+        wait_for_turn(&mut turn);
+        turn.locked.take().expect("not in the middle of a wait")
     }
 
     /// Takes the memory back. Gives whether direct mappings were left; `None` if there was nothing
@@ -278,6 +277,42 @@ impl Device {
             let entry = *mapping.entry.lock().expect("no panic");
             assert!(!entry || gate.serves(mapping.tag), "an entry is left");
         }
+    }
+}
+
+/// One who waits for the break of another one, with the lock of the lease.
+struct Turn<'a> {
+    device: &'a Device,
+    /// `None` in the middle of a wait.
+    locked: Option<MutexGuard<'a, Locked>>,
+    /// A signal is pending: no wait that a signal ends lasts.
+    signal: bool,
+}
+
+impl Waiter for Turn<'_> {
+    fn lease(&mut self) -> &mut Lease {
+        &mut self
+            .locked
+            .as_mut()
+            .expect("not in the middle of a wait")
+            .lease
+    }
+
+    fn wait(&mut self) -> Wake {
+        if self.signal {
+            return Wake::Signal;
+        }
+        self.wait_on();
+        Wake::Again
+    }
+
+    fn wait_on(&mut self) {
+        let guard = self.locked.take().expect("not in the middle of a wait");
+        self.locked = Some(self.device.changed.wait(guard).expect("no panic"));
+    }
+
+    fn wake(&mut self) {
+        self.device.changed.notify_all();
     }
 }
 

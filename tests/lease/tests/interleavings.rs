@@ -357,6 +357,22 @@ fn a_signal_to_the_next_breaker_ends_the_patience_of_the_first() {
 }
 
 #[test]
+fn two_signals_to_those_who_wait_do_not_wake_each_other_for_ever() {
+    outcomes("two signals", Some(2), [Some(false)], || {
+        let device = Device::new(Left::Forever);
+        device.take(true).expect("free");
+        let removal = run(&device, |device| device.take_back(Reason::Remove));
+        let others = [(), ()].map(|()| run(&device, |device| drop(device.turn(true))));
+        // The user goes on until both have had their signal.
+        device.put(true);
+        others.map(end);
+        let left = end(removal);
+        device.check(0);
+        left
+    });
+}
+
+#[test]
 fn what_has_been_ended_stays_so_when_it_is_writable_again() {
     outcomes("writable again", None, [true, false], || {
         let device = Device::new(Left::Ms(0));
