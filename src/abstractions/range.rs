@@ -2,14 +2,32 @@
 
 //! Memory of a device that other modules hold: what is behind `include/linux/rpmem.h`.
 
+//!
+//! # Who keeps whom alive
+//!
+//! A [`Range`] is of two: the module that holds it, until it gives it back, and the driver, which
+//! keeps a [`User`] to tell. The last of them frees it. What is the module's own, `->broken`, is
+//! called only while the range has not been given back, and `rpmem_range_put()` waits for that call.
+
 use super::chrdev;
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
     error::from_err_ptr,
     ffi::c_void,
+    new_condvar,
+    new_mutex,
     prelude::*,
-    str::CStr, //
+    str::{
+        CStr,
+        CString, //
+    },
+    sync::{
+        Arc,
+        CondVar,
+        Mutex, //
+    },
+    types::Opaque, //
 };
 
 /// What a driver whose memory can be held implements.
@@ -23,60 +41,90 @@ pub(crate) trait Operations: Sized {
     fn get(&self, user: User, offset: u64, len: u64, write: bool)
         -> Result<(NonNull<c_void>, u64)>;
 
-    /// The user does not use it any more. Waits for a call of [`User::broken`] under way in another
-    /// task. Context: may sleep.
-    fn put(&self, user: User, write: bool);
+    /// The user does not use it any more, and is not told any more. Context: may sleep.
+    fn put(&self, user: &User, write: bool);
 }
 
-/// A range that is held.
+type Broken = unsafe extern "C" fn(*mut bindings::rpmem_range);
+
+/// A range that is held, or was.
 ///
 /// # Invariants
 ///
-/// `file` is an open file of a device that `put` is for; the reference is ours.
+/// While `calls.held`, `file` is an open file of a device that `put` is for, with a reference of
+/// ours, and `broken` may be called; also as long as a call is under way.
 #[repr(C)]
+#[pin_data]
 struct Range {
     /// What the user sees: at the start, so that a pointer to it is one to all of it.
-    public: bindings::rpmem_range,
-    ops: NonNull<bindings::rpmem_range_ops>,
+    public: Opaque<bindings::rpmem_range>,
+    broken: Option<Broken>,
+    name: CString,
+    write: bool,
     file: NonNull<bindings::file>,
-    put: unsafe fn(NonNull<bindings::file>, User, bool),
+    put: unsafe fn(NonNull<bindings::file>, &User, bool),
+    #[pin]
+    calls: Mutex<Calls>,
+    /// A call has ended.
+    #[pin]
+    ended: CondVar,
 }
 
-/// A user of a range, until it gives that back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct User(NonNull<bindings::rpmem_range>);
+struct Calls {
+    /// The range has not been given back.
+    held: bool,
+    /// The task that calls `broken`.
+    teller: Option<i32>,
+}
 
-// SAFETY: Users of ranges are not tied to a thread.
-unsafe impl Send for User {}
+// SAFETY: Nothing of a range is tied to a thread; `public` is for its user, and written by us before
+// the user has it.
+unsafe impl Send for Range {}
 // SAFETY: As above.
-unsafe impl Sync for User {}
+unsafe impl Sync for Range {}
+
+/// A user of a range. It may have given that back: then it only has a name.
+#[derive(Clone)]
+pub(crate) struct User(Arc<Range>);
+
+impl PartialEq for User {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
 
 impl User {
-    fn range(&self) -> &Range {
-        // SAFETY: The range is freed after `Operations::put`, where the driver forgets its user.
-        unsafe { self.0.cast::<Range>().as_ref() }
-    }
-
     /// Tells the user that the memory is about to be taken away. It gives the range back in the
-    /// call, or later: the driver must not use `self` afterwards unless it has not been given back.
-    /// Context: may sleep, no locks.
-    pub(crate) fn broken(self) {
-        // SAFETY: The operations are valid for as long as the range is held
-        // (`rpmem_range_get()`), which it is up to this call.
-        let broken = unsafe { self.range().ops.as_ref() }.broken;
-        if let Some(broken) = broken {
-            // SAFETY: As above.
-            unsafe { broken(self.0.as_ptr()) };
+    /// call, or later; there is no call if it has done so. Context: may sleep, no locks.
+    pub(crate) fn broken(&self) {
+        let Some(broken) = self.0.broken else {
+            return;
+        };
+        {
+            let mut calls = self.0.calls.lock();
+            if !calls.held || calls.teller.is_some() {
+                return;
+            }
+            calls.teller = Some(kernel::current!().pid());
         }
+        // SAFETY: By the type invariants: the range was held a moment ago, and `end` waits for us.
+        unsafe { broken(self.0.public.get()) };
+        self.0.calls.lock().teller = None;
+        self.0.ended.notify_all();
     }
 
     /// The name of the user's module.
     pub(crate) fn name(&self) -> &CStr {
-        // SAFETY: As above; a module is valid while its operations are, and its name is a string.
-        unsafe {
-            CStr::from_char_ptr(bindings::rpmem_helper_module_name(
-                self.range().ops.as_ref().owner,
-            ))
+        &self.0.name
+    }
+
+    /// There are no calls from now on. Waits for one that is under way, unless it is by this task.
+    fn end(&self) {
+        let me = kernel::current!().pid();
+        let mut calls = self.0.calls.lock();
+        calls.held = false;
+        while calls.teller.is_some_and(|teller| teller != me) {
+            self.0.ended.wait(&mut calls);
         }
     }
 }
@@ -88,7 +136,7 @@ impl User {
 /// `file` is an open file of such a device.
 unsafe fn put<T: chrdev::Operations + Operations>(
     file: NonNull<bindings::file>,
-    user: User,
+    user: &User,
     write: bool,
 ) {
     // SAFETY: Guaranteed by the caller.
@@ -128,45 +176,73 @@ pub(super) unsafe fn get<T: chrdev::Operations + Operations>(
     if write && mode & bindings::FMODE_WRITE == 0 {
         return Err(EBADF);
     }
-    // INVARIANT: The reference is taken below, before anybody can drop the range.
-    let range = KBox::new(
-        Range {
-            public: bindings::rpmem_range {
-                addr: core::ptr::null_mut(),
-                phys: 0,
-                len,
-                writable: write,
-                private,
-            },
-            ops,
-            file,
-            put: put::<T>,
-        },
-        GFP_KERNEL,
-    )?;
-    // SAFETY: The file is open.
+    // SAFETY: Guaranteed by the caller; a module is valid while its operations are, and its name is
+    // a string.
+    let (broken, name) = unsafe {
+        let ops = ops.as_ref();
+        (
+            ops.broken,
+            CStr::from_char_ptr(bindings::rpmem_helper_module_name(ops.owner)),
+        )
+    };
+    let name = CString::try_from(name)?;
+    let range = new(file, len, write, private, broken, name, put::<T>)?;
+    // INVARIANT: SAFETY: The file is open, and the reference is that of the range.
     unsafe { bindings::rpmem_helper_get_file(file.as_ptr()) };
-    let range = KBox::into_raw(range);
-    // SAFETY: A box is never null, and its first field is `public`.
-    let user = User(unsafe { NonNull::new_unchecked(range.cast()) });
-    match data.get(user, offset, len, write) {
+    // The user's, who may give it back as soon as the driver has it.
+    let of_user = Arc::into_raw(range.clone());
+    match data.get(User(range.clone()), offset, len, write) {
         Ok((addr, phys)) => {
-            // SAFETY: The range is ours until its user has it.
+            let public = range.public.get();
+            // SAFETY: The range is valid, and its user does not have it yet.
             unsafe {
-                (*range).public.addr = addr.as_ptr();
-                (*range).public.phys = phys;
+                (*public).addr = addr.as_ptr();
+                (*public).phys = phys;
             }
-            Ok(user.0)
+            NonNull::new(of_user.cast_mut().cast()).ok_or(ENOMEM)
         }
         Err(err) => {
             // SAFETY: From above, both.
             unsafe {
                 bindings::fput(file.as_ptr());
-                drop(KBox::from_raw(range));
+                drop(Arc::from_raw(of_user));
             }
             Err(err)
         }
     }
+}
+
+fn new(
+    file: NonNull<bindings::file>,
+    len: u64,
+    write: bool,
+    private: *mut c_void,
+    broken: Option<Broken>,
+    name: CString,
+    put: unsafe fn(NonNull<bindings::file>, &User, bool),
+) -> Result<Arc<Range>> {
+    Arc::pin_init(
+        pin_init!(Range {
+            public: Opaque::new(bindings::rpmem_range {
+                addr: core::ptr::null_mut(),
+                phys: 0,
+                len,
+                writable: write,
+                private,
+            }),
+            broken,
+            name,
+            write,
+            file,
+            put,
+            calls <- new_mutex!(Calls {
+                held: true,
+                teller: None,
+            }),
+            ended <- new_condvar!(),
+        }),
+        GFP_KERNEL,
+    )
 }
 
 /// # Safety
@@ -204,16 +280,49 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_put(range: *mut bindings::rpmem
     let Ok(Some(public)) = from_err_ptr(range).map(NonNull::new) else {
         return;
     };
-    let range = public.cast::<Range>();
-    // SAFETY: `rpmem_range_put()` passes a range of `get`, which nobody uses any more once the
-    // driver has forgotten its user.
+    // SAFETY: `rpmem_range_put()` passes a range of `get`, and it is its user's reference.
+    let user = User(unsafe { Arc::from_raw(public.cast::<Range>().as_ptr()) });
+    user.end();
+    let range = &user.0;
+    // SAFETY: By the type invariants; this was the end of it.
     unsafe {
-        let (file, put, write) = {
-            let range = range.as_ref();
-            (range.file, range.put, range.public.writable)
-        };
-        put(file, User(public), write);
-        drop(KBox::from_raw(range.as_ptr()));
-        bindings::fput(file.as_ptr());
+        (range.put)(range.file, &user, range.write);
+        bindings::fput(range.file.as_ptr());
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rpmem_range)]
+mod tests {
+    use super::*;
+    use kernel::sync::atomic::{
+        Atomic,
+        Relaxed, //
+    };
+
+    static CALLS: Atomic<u32> = Atomic::new(0);
+
+    unsafe extern "C" fn broken(_: *mut bindings::rpmem_range) {
+        CALLS.fetch_add(1, Relaxed);
+    }
+
+    fn put(_: NonNull<bindings::file>, _: &User, _: bool) {}
+
+    #[test]
+    fn who_has_given_back_is_not_told() -> Result {
+        let name = CString::try_from(c"a module")?;
+        let file = NonNull::dangling();
+        let private = core::ptr::null_mut();
+        let user = User(new(file, 1, false, private, Some(broken), name, put)?);
+        CALLS.store(0, Relaxed);
+        user.broken();
+        assert_eq!(CALLS.load(Relaxed), 1);
+        let of_driver = user.clone();
+        user.end();
+        drop(user);
+        of_driver.broken();
+        assert_eq!(CALLS.load(Relaxed), 1);
+        assert_eq!(of_driver.name().to_bytes(), b"a module");
+        Ok(())
     }
 }

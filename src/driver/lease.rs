@@ -89,8 +89,6 @@ struct Inner {
     unnamed: u64,
     began: Instant<Monotonic>,
     users: KVec<KernelUser>,
-    /// The one who is being told, and the number of the task that does so.
-    telling: Option<(User, i32)>,
     /// Who says that the memory is read-only, by [`By`].
     read_only: [bool; 2],
 }
@@ -269,7 +267,6 @@ impl Leases {
                 unnamed: 0,
                 began: Instant::now(),
                 users: KVec::new(),
-                telling: None,
                 read_only: [false; 2],
             }),
             changed <- new_poll_condvar!(),
@@ -372,17 +369,10 @@ impl Leases {
         Ok(())
     }
 
-    /// It does not use it any more. Waits until it is not being told, unless by this task.
-    pub(super) fn put(&self, user: User, writable: bool) {
+    /// It does not use it any more.
+    pub(super) fn put(&self, user: &User, writable: bool) {
         let mut inner = self.inner.lock();
-        inner.users.retain(|other| other.user != user);
-        let me = kernel::current!().pid();
-        while inner
-            .telling
-            .is_some_and(|(told, teller)| told == user && teller != me)
-        {
-            self.changed.wait(&mut inner);
-        }
+        inner.users.retain(|other| other.user != *user);
         let wake = inner.lease.put(writable);
         drop(inner);
         if wake {
@@ -402,12 +392,9 @@ impl Leases {
                 return;
             };
             next.told = true;
-            let user = next.user;
-            inner.telling = Some((user, kernel::current!().pid()));
+            let user = next.user.clone();
             drop(inner);
             user.broken();
-            self.inner.lock().telling = None;
-            self.changed.notify_all();
         }
     }
 

@@ -894,7 +894,7 @@ impl range::Operations for Node {
         Ok((addr, phys))
     }
 
-    fn put(&self, user: User, write: bool) {
+    fn put(&self, user: &User, write: bool) {
         self.leases.put(user, write);
     }
 }
