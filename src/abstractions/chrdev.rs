@@ -668,6 +668,9 @@ pub(crate) trait DeviceAttribute<T> {
     /// File name.
     const NAME: &'static CStr;
 
+    /// Whether root alone may read it.
+    const PRIVATE: bool = false;
+
     /// Takes over what is written to it, without the newline; `None` if it is read-only. Context:
     /// may sleep; the device is registered.
     const STORE: Option<fn(&T, &[u8]) -> Result> = None;
@@ -685,10 +688,10 @@ pub(crate) trait DeviceAttribute<T> {
 pub(crate) const fn attribute<T: Operations, A: DeviceAttribute<T>>() -> sysfs::Attribute<T> {
     let mut attr: bindings::device_attribute = pin_init::zeroed();
     attr.attr.name = A::NAME.as_ptr().cast();
-    attr.attr.mode = 0o444;
+    attr.attr.mode = if A::PRIVATE { 0o400 } else { 0o444 };
     attr.__bindgen_anon_1.show = Some(show_callback::<T, A>);
     if A::STORE.is_some() {
-        attr.attr.mode = 0o644;
+        attr.attr.mode |= 0o200;
         attr.__bindgen_anon_2.store = Some(store_callback::<T, A>);
     }
     // SAFETY: Groups of `T` are used for devices with `T` alone (`Operations::GROUPS`).

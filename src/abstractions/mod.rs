@@ -12,6 +12,7 @@
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
+//! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
 //! | `release.rs` | driver's own | `include/linux/workqueue.h` |
 //! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
@@ -36,6 +37,7 @@ pub(crate) mod kunit;
 pub(crate) mod memremap;
 pub(crate) mod nd;
 pub(crate) mod platform;
+pub(crate) mod process;
 pub(crate) mod range;
 pub(crate) mod release;
 pub(crate) mod space;

@@ -161,23 +161,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 
 /// Which address space of a process: a number that is its own for as long as it has a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct MmId(usize);
-
-impl MmId {
-    /// Number and name of a process that runs in it, as the caller sees it. `None` if it is about
-    /// to end, or is in another pid namespace.
-    pub(crate) fn process(self) -> Option<(i32, [u8; bindings::TASK_COMM_LEN as usize])> {
-        let mut comm = [0; bindings::TASK_COMM_LEN as usize];
-        // SAFETY: The address is only compared; there is room for a name.
-        let pid = unsafe {
-            bindings::rpmem_helper_process_of(
-                self.0 as *const bindings::mm_struct,
-                comm.as_mut_ptr().cast(),
-            )
-        };
-        (pid != 0).then_some((pid, comm))
-    }
-}
+pub(crate) struct MmId(pub(super) usize);
 
 /// A mapping that is being made.
 ///

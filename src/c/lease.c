@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/bsearch.h>
 #include <linux/cred.h>
 #include <linux/err.h>
 #include <linux/export.h>
@@ -15,26 +16,48 @@
 
 #include "lease.h"
 
+static int compare_mm(const void *key, const void *element)
+{
+	unsigned long mm = *(const unsigned long *)key;
+	const struct rpmem_process *process = element;
+
+	if (mm == process->mm)
+		return 0;
+	return mm < process->mm ? -1 : 1;
+}
+
 /*
- * A process that uses @mm, which is only compared: its number, as the caller sees it, and its name
- * in TASK_COMM_LEN bytes. 0 if there is none, or none that the caller can see.
+ * Finds a process for each of @count address spaces, in the order of ->mm, which is only compared:
+ * its number, in the first pid namespace or as the caller sees it, and its name. ->pid stays 0 for
+ * those that there is none for, or none that the caller can see.
  */
-pid_t rpmem_helper_process_of(const struct mm_struct *mm, char *comm)
+void rpmem_helper_processes(struct rpmem_process *all, size_t count, bool first_ns)
 {
 	struct task_struct *leader, *task;
-	pid_t pid = 0;
+	size_t left = count;
 
 	rcu_read_lock();
-	for_each_process_thread(leader, task) {
-		if (READ_ONCE(task->mm) != mm || (task->flags & PF_KTHREAD))
+	for_each_process(leader) {
+		struct rpmem_process *process;
+		unsigned long mm = 0;
+
+		if (leader->flags & PF_KTHREAD)
 			continue;
-		pid = task_tgid_vnr(task);
-		strscpy(comm, leader->comm, TASK_COMM_LEN);
-		goto out;
+		/* The leader can be the first to end. */
+		for_each_thread(leader, task) {
+			mm = (unsigned long)READ_ONCE(task->mm);
+			if (mm)
+				break;
+		}
+		process = mm ? bsearch(&mm, all, count, sizeof(*all), compare_mm) : NULL;
+		if (!process || process->pid)
+			continue;
+		process->pid = first_ns ? task_tgid_nr(leader) : task_tgid_vnr(leader);
+		strscpy(process->comm, leader->comm, sizeof(process->comm));
+		if (process->pid && !--left)
+			break;
 	}
-out:
 	rcu_read_unlock();
-	return pid;
 }
 
 /*

@@ -3,15 +3,22 @@
 #ifndef RPMEM_LEASE_H
 #define RPMEM_LEASE_H
 
+#include <linux/sched.h>
 #include <linux/types.h>
 
 #include "../../include/linux/rpmem.h"
 
 struct fasync_struct;
 struct file;
-struct mm_struct;
 
-pid_t rpmem_helper_process_of(const struct mm_struct *mm, char *comm);
+/* A process, by its address space. */
+struct rpmem_process {
+	unsigned long mm;
+	pid_t pid;
+	char comm[TASK_COMM_LEN];
+};
+
+void rpmem_helper_processes(struct rpmem_process *all, size_t count, bool first_ns);
 bool rpmem_helper_fasync_closed(struct file *file, struct fasync_struct **list);
 void rpmem_helper_lease_init(void);
 void rpmem_helper_lease_exit(void);

@@ -16,6 +16,11 @@ use crate::{
         chrdev::Event,
         fasync::Fasync,
         platform,
+        process::{
+            self,
+            Numbers,
+            Process, //
+        },
         range::User,
         trace,
         vm::MmId, //
@@ -85,6 +90,8 @@ struct Holder {
 struct Inner {
     lease: Lease,
     holders: RBTree<MmId, Holder>,
+    /// How many of them.
+    processes: usize,
     /// Mappings that there was no memory for in `holders`.
     unnamed: u64,
     began: Instant<Monotonic>,
@@ -205,9 +212,9 @@ impl Inner {
             mappings: 1,
             direct,
         };
-        self.holders
-            .try_create_and_insert(mm, holder, GFP_KERNEL)
-            .map(drop)
+        self.holders.try_create_and_insert(mm, holder, GFP_KERNEL)?;
+        self.processes += 1;
+        Ok(())
     }
 
     fn remove(&mut self, mm: MmId, direct: bool) {
@@ -215,6 +222,7 @@ impl Inner {
             None => self.unnamed -= 1,
             Some(holder) if holder.mappings == 1 => {
                 self.holders.remove(&mm);
+                self.processes -= 1;
             }
             Some(holder) => {
                 holder.mappings -= 1;
@@ -222,38 +230,6 @@ impl Inner {
                 holder.direct = holder.direct.saturating_sub(u32::from(direct));
             }
         }
-    }
-
-    /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
-    /// mappings, all mappings; for other modules the number is 0. Gives how many others there are.
-    fn name<E>(
-        &self,
-        max: usize,
-        mut line: impl FnMut(i32, &str, u32, u32) -> Result<(), E>,
-    ) -> Result<u64, E> {
-        let mut left = max;
-        let mut others = self.unnamed;
-        for (mm, holder) in self.holders.iter() {
-            match mm.process() {
-                Some((pid, comm)) if left > 0 => {
-                    let len = comm.iter().position(|c| *c == 0).unwrap_or(comm.len());
-                    let comm = core::str::from_utf8(&comm[..len]).unwrap_or("?");
-                    line(pid, comm, holder.direct, holder.mappings)?;
-                    left -= 1;
-                }
-                _ => others += 1,
-            }
-        }
-        for user in &self.users {
-            if left == 0 {
-                others += 1;
-                continue;
-            }
-            let module = user.user.name().to_str().unwrap_or("?");
-            line(0, module, 1, 1)?;
-            left -= 1;
-        }
-        Ok(others)
     }
 }
 
@@ -264,6 +240,7 @@ impl Leases {
             inner <- new_mutex!(Inner {
                 lease: Lease::new(),
                 holders: RBTree::new(),
+                processes: 0,
                 unnamed: 0,
                 began: Instant::now(),
                 users: KVec::new(),
@@ -398,6 +375,56 @@ impl Leases {
         }
     }
 
+    /// At most `max` of the holders, and how many others there are. What is done under the lock that
+    /// every mmap(2), munmap(2) and fork(2) takes has a bound.
+    fn some_holders(&self, max: usize) -> (KVec<Process>, KVec<User>, u64) {
+        // Without memory, all of them are others.
+        let mut processes = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();
+        let mut users = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();
+        let inner = self.inner.lock();
+        for mm in inner.holders.keys().take(max.min(processes.capacity())) {
+            let _ = processes.push_within_capacity(Process::of(*mm));
+        }
+        let room = users.capacity().min(max - processes.len());
+        for user in inner.users.iter().take(room) {
+            let _ = users.push_within_capacity(user.user.clone());
+        }
+        let others = inner.processes - processes.len() + inner.users.len() - users.len();
+        let others = inner.unnamed + others as u64;
+        (processes, users, others)
+    }
+
+    /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
+    /// mappings, all mappings; for other modules the number is 0. Gives how many others there are.
+    /// Not for callers that hold `inner`.
+    fn name<E>(
+        &self,
+        max: usize,
+        numbers: Numbers,
+        mut line: impl FnMut(i32, &str, u32, u32) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let (mut processes, users, mut others) = self.some_holders(max);
+        process::find(&mut processes, numbers);
+        for process in &processes {
+            let Some((pid, name)) = process.found() else {
+                others += 1;
+                continue;
+            };
+            // It may have gone, and another one have its address space.
+            let inner = self.inner.lock();
+            let holder = inner.holders.get(&process.mm());
+            let Some((direct, all)) = holder.map(|holder| (holder.direct, holder.mappings)) else {
+                continue;
+            };
+            drop(inner);
+            line(pid, name, direct, all)?;
+        }
+        for user in &users {
+            line(0, user.name().to_str().unwrap_or("?"), 1, 1)?;
+        }
+        Ok(others)
+    }
+
     /// The memory goes away: takes it back from its users, from ordinary mappings at once, from
     /// direct ones when they have gone or their grace time is over, or when the caller gets a
     /// signal. From users in the kernel it cannot be taken: waits for them as long as it takes.
@@ -508,12 +535,15 @@ impl Leases {
         let held = inner.lease.blocked() != Blocked::No;
         let name = dev.name();
         let grace = lease::left(self.grace(), 0);
-        trace::lease_break(name, word(reason), inner.lease.holders(), ms(grace));
+        let holders = inner.lease.holders();
+        trace::lease_break(name, word(reason), holders, ms(grace));
         if held {
             self.breaks.fetch_add(1, Relaxed);
-            self.say(dev, &inner, cause);
         }
         drop(inner);
+        if held {
+            self.say(dev, holders, cause);
+        }
         unmap(Which::Ordinary);
         if held || pinned() {
             self.changed.notify_all();
@@ -542,13 +572,12 @@ impl Leases {
         unmap(Which::Direct);
     }
 
-    fn say(&self, dev: &Device, inner: &Inner, cause: Cause) {
+    fn say(&self, dev: &Device, count: u64, cause: Cause) {
         let why = match cause {
             Cause::Unbind => "the namespace is being unbound",
             Cause::ReadOnly(By::Region) => "the region became read-only",
             Cause::ReadOnly(By::Disk) => "the disk is being made read-only",
         };
-        let count = inner.lease.holders();
         match lease::left(self.grace(), 0) {
             Left::Forever => dev_notice!(dev, "{}: waiting for {} holders\n", why, count),
             Left::Ms(ms) => dev_notice!(
@@ -559,11 +588,11 @@ impl Leases {
                 count
             ),
         }
-        self.name_in_log(dev, inner);
+        self.name_in_log(dev);
     }
 
-    fn name_in_log(&self, dev: &Device, inner: &Inner) {
-        let others = inner.name(NAMED_IN_LOG, |pid, comm, direct, all| {
+    fn name_in_log(&self, dev: &Device) {
+        let others = self.name(NAMED_IN_LOG, Numbers::OfKernel, |pid, comm, direct, all| {
             dev_notice!(
                 dev,
                 "held by {} (pid {}): {} direct of {} mappings\n",
@@ -595,18 +624,17 @@ impl Leases {
                 dev,
                 "cannot be mounted, disabled or held: its rpmem node is open\n"
             );
-            self.name_in_log(dev, &self.inner.lock());
+            self.name_in_log(dev);
         }
     }
 
     /// The contents of `holders` in sysfs.
     pub(super) fn show_holders(&self, out: &mut dyn Write) -> core::fmt::Result {
-        let others = self
-            .inner
-            .lock()
-            .name(NAMED_IN_SYSFS, |pid, comm, direct, all| {
-                writeln!(out, "{pid} {direct} {all} {comm}")
-            })?;
+        let others = self.name(
+            NAMED_IN_SYSFS,
+            Numbers::OfCaller,
+            |pid, comm, direct, all| writeln!(out, "{pid} {direct} {all} {comm}"),
+        )?;
         if others != 0 {
             writeln!(out, "and {others} others")?;
         }

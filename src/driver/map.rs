@@ -942,6 +942,9 @@ struct Holders;
 impl DeviceAttribute<Node> for Holders {
     const NAME: &'static CStr = c"holders";
 
+    // It would tell anybody of processes that pid namespaces and hidepid keep from him.
+    const PRIVATE: bool = true;
+
     fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
         node.leases.show_holders(out)
     }

@@ -9,7 +9,7 @@ use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk;
 use crate::sys::{self, Caught, FileSignal, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::tools::{
-    self, errno, Lease, Link, Peer, Space, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_HELD,
+    self, errno, Lease, Link, Peer, Probe, Space, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_HELD,
     LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
 };
 use crate::{check, check_eq, fail};
@@ -89,6 +89,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "lease_polite",
         run: polite,
+    },
+    Test {
+        name: "lease_holders_bounded",
+        run: holders_bounded,
     },
     Test {
         name: "lease_many",
@@ -1901,6 +1905,49 @@ fn polite(c: &mut Ctx) -> TestResult {
     drop((first, many, m, f));
     n.again(c, How::Remove)?;
     check_eq!(n.holders(c)?, [""; 0], "a fresh device");
+    Ok(())
+}
+
+/// Who asks for the holders gets a page of them, by one look at the processes, and is root.
+fn holders_bounded(c: &mut Ctx) -> TestResult {
+    const NAMED: usize = 64;
+    const PROCESSES: usize = NAMED + 6;
+    let n = Node::new(c)?;
+    let file = format!("{}/holders", n.sysfs);
+    let meta = std::fs::metadata(&file)?;
+    check_eq!(meta.mode() & 0o7777, 0o400, "mode");
+    check_eq!((meta.uid(), meta.gid()), (0, 0), "owner");
+    let user = Peer::start(|_| match become_a_user().and_then(|()| File::open(&file)) {
+        Err(e) => e.raw_os_error().unwrap_or(0),
+        Ok(_) => 0,
+    })?;
+    check_eq!(user.wait()?, libc::EACCES, "for others");
+
+    let look = Probe::new(c, "processes", "rpmem_helper_processes")?;
+    check_eq!(n.holders(c)?, [""; 0], "nobody");
+    check_eq!(look.count(c)?, 0, "looks at the processes, for nobody");
+    let f = n.open()?;
+    let mut all = Vec::new();
+    for _ in 0..PROCESSES {
+        all.push(holder(&f, c"one of many", 1, 0)?);
+    }
+    let lines = n.holders(c)?;
+    check_eq!(lines.len(), NAMED + 1, "{lines:#?}");
+    check!(
+        lines.contains(&format!("and {} others", PROCESSES - NAMED)),
+        "{lines:#?}"
+    );
+    for line in lines.iter().filter(|l| !l.starts_with("and ")) {
+        let known = all
+            .iter()
+            .any(|p| *line == format!("{} 1 1 one of many", p.pid()));
+        check!(known, "{line}");
+    }
+    check_eq!(look.count(c)?, 1, "looks at the processes");
+    drop(look);
+    // One that has died is not named, nor is a zombie.
+    all.truncate(2);
+    check_eq!(n.holders(c)?.len(), 2, "after exit");
     Ok(())
 }
 
