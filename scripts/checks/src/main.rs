@@ -6,6 +6,8 @@
 //! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
+//! - `syzkaller TOP`: the description for syzkaller is that of the header and the driver
+//! - `syzkaller-const TOP`: prints the file of constants that goes with it
 //!
 //! Each prints `file:line: what is wrong: what to do` and fails if there is anything.
 
@@ -13,6 +15,8 @@ mod kernel;
 mod references;
 mod rust;
 mod safety;
+mod syzkaller;
+mod syzlang;
 mod unsafe_code;
 
 use kernel::Symbols;
@@ -67,9 +71,18 @@ fn run(args: &[&str]) -> Findings {
             let top = Path::new(top);
             references::check(top, Path::new(source), &sources(top)?)
         }
+        ["syzkaller", top] => {
+            let top = Path::new(top);
+            syzkaller::check(top, &sources(top)?)
+        }
+        ["syzkaller-const", top] => {
+            let top = Path::new(top);
+            print!("{}", syzkaller::consts(top, &sources(top)?)?);
+            Ok(Vec::new())
+        }
         _ => Err(
             "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | \
-                  safety TOP SYMBOLS | references TOP KSRC"
+                  safety TOP SYMBOLS | references TOP KSRC | syzkaller TOP | syzkaller-const TOP"
                 .into(),
         ),
     }
