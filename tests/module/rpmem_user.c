@@ -8,12 +8,16 @@
  *	->broken itself, 2 later, by a work item
  * byte	reading and writing it is reading and writing the first byte of the range
  * phys, broken	where it is; how often ->broken was called
+ * follow	writing "ADDRESS r|w" looks up an address of the writer as VFIO type 1
+ *	and KVM do in mappings of page frames; reading says where that is
  */
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/libnvdimm.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
@@ -147,6 +151,54 @@ static const struct kernel_param_ops phys_ops = { .get = phys_get };
 module_param_cb(phys, &phys_ops, NULL, 0400);
 module_param(broken, int, 0400);
 module_param(put, int, 0600);
+
+static u64 followed;
+
+static int follow_set(const char *text, const struct kernel_param *kp)
+{
+	struct follow_pfnmap_args args = {};
+	struct mm_struct *mm = current->mm;
+	bool unlocked;
+	u64 addr;
+	char mode;
+	int err;
+
+	if (sscanf(text, "%lli %c", &addr, &mode) != 2)
+		return -EINVAL;
+	mmap_read_lock(mm);
+	do {
+		unlocked = false;
+		err = -EFAULT;
+		args.address = addr;
+		args.vma = vma_lookup(mm, addr);
+		if (!args.vma || !(args.vma->vm_flags & VM_PFNMAP))
+			break;
+		err = follow_pfnmap_start(&args);
+		if (!err)
+			break;
+		err = fixup_user_fault(mm, addr,
+				       FAULT_FLAG_REMOTE | (mode == 'w' ? FAULT_FLAG_WRITE : 0),
+				       &unlocked);
+		if (!err && !unlocked)
+			err = follow_pfnmap_start(&args);
+	} while (!err && unlocked);
+	if (!err) {
+		WRITE_ONCE(followed, PFN_PHYS(args.pfn));
+		if (mode == 'w' && !args.writable)
+			err = -EFAULT;
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(mm);
+	return err;
+}
+
+static int follow_get(char *text, const struct kernel_param *kp)
+{
+	return sysfs_emit(text, "%llu\n", READ_ONCE(followed));
+}
+
+static const struct kernel_param_ops follow_ops = { .set = follow_set, .get = follow_get };
+module_param_cb(follow, &follow_ops, NULL, 0600);
 
 static int __init user_init(void)
 {

@@ -29,6 +29,7 @@ mod sys;
 mod t_bench;
 mod t_bind;
 mod t_block;
+mod t_calls;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
@@ -65,6 +66,7 @@ fn registry() -> Vec<&'static Test> {
         t_bench::TESTS,
         t_bind::TESTS,
         t_block::TESTS,
+        t_calls::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,

@@ -812,7 +812,9 @@ fn vma(c: &mut Ctx) -> TestResult {
         check_eq!(h.mappings(c)?, 0, "{class}: mappings");
     }
     // A core has nothing of it.
-    core(c, &f)?;
+    for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
+        core(c, &f, base, flags)?;
+    }
     let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
     // MAP_FIXED over a part of it, of another place.
     // SAFETY: replaces a part of our mapping.
@@ -834,12 +836,12 @@ fn vma(c: &mut Ctx) -> TestResult {
 }
 
 /// A process that dumps core with a mapping: the core has its memory, but not the medium.
-fn core(c: &Ctx, f: &File) -> TestResult {
+fn core(c: &Ctx, f: &File, base: u64, flags: i32) -> TestResult {
     const FILE: &str = "/tmp/core-of-map";
     c.write("/proc/sys/kernel/core_pattern", FILE)?;
     let mut other = tools::anonymous(PAGE)?;
     let p = Peer::start(|_| {
-        let Ok(mut m) = Map::sync(f, 0, HUGE) else {
+        let Ok(mut m) = Map::new(f, base, HUGE, RW, flags) else {
             return 1;
         };
         sys::pattern(77, m.slice_mut());
