@@ -6,6 +6,7 @@
 //! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
+//! - `tables TOP`: each row of the tables in `Documentation/mmap.md` names tests that there are
 //! - `syzkaller TOP`: the description for syzkaller is that of the header and the driver
 //! - `syzkaller-const TOP`: prints the file of constants that goes with it
 //!
@@ -17,6 +18,7 @@ mod rust;
 mod safety;
 mod syzkaller;
 mod syzlang;
+mod tables;
 mod unsafe_code;
 
 use kernel::Symbols;
@@ -71,6 +73,7 @@ fn run(args: &[&str]) -> Findings {
             let top = Path::new(top);
             references::check(top, Path::new(source), &sources(top)?)
         }
+        ["tables", top] => tables::check(Path::new(top)),
         ["syzkaller", top] => {
             let top = Path::new(top);
             syzkaller::check(top, &sources(top)?)
@@ -82,7 +85,8 @@ fn run(args: &[&str]) -> Findings {
         }
         _ => Err(
             "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | \
-                  safety TOP SYMBOLS | references TOP KSRC | syzkaller TOP | syzkaller-const TOP"
+                  safety TOP SYMBOLS | references TOP KSRC | tables TOP | \
+                  syzkaller TOP | syzkaller-const TOP"
                 .into(),
         ),
     }
