@@ -31,7 +31,9 @@ pub fn interrupted() -> bool {
 pub struct Env {
     pub top: PathBuf,
     pub out: PathBuf,
-    /// vmlinuz, or the vmlinux that is packed in it.
+    /// vmlinuz.
+    pub packed: PathBuf,
+    /// The same, or the vmlinux that is packed in it.
     pub kernel: PathBuf,
     pub base: PathBuf,
     pub guest: PathBuf,
@@ -175,7 +177,10 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, flavour: &str) -> String {
     if flavour != "stock" {
         // identify_cpu() forgets for a moment that there are five levels of page tables; KASAN then
         // takes an address in an interrupt for a wild one. The suites run where they are looked at.
-        c += " no5lvl kunit.autorun=0";
+        if !boot.five_levels {
+            c += " no5lvl";
+        }
+        c += " kunit.autorun=0";
     }
     for more in [&fixture.cmdline, &boot.cmdline] {
         if !more.is_empty() {
@@ -270,7 +275,12 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let args = qemu::args(&Machine {
         fixture,
         accel: env.accel,
-        kernel: &env.kernel,
+        // The PVH entry of what is unpacked knows four levels of page tables only.
+        kernel: if boot.five_levels {
+            &env.packed
+        } else {
+            &env.kernel
+        },
         initrd: &image,
         cmdline: &cmdline,
         dir,

@@ -118,6 +118,7 @@ fn environment(o: &Options) -> Result<Env, String> {
     let out = need("RPMEM_OUT")?;
     let env = Env {
         top: need("RPMEM_TOP")?,
+        packed: need("RPMEM_VMLINUZ")?,
         kernel: need("RPMEM_VMLINUZ")?,
         base: need("RPMEM_GUEST_BASE")?,
         guest: need("RPMEM_GUEST_BIN")?,

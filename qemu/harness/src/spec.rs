@@ -22,6 +22,7 @@
 //!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
+//!               "five_levels": false,
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -39,7 +40,8 @@
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
 //! `allow_trace` a stack may be shown by the function that is its last word, and nothing else: file
 //! systems do so. With `allow_core_races` KCSAN may report races in which no function of any module is on
-//! either stack; the run shows which.
+//! either stack; the run shows which. A boot with `five_levels` starts the packed kernel, whose own loader
+//! turns on five levels of page tables; that takes longer.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -148,6 +150,8 @@ pub struct Boot {
     pub allow_splat: Vec<String>,
     pub allow_trace: Vec<String>,
     pub allow_core_races: bool,
+    /// Five levels of page tables, where there are four otherwise.
+    pub five_levels: bool,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
     /// The initramfs is that of the Debian host of scripts/system.
@@ -228,6 +232,7 @@ impl Boot {
             allow_splat: Vec::new(),
             allow_trace: Vec::new(),
             allow_core_races: false,
+            five_levels: false,
             chained: false,
             system: false,
             repeat: 1,
@@ -511,6 +516,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "allow_splat",
             "allow_trace",
             "allow_core_races",
+            "five_levels",
             "chained",
             "system",
             "repeat",
@@ -579,6 +585,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             allow_splat: b.strings("allow_splat")?,
             allow_trace: b.strings("allow_trace")?,
             allow_core_races: b.bool("allow_core_races")?,
+            five_levels: b.bool("five_levels")?,
             chained: b.bool("chained")?,
             system: b.bool("system")?,
             repeat,

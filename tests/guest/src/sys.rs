@@ -22,10 +22,22 @@ pub struct Map {
 impl Map {
     /// `prot` and `flags` are passed on as they are.
     pub fn new(f: &File, offset: u64, len: usize, prot: i32, flags: i32) -> io::Result<Map> {
-        // SAFETY: the kernel chooses the address, so no mapping of this process is replaced.
+        Map::near(0, f, offset, len, prot, flags)
+    }
+
+    /// At `addr` if there is room, else where the kernel likes it.
+    pub fn near(
+        addr: usize,
+        f: &File,
+        offset: u64,
+        len: usize,
+        prot: i32,
+        flags: i32,
+    ) -> io::Result<Map> {
+        // SAFETY: the address is no more than a wish, so no mapping of this process is replaced.
         let p = unsafe {
             libc::mmap(
-                std::ptr::null_mut(),
+                addr as *mut libc::c_void,
                 len,
                 prot,
                 flags,

@@ -39,6 +39,10 @@ pub const TESTS: &[Test] = &[
         run: huge,
     },
     Test {
+        name: "map_high",
+        run: high,
+    },
+    Test {
         name: "map_gigantic",
         run: gigantic,
     },
@@ -485,6 +489,66 @@ fn huge(c: &mut Ctx) -> TestResult {
 }
 
 /// On a device with room for entries of 1 GiB.
+/// Addresses that need five levels of page tables.
+fn high(c: &mut Ctx) -> TestResult {
+    const HIGH: usize = 1 << 52;
+    std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let entry = h.attr(c, "huge_page")? as usize;
+    let len = entry + HUGE;
+    let cpu = c.read("/proc/cpuinfo")?;
+    check!(cpu.contains(" la57"), "four levels of page tables");
+    let kinds = [
+        ("plain", 0, MAP_SHARED),
+        ("sync", 0, SYNC),
+        ("direct", DIRECT_WINDOW, SYNC),
+    ];
+    // Each where no page table is yet: an entry of the first level is 1 << 48 bytes.
+    for (n, (kind, offset, flags)) in kinds.into_iter().enumerate() {
+        let addr = HIGH + (n << 48);
+        let ro = Map::near(addr, &f, offset, len, PROT_READ, flags)?;
+        check_eq!(ro.as_ptr() as usize, addr, "{kind}, read-only");
+        check_eq!(
+            tools::rpmem_prefault(&f, &ro, 0, PAGE as u64, 1),
+            (0, libc::EFAULT),
+            "{kind}: prefault of stores to a read-only one"
+        );
+        drop(ro);
+        let m = Map::near(addr, &f, offset, len, RW, flags)?;
+        check_eq!(m.as_ptr() as usize, addr, "{kind}");
+        m.write8(len - 1, 1 + n as u8);
+        check_eq!(m.read8(PAGE), m.read8(PAGE), "{kind}");
+        let (all, want) = (len as u64, (len as u64, 0));
+        check_eq!(tools::rpmem_prefault(&f, &m, 0, all, 0), want, "{kind}");
+        let done = tools::rpmem_prefault(&f, &m, entry, HUGE as u64, 1);
+        check_eq!(done, (HUGE as u64, 0), "{kind}, write");
+        m.msync()?;
+        let mut b = disk::Buf::page(PAGE);
+        disk::direct(&h.space.dev())?.read_exact_at(b.bytes_mut(), (len - PAGE) as u64)?;
+        check_eq!(b.bytes()[PAGE - 1], 1 + n as u8, "{kind}: what was stored");
+        // The child has it as well.
+        match sys::caught(|| m.read8(len - 1))? {
+            Caught::Returned(v) => check_eq!(v, 1 + n as u8, "{kind}: in a child"),
+            other => fail!("{kind}, in a child: {other:?}"),
+        }
+    }
+    let mut maps = Vec::new();
+    for (n, (_, offset, flags)) in kinds.into_iter().enumerate() {
+        let m = Map::near(HIGH + (n << 48), &f, offset, len, RW, flags)?;
+        m.write8(0, 1);
+        maps.push(m);
+    }
+    h.space.unbind(c)?;
+    for m in &maps {
+        check_gone(m, 0)?;
+        check_gone(m, len - 1)?;
+    }
+    drop((maps, f));
+    h.space.bind(c)?;
+    Ok(())
+}
+
 fn gigantic(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let f = h.open()?;
