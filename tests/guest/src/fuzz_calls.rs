@@ -6,10 +6,10 @@
 //! EXT4_IOC_SHUTDOWN (all wait for a thaw), MADV_HWPOISON and MADV_SOFT_OFFLINE (take memory of
 //! the machine away), FS_IMMUTABLE_FL (the next round could not write its files).
 
-use crate::fuzz_gen::{Arg, Val, BAD, FDS, KEPT_END, KEPT_START, MAPS, SPACING};
+use crate::fuzz_gen::{Arg, Val, BAD, FDS, GIB, KEPT_END, KEPT_START, LARGE, MAPS, SPACING};
 use crate::fuzz_run;
 use std::ffi::CString;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::OnceLock;
 
 use libc::{
@@ -48,6 +48,12 @@ pub const SPACES: &[SpaceKind] = &[
         name: "xfs",
         options: &["-m", "fsdax", "-M", "dev", "-s", "320M"],
         fs: Some("xfs"),
+    },
+    // Its first byte is at a multiple of 1 GiB, as it is made first.
+    SpaceKind {
+        name: "large",
+        options: &["-m", "raw", "-s", "2304M"],
+        fs: None,
     },
 ];
 
@@ -107,6 +113,7 @@ pub const NODES: &[Node] = &[
     ),
     node("xfs/f1", At::File(3, "f1"), true, FILE),
     node("xfs", At::Disk(3), false, BLK_MOUNTED),
+    node("large/map", At::Map(4), true, MAP),
     node("raw/p1", At::Partition(0), true, BLK),
     node(
         "paged/badblocks",
@@ -139,9 +146,14 @@ fn machine() -> &'static Machine {
 /// Lengths of files at the start of a round.
 pub const FILE_SIZE: u64 = 8 << 20;
 
-// Memory of a process: its mappings in an arena at a fixed place, and a buffer below that.
-const ARENA: u64 = 0x2000_0000_0000;
-const BUFFER: u64 = ARENA - (64 << 20);
+// Memory of a process: its mappings in an arena at one of two places, and a buffer below both.
+const LOW: u64 = 0x2000_0000_0000;
+/// Needs five levels of page tables.
+const HIGH: u64 = 1 << 52;
+/// With the gaps between large places.
+const ARENA_LEN: u64 = (2 * LARGE as u64 + 2) * GIB;
+static ARENA: AtomicU64 = AtomicU64::new(LOW);
+const BUFFER: u64 = LOW - (64 << 20);
 const BUFFER_LEN: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 const NO_ACCESS: u64 = BUFFER + BUFFER_LEN;
@@ -150,6 +162,10 @@ const READ_ONLY: u64 = NO_ACCESS + PAGE;
 static FD: [AtomicI32; FDS] = [const { AtomicI32::new(-1) }; FDS];
 static FD_NODE: [AtomicUsize; FDS] = [const { AtomicUsize::new(0) }; FDS];
 static PIPE: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
+
+fn arena() -> u64 {
+    ARENA.load(SeqCst)
+}
 
 /// A system call; the negative errno of a failure, as the kernel gives it.
 fn call(nr: i64, a: [u64; 6]) -> i64 {
@@ -162,9 +178,20 @@ fn call(nr: i64, a: [u64; 6]) -> i64 {
     r
 }
 
+/// Whether there are five levels of page tables.
+pub fn has_high() -> bool {
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let r = call(SYS_mmap, [HIGH, PAGE, 0, flags, u64::MAX, 0]);
+    if r == HIGH as i64 {
+        call(SYS_munmap, [HIGH, PAGE, 0, 0, 0, 0]);
+    }
+    r == HIGH as i64
+}
+
 /// The memory that programs use, and their pipe; once for each process that is not a child of one
 /// that has them.
-pub fn set_up_process() -> Result<(), String> {
+pub fn set_up_process(high: bool) -> Result<(), String> {
+    ARENA.store(if high && has_high() { HIGH } else { LOW }, SeqCst);
     let rw = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let fixed = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let none = u64::MAX;
@@ -227,7 +254,8 @@ fn value(v: Val, of: Val) -> u64 {
         Val::Node(n) => u64::from(n),
         Val::End(d) => (machine().size[node_of(of)] as i64 + i64::from(d)) as u64,
         Val::Buf(d) => BUFFER + u64::from(d),
-        Val::Map(n, d) => ARENA + u64::from(n) * SPACING + u64::from(d),
+        Val::Map(n, d) => arena() + u64::from(n) * SPACING + u64::from(d),
+        Val::Large(n, d) => arena() + (2 * u64::from(n) + 1) * GIB + u64::from(d),
         Val::Bad(n) => bad(n),
         Val::Pipe(n) => PIPE[n as usize].load(SeqCst) as i64 as u64,
     }
@@ -319,10 +347,16 @@ impl Kind {
     }
 }
 
+/// What an operation of our own says that saw what must not be.
+pub const MUST_NOT: i64 = i64::MIN;
+
 /// Run an operation; its result, and whether it did what it must not.
 pub fn run(k: &Kind, vals: &[Val]) -> (i64, bool) {
     let r = match k.run {
-        Run::Own(f) => f(vals),
+        Run::Own(f) => match f(vals) {
+            MUST_NOT => return (1, true),
+            r => r,
+        },
         Run::Call(nr) => {
             let mut a = [0; 6];
             for (n, v) in vals.iter().enumerate() {
@@ -344,7 +378,8 @@ pub fn run(k: &Kind, vals: &[Val]) -> (i64, bool) {
 }
 
 use Arg::{
-    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, Len, Map, MapSlot, Off, One, PipeRead, Range, Whole,
+    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, LargeSlot, Len, Map, MapSlot, Off, One, PipeRead,
+    Range, Whole,
 };
 use Run::{Call, Own};
 
@@ -378,6 +413,23 @@ const MMAP: &[u64] = &[
     1 | libc::MAP_LOCKED as u64,
     1 | libc::MAP_NORESERVE as u64,
 ];
+/// Mostly those that can have large entries: what is not synchronous and can be written has small ones.
+const MMAP_LARGE: &[u64] = &[1, 3, SYNC, SYNC, SYNC, SYNC, SYNC | 0x20_0000];
+/// Below KEPT_END a mapping is read-only.
+const OFFSET_LARGE: &[u64] = &[
+    0,
+    0,
+    DIRECT_WINDOW,
+    GIB,
+    GIB,
+    GIB,
+    GIB | DIRECT_WINDOW,
+    GIB | DIRECT_WINDOW,
+    GIB + (2 << 20),
+    GIB + PAGE,
+    2 * GIB,
+];
+const LEN_LARGE: &[u64] = &[GIB, GIB, GIB, GIB, GIB - PAGE, 64 << 20, 2 << 20];
 const RWF: &[u64] = &[0, 0, 1, 2, 4, 8, 0x10, 0x20, 0x40, 0x80];
 const ADVICE: &[u64] = &[
     0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 102, 103,
@@ -491,7 +543,26 @@ pub const KINDS: &[Kind] = &[
         &[MapSlot, Whole, One(PROT), One(&[1, 2])],
     )
     .often(2),
-    kind("munmap", Call(SYS_munmap), &[Map, Range]).often(2),
+    kind(
+        "mmap_large",
+        Own(mmap_large),
+        &[
+            LargeSlot,
+            One(OFFSET_LARGE),
+            One(LEN_LARGE),
+            One(PROT),
+            One(MMAP_LARGE),
+        ],
+    )
+    .often(10),
+    kind(
+        "prefault_large",
+        Own(prefault_large),
+        &[Map, Range, One(&[0, 1, 1])],
+    )
+    .often(5)
+    .calm(6),
+    kind("munmap", Call(SYS_munmap), &[Map, Range]).often(4),
     kind(
         "mremap",
         Own(mremap),
@@ -555,6 +626,9 @@ pub const KINDS: &[Kind] = &[
         .often(2)
         .calm(8),
     kind("fork", Own(fork), &[Any]).often(3),
+    kind("fork_without", Own(fork_without), &[Map, Range])
+        .often(3)
+        .calm(6),
     kind("ioctl", Own(ioctl), &[Fd, Any, Off, Len, Any])
         .often(30)
         .calm(4),
@@ -833,30 +907,85 @@ fn mmap_anonymous(v: &[Val]) -> i64 {
 
 fn mremap(v: &[Val]) -> i64 {
     // From the start of a place only, so that what is mapped there stays inside of the range that
-    // mmap has looked at.
-    let (Val::Map(n, delta), to) = (v[0], value(v[4], v[0])) else {
-        return call(SYS_mremap, [value(v[0], v[0]), PAGE, PAGE, 0, 0, 0]);
-    };
-    let from = value(Val::Map(n, delta % PAGE as u32), v[0]);
-    let (old, new) = (value(v[1], v[0]), value(v[2], v[0]));
-    let flags = value(v[3], v[0]);
-    let r = call(SYS_mremap, [from, old, new, flags, to, 0]);
-    let arena = ARENA..ARENA + MAPS as u64 * SPACING;
-    if r > 0 && !arena.contains(&(r as u64)) {
+    // mmap has looked at. From a large place any part may move, but to another such only, and without
+    // growing.
+    let (mut from, mut to) = (v[0], v[4]);
+    let (old, mut new) = (value(v[1], v[0]), value(v[2], v[0]));
+    match (from, to) {
+        (Val::Large(..), Val::Map(n, _)) => to = Val::Large(n % LARGE as u8, 0),
+        (Val::Map(n, delta), _) => from = Val::Map(n, delta % PAGE as u32),
+        (Val::Large(..), _) => {}
+        _ => return call(SYS_mremap, [value(from, from), PAGE, PAGE, 0, 0, 0]),
+    }
+    if matches!(to, Val::Large(..)) {
+        new = new.min(old);
+    }
+    let (from, to) = (value(from, from), value(to, to));
+    let r = call(SYS_mremap, [from, old, new, value(v[3], v[0]), to, 0]);
+    if r > 0 && !(arena()..arena() + ARENA_LEN).contains(&(r as u64)) {
         call(SYS_munmap, [r as u64, new, 0, 0, 0, 0]);
     }
     r
+}
+
+/// The large namespace, opened for this call: for reading what is to be kept.
+fn with_large(writable: bool, f: impl FnOnce(u64) -> i64) -> i64 {
+    let n = NODES.iter().position(|n| n.name == "large/map");
+    let path = machine().path[n.unwrap_or(0)].as_ptr() as u64;
+    let access = if writable {
+        libc::O_RDWR
+    } else {
+        libc::O_RDONLY
+    };
+    let file = call(
+        SYS_open,
+        [path, (access | libc::O_CLOEXEC) as u64, 0, 0, 0, 0],
+    );
+    if file < 0 {
+        return file;
+    }
+    let r = f(file as u64);
+    call(SYS_close, [file as u64, 0, 0, 0, 0, 0]);
+    r
+}
+
+fn mmap_large(v: &[Val]) -> i64 {
+    let n = |i: usize| value(v[i], v[0]);
+    let (at, off, len, mut prot) = (n(0), n(1), n(2), n(3));
+    let flags = n(4) & !(libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let flags = flags & !(libc::MAP_GROWSDOWN as u64) | libc::MAP_FIXED as u64;
+    if len > GIB {
+        return -i64::from(libc::ENOMEM);
+    }
+    let kept = off & (DIRECT_WINDOW - 1) < KEPT_END;
+    if kept {
+        prot &= !(libc::PROT_WRITE as u64);
+    }
+    with_large(!kept, |f| call(SYS_mmap, [at, len, prot, flags, f, off]))
+}
+
+fn prefault_large(v: &[Val]) -> i64 {
+    let n = |i: usize| value(v[i], v[0]);
+    let mut arg = [32 | (n(2) << 32), n(0) & !(PAGE - 1), n(1), 0];
+    let p = arg.as_mut_ptr() as u64;
+    with_large(false, |f| {
+        call(libc::SYS_ioctl, [f, RPMEM_PREFAULT, p, 0, 0, 0])
+    })
 }
 
 /// Not from a bad address up to the arena and beyond, where the memory of the fuzzer itself is, and not
 /// to poison pages, which may be anybody's.
 fn madvise(v: &[Val]) -> i64 {
     let (at, len, advice) = (value(v[0], v[0]), value(v[1], v[0]), value(v[2], v[0]));
-    let own = at < BUFFER && at.checked_add(len).is_some_and(|end| end > BUFFER);
-    if own || matches!(advice as i32, libc::MADV_HWPOISON | libc::MADV_SOFT_OFFLINE) {
+    if !may_advise(at, len, advice) {
         return -i64::from(libc::EINVAL);
     }
     call(SYS_madvise, [at, len, advice, 0, 0, 0])
+}
+
+fn may_advise(at: u64, len: u64, advice: u64) -> bool {
+    let own = at < BUFFER && at.checked_add(len).is_some_and(|end| end > BUFFER);
+    !own && !matches!(advice as i32, libc::MADV_HWPOISON | libc::MADV_SOFT_OFFLINE)
 }
 
 fn touch(v: &[Val]) -> i64 {
@@ -1150,6 +1279,37 @@ fn fork(v: &[Val]) -> i64 {
     0
 }
 
+/// A child without the memory, which it must then not have.
+fn fork_without(v: &[Val]) -> i64 {
+    let (at, len) = (value(v[0], v[0]) & !(PAGE - 1), value(v[1], v[0]));
+    let dontfork = libc::MADV_DONTFORK as u64;
+    if len < PAGE || !may_advise(at, len, dontfork) {
+        return -i64::from(libc::EINVAL);
+    }
+    let r = call(SYS_madvise, [at, len, dontfork, 0, 0, 0]);
+    if r < 0 {
+        return r;
+    }
+    let child = || {
+        // Another thread may have put something there in between: what counts is what the child has.
+        for page in [at, at + ((len / 2) & !(PAGE - 1)), at + len - PAGE] {
+            let hole = call(SYS_mincore, [page, PAGE, BUFFER, 0, 0, 0]) == -i64::from(libc::ENOMEM);
+            if hole && fuzz_run::touch(page, false) {
+                fuzz_run::say(&format!("{page:#x} can be read, and is not mapped"));
+                return 1;
+            }
+        }
+        0
+    };
+    let Ok(pid) = fuzz_run::process(child) else {
+        return -i64::from(libc::EAGAIN);
+    };
+    match fuzz_run::end_of(pid) {
+        0 => 0,
+        _ => MUST_NOT,
+    }
+}
+
 #[derive(Clone, Copy)]
 enum To {
     /// A number instead of a pointer.
@@ -1191,6 +1351,8 @@ const fn any(mut i: Ioctl) -> Ioctl {
 }
 
 use To::{Answer, Bytes, Number, Span, Values};
+
+const RPMEM_PREFAULT: u64 = 0xbd01;
 
 const ALL_BLK: u32 = BLK | BLK_MOUNTED;
 
@@ -1257,7 +1419,7 @@ pub const IOCTLS: &[Ioctl] = &[
     any(io("FITRIM", 0xc018_5879, FILE, Span)),
     io("RPMEM_INFO", 0xbd00, MAP, Values(&[32, 32, 0, u64::MAX])),
     io("RPMEM_LEASE", 0xbd02, MAP, Values(&[32, 32, 0, u64::MAX])),
-    any(io("RPMEM_PREFAULT", 0xbd01, MAP, To::Prefault)),
+    any(io("RPMEM_PREFAULT", RPMEM_PREFAULT, MAP, To::Prefault)),
     // ext4 has no shared extents.
     any(io("FICLONE", 0x4004_9409, FILE, To::Clone)),
 ];
@@ -1329,7 +1491,10 @@ fn ioctl(v: &[Val]) -> i64 {
             // Mostly what could work.
             arg[0] = if any & 7 == 0 { any >> 3 } else { 32 };
             arg[0] |= ((any >> 8) % 3) << 32;
-            let place = Val::Map((any >> 16) as u8 % MAPS as u8, 0);
+            let place = match (any >> 40) & 3 {
+                0 => Val::Large((any >> 16) as u8 % LARGE as u8, 0),
+                _ => Val::Map((any >> 16) as u8 % MAPS as u8, 0),
+            };
             arg[1] = value(place, v[0]).wrapping_add((any >> 24) & 3);
             arg[2] = len & if any & 0x30 == 0 { u64::MAX } else { !0xfff };
             p

@@ -13,6 +13,10 @@ pub const MAPS: usize = 6;
 /// Addresses that each mapping has for itself; no call about addresses reaches beyond the last.
 pub const SPACING: u64 = 16 << 20;
 
+/// Larger places behind those, for entries of 1 GiB: with a gap behind each, to be moved to in part.
+pub const LARGE: usize = 3;
+pub const GIB: u64 = 1 << 30;
+
 /// No program writes to these bytes of any node; see `Machine::guard`.
 pub const KEPT_START: u64 = 32 << 20;
 pub const KEPT_END: u64 = 36 << 20;
@@ -66,6 +70,7 @@ pub enum Arg {
     /// A mapping, its place, and a length of addresses.
     Map,
     MapSlot,
+    LargeSlot,
     Range,
     /// Offset and length to map: of more than most calls look at.
     Aligned,
@@ -89,6 +94,8 @@ pub enum Val {
     End(i32),
     Buf(u32),
     Map(u8, u32),
+    /// The same in a large place.
+    Large(u8, u32),
     Bad(u8),
     Pipe(u8),
 }
@@ -103,6 +110,7 @@ impl fmt::Display for Val {
             Val::End(d) => write!(f, "end{d:+}"),
             Val::Buf(d) => write!(f, "buf+{d:#x}"),
             Val::Map(n, d) => write!(f, "map{n}+{d:#x}"),
+            Val::Large(n, d) => write!(f, "large{n}+{d:#x}"),
             Val::Bad(n) => write!(f, "bad{n}"),
             Val::Pipe(n) => write!(f, "pipe{n}"),
         }
@@ -111,6 +119,20 @@ impl fmt::Display for Val {
 
 /// Kinds of bad pointers, see `Machine::bad`.
 pub const BAD: u64 = 6;
+
+/// A page of a large place: where it, or an entry of 2 MiB, begins and ends, and any.
+fn large(rng: &mut Rng) -> Val {
+    let huge = rng.below(512) * (2 << 20);
+    let at = match rng.below(10) {
+        0..=2 => 0,
+        3 => 4096,
+        4 => GIB - 4096,
+        5 => huge,
+        6 => huge + (2 << 20) - 4096,
+        _ => rng.below(GIB / 4096) * 4096,
+    };
+    Val::Large(rng.below(LARGE as u64) as u8, at as u32)
+}
 
 fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
     // A wild call has some arguments in order, or it would fail at the first check.
@@ -183,6 +205,7 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             u64::MAX,
         ])),
         Arg::Len => Val::Num(rng.pick(&[512, 4096, 4096, 8192, 12288, 65536, 1 << 20])),
+        Arg::Buf if rng.percent(5) => large(rng),
         Arg::Buf if wild => match rng.below(3) {
             0 => Val::Buf(rng.pick(&[1, 511, 512, 4095, (1 << 20) - 1, (1 << 20) - 512]) as u32),
             1 => Val::Map(rng.below(MAPS as u64) as u8, rng.below(SPACING) as u32),
@@ -192,6 +215,7 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             0 => Val::Map(rng.below(MAPS as u64) as u8, (rng.below(256) * 4096) as u32),
             _ => Val::Buf((rng.below(4) * 4096) as u32),
         },
+        Arg::Map if rng.percent(35) => large(rng),
         Arg::Map if wild => match rng.below(4) {
             // Not the last two, which are to stay as they are.
             0 => Val::Bad(rng.below(BAD - 2) as u8),
@@ -205,6 +229,8 @@ fn draw(rng: &mut Rng, arg: Arg, wild: bool) -> Val {
             rng.below(MAPS as u64) as u8,
             rng.pick(&[0, 0, 0, 0, 4096, 32768, 2 << 20]) as u32,
         ),
+        Arg::LargeSlot => Val::Large(rng.below(LARGE as u64) as u8, 0),
+        Arg::MapSlot if rng.percent(15) => large(rng),
         Arg::MapSlot => Val::Map(rng.below(MAPS as u64) as u8, 0),
         // From the arena on a length either stays in it or wraps: behind it is the memory of the
         // fuzzer itself.
@@ -257,10 +283,25 @@ impl fmt::Display for Op {
     }
 }
 
+/// Lengths for addresses in a large place. Often all are the same: who moves something may not want
+/// less of it.
+fn lengthen(rng: &mut Rng, args: &[Arg], vals: &mut [Val; 6]) {
+    const LENGTHS: &[u64] = &[4096, 8192, 2 << 20, 2 << 20, GIB / 2, GIB, GIB];
+    let (same, all) = (rng.percent(60), rng.pick(LENGTHS));
+    for (v, a) in vals.iter_mut().zip(args) {
+        if matches!(a, Arg::Range) {
+            *v = Val::Num(if same { all } else { rng.pick(LENGTHS) });
+        }
+    }
+}
+
 fn op(rng: &mut Rng, kind: usize, wild: bool) -> Op {
     let mut vals = [Val::Num(0); 6];
     for (v, a) in vals.iter_mut().zip(KINDS[kind].args) {
         *v = draw(rng, *a, wild);
+    }
+    if vals.iter().any(|v| matches!(v, Val::Large(..))) {
+        lengthen(rng, KINDS[kind].args, &mut vals);
     }
     Op { kind, vals }
 }
@@ -287,6 +328,22 @@ fn prologue(rng: &mut Rng, ops: &mut Vec<Op>) {
         o.vals[0] = Val::Fd(n as u8);
         o.vals[1] = Val::Node(nodes[(first + n) % nodes.len()] as u8);
         ops.push(o);
+    }
+    // Before anything else is in the page tables around it.
+    let (map_large, prefault) = (kind_named("mmap_large"), kind_named("prefault_large"));
+    for n in 0..LARGE {
+        let mut o = op(rng, map_large, false);
+        o.vals[0] = Val::Large(n as u8, 0);
+        let kind = if rng.percent(50) { prefault } else { touch };
+        let mut next = op(rng, kind, false);
+        next.vals[0] = o.vals[0];
+        // What fails there must not look for tables that are not there: stores to what is read-only.
+        if n == 0 && rng.percent(60) {
+            (o.vals[3], o.vals[4]) = (N1, SYNC);
+            next = op(rng, prefault, false);
+            (next.vals[0], next.vals[2]) = (o.vals[0], N1);
+        }
+        ops.extend([o, next]);
     }
     for n in 0..MAPS {
         let mut o = op(rng, map, false);
@@ -330,6 +387,8 @@ impl fmt::Display for Deed {
 /// A process with threads and children that share its descriptors and mappings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Group {
+    /// Its mappings are above 1 << 47, if the machine has five levels of page tables.
+    pub high: bool,
     pub first: Vec<Op>,
     pub threads: Vec<Vec<Op>>,
     /// Each has a second thread, which the end of the first one takes along.
@@ -346,6 +405,8 @@ const FD: Val = Val::Fd(0);
 const MAP: Val = Val::Map(0, 0);
 const ANON: Val = Val::Map(1, 0);
 const BUF: Val = Val::Buf(0);
+const LARGE0: Val = Val::Large(0, 0);
+const SYNC: Val = Val::Num(0x80003);
 
 /// What the first descriptors are of, in `GOOD`.
 const GOOD_NODES: &[&str] = &["ext4/f0", "ext4/f1", "raw/map"];
@@ -387,6 +448,11 @@ const GOOD: &[(&str, &[Val])] = &[
     ("mremap", &[MAP, LONG, LONG, N3, Val::Map(2, 0)]),
     ("munmap", &[Val::Map(2, 0), LONG]),
     ("ftruncate", &[FD, LONG]),
+    (
+        "mmap_large",
+        &[LARGE0, Val::Num(GIB), Val::Num(GIB), N3, SYNC],
+    ),
+    ("prefault_large", &[LARGE0, Val::Num(GIB), N1]),
     ("mmap", &[MAP, Val::Fd(2), N0, LONG, N3, N1]),
     ("touch", &[MAP, N1, Val::Num(4), PAGE]),
     ("msync", &[MAP, PAGE, Val::Num(4)]),
@@ -415,7 +481,10 @@ impl Round {
         };
         for g in 0..GROUPS {
             let strand = |n: u64| Rng::new(seed, number, g * 16 + n);
-            let mut group = Group::default();
+            let mut group = Group {
+                high: rng.percent(50),
+                ..Group::default()
+            };
             prologue(&mut strand(0), &mut group.first);
             for t in 0..1 + rng.below(2) {
                 group.threads.push(calls(&mut strand(1 + t), LENGTH));
@@ -495,6 +564,7 @@ impl Round {
             ops.push(o);
         }
         let group = Group {
+            high: true,
             threads: vec![ops],
             ..Group::default()
         };
@@ -515,7 +585,8 @@ impl Round {
             }
         };
         for (g, group) in self.groups.iter().enumerate() {
-            part(format!("process {g}"), &group.first);
+            let place = if group.high { "high" } else { "low" };
+            part(format!("process {g} ({place})"), &group.first);
             for (n, ops) in group.threads.iter().enumerate() {
                 part(format!("process {g} thread {n}"), ops);
             }

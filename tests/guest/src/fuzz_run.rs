@@ -139,7 +139,7 @@ pub fn lost(who: &str, status: i32) {
 }
 
 /// A line in one piece, from any process or thread.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let l = format!("{line}\n");
     // SAFETY: a buffer with its length.
     unsafe { libc::write(1, l.as_ptr().cast(), l.len()) };
@@ -277,10 +277,18 @@ pub fn process(f: impl FnOnce() -> i32) -> Result<i32, String> {
     }
 }
 
+/// The wait status of a child that has ended.
+pub fn end_of(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: a child of this process.
+    unsafe { libc::waitpid(pid, &mut status, 0) };
+    status
+}
+
 /// A group of processes and threads, in a process of its own. `start` tells when all are ready.
 pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
     catch_faults();
-    if let Err(e) = fuzz_calls::set_up_process() {
+    if let Err(e) = fuzz_calls::set_up_process(group.high) {
         say(&e);
         return 96;
     }
@@ -314,9 +322,7 @@ pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
         }
     });
     for pid in children {
-        let mut status = 0;
-        // SAFETY: a child of this process.
-        unsafe { libc::waitpid(pid, &mut status, 0) };
+        let status = end_of(pid);
         if status != 0 {
             lost("a child", status);
         }

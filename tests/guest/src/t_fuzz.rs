@@ -31,6 +31,10 @@ pub const TESTS: &[Test] = &[
         name: "fuzz_nodes",
         run: nodes,
     },
+    Test {
+        name: "fuzz_high",
+        run: high,
+    },
 ];
 
 const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [--trace | --print]";
@@ -158,6 +162,12 @@ fn same_seed(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+/// With five levels of page tables.
+fn high(c: &mut Ctx) -> TestResult {
+    check!(fuzz_calls::has_high(), "four levels of page tables");
+    nodes(c)
+}
+
 fn nodes(c: &mut Ctx) -> TestResult {
     let bench = Bench::new(c)?;
     let start = Instant::now();
@@ -233,13 +243,17 @@ impl Bench {
             }
             c.ok(&["mount", "-o", "remount,ro", MNT])?;
         }
-        for s in SPACES {
-            let name = format!("fuzz-{}", s.name);
-            if fresh {
+        if fresh {
+            // The last one is to be at the start of the region.
+            for s in SPACES.iter().rev() {
+                let name = format!("fuzz-{}", s.name);
                 let mut options = s.options.to_vec();
                 options.extend(["-n", &name]);
                 c.create_namespace(&options)?;
             }
+        }
+        for s in SPACES {
+            let name = format!("fuzz-{}", s.name);
             let Some(nd) = fuzz_calls::carrier(m.disk.len()) else {
                 fail!("no namespace {name}: start with a fresh label area");
             };
