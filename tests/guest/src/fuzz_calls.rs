@@ -7,7 +7,7 @@
 //! the machine away), FS_IMMUTABLE_FL (the next round could not write its files).
 
 use crate::fuzz_gen::{Arg, Val, BAD, FDS, GIB, KEPT_END, KEPT_START, LARGE, MAPS, SPACING};
-use crate::fuzz_run;
+use crate::{fuzz_others, fuzz_run, fuzz_users};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::OnceLock;
@@ -139,7 +139,7 @@ pub struct Machine {
 
 pub static MACHINE: OnceLock<Machine> = OnceLock::new();
 
-fn machine() -> &'static Machine {
+pub fn machine() -> &'static Machine {
     MACHINE.get().expect("set before the first program runs")
 }
 
@@ -163,12 +163,12 @@ static FD: [AtomicI32; FDS] = [const { AtomicI32::new(-1) }; FDS];
 static FD_NODE: [AtomicUsize; FDS] = [const { AtomicUsize::new(0) }; FDS];
 static PIPE: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
 
-fn arena() -> u64 {
+pub fn arena() -> u64 {
     ARENA.load(SeqCst)
 }
 
 /// A system call; the negative errno of a failure, as the kernel gives it.
-fn call(nr: i64, a: [u64; 6]) -> i64 {
+pub fn call(nr: i64, a: [u64; 6]) -> i64 {
     // SAFETY: the arguments are the fuzzer's: addresses to write to are in the buffer, in the
     // arena, or such that the kernel refuses them; descriptors are those of the programs.
     let r = unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) };
@@ -217,21 +217,21 @@ pub fn set_up_process(high: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn fd(v: Val) -> u64 {
+pub fn fd(v: Val) -> u64 {
     match v {
         Val::Fd(n) => FD[n as usize].load(SeqCst) as i64 as u64,
         _ => u64::MAX,
     }
 }
 
-fn node_of(v: Val) -> usize {
+pub fn node_of(v: Val) -> usize {
     match v {
         Val::Fd(n) => FD_NODE[n as usize].load(SeqCst),
         _ => 0,
     }
 }
 
-fn put_fd(v: Val, new: i64, node: usize) {
+pub fn put_fd(v: Val, new: i64, node: usize) {
     if let Val::Fd(n) = v {
         FD_NODE[n as usize].store(node, SeqCst);
         let old = FD[n as usize].swap(new as i32, SeqCst);
@@ -247,7 +247,7 @@ fn bad(n: u8) -> u64 {
 }
 
 /// The number for a value; `of` is the descriptor that an offset belongs to.
-fn value(v: Val, of: Val) -> u64 {
+pub fn value(v: Val, of: Val) -> u64 {
     match v {
         Val::Num(n) => n,
         Val::Fd(_) => fd(v),
@@ -593,13 +593,36 @@ pub const KINDS: &[Kind] = &[
     )
     .often(24)
     .calm(8),
-    kind("process_vm_readv", Own(process_vm_readv), &[Map, Buf, Len]).calm(6),
+    kind(
+        "process_vm_readv",
+        Own(process_vm_readv),
+        &[Map, Buf, Len, Any],
+    )
+    .calm(6),
     kind(
         "process_vm_writev",
         Own(process_vm_writev),
-        &[Map, Buf, Len],
+        &[Map, Buf, Len, Any],
     )
     .calm(6),
+    kind(
+        "process_madvise",
+        Own(fuzz_others::madvise),
+        &[Map, Range, One(ADVICE), Any],
+    )
+    .calm(6),
+    kind("send_fd", Own(fuzz_others::send_fd), &[Fd, Any]),
+    kind("receive_fd", Own(fuzz_others::receive_fd), &[FdSlot]),
+    kind(
+        "pidfd_getfd",
+        Own(fuzz_others::pidfd_getfd),
+        &[FdSlot, Any, Any],
+    )
+    .calm(20),
+    kind("ptrace_other", Own(fuzz_others::ptrace), &[Map, Any, Any]),
+    kind("visit", Own(fuzz_users::visit), &[Any])
+        .often(2)
+        .calm(2),
     kind("proc_mem_read", Own(proc_mem_read), &[Map, Buf, Len]).calm(6),
     kind("proc_mem_write", Own(proc_mem_write), &[Map, Buf, Len]).calm(6),
     kind("ptrace_peek", Own(ptrace_peek), &[Map, Any])
@@ -983,7 +1006,7 @@ fn madvise(v: &[Val]) -> i64 {
     call(SYS_madvise, [at, len, advice, 0, 0, 0])
 }
 
-fn may_advise(at: u64, len: u64, advice: u64) -> bool {
+pub fn may_advise(at: u64, len: u64, advice: u64) -> bool {
     let own = at < BUFFER && at.checked_add(len).is_some_and(|end| end > BUFFER);
     !own && !matches!(advice as i32, libc::MADV_HWPOISON | libc::MADV_SOFT_OFFLINE)
 }
@@ -1008,10 +1031,11 @@ fn touch(v: &[Val]) -> i64 {
 
 fn process_vm(nr: i64, v: &[Val]) -> i64 {
     let len = value(v[2], v[0]).min(1 << 20);
-    let remote = [value(v[0], v[0]), len];
+    let (pid, at) = fuzz_others::there(v[0], value(v[3], v[0]));
+    let remote = [at, len];
     let local = [value(v[1], v[0]), len];
     let (l, r) = (local.as_ptr() as u64, remote.as_ptr() as u64);
-    call(nr, [u64::from(std::process::id()), l, 1, r, 1, 0])
+    call(nr, [pid, l, 1, r, 1, 0])
 }
 
 fn process_vm_readv(v: &[Val]) -> i64 {
@@ -1570,6 +1594,7 @@ pub const ADMIN: &[AdminKind] = &[
             value.as_bytes(),
         )
     }),
+    admin("open_to_all", 2, |m, n| open_to_all(m, place(n))),
     admin("read_only", 2, |m, n| {
         let region = &m.regions[n as usize % m.regions.len()];
         let file = format!("/sys/bus/nd/devices/{region}/read_only");
@@ -1606,6 +1631,13 @@ pub fn set_up_region(region: &str) -> i64 {
     let r = r.min(put(&format!("{dir}/bind"), region.as_bytes()));
     crate::ctx::settle();
     r
+}
+
+/// Everybody may open the node of a namespace, until it is bound anew.
+pub fn open_to_all(m: &Machine, n: usize) -> i64 {
+    use std::os::unix::fs::PermissionsExt;
+    let all = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(format!("/dev/r{}", m.disk[n]), all).map_or_else(errno, |()| 0)
 }
 
 fn place(n: u64) -> usize {

@@ -384,11 +384,24 @@ impl fmt::Display for Deed {
     }
 }
 
+/// Who runs a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum User {
+    #[default]
+    Root,
+    /// Somebody else, with the descriptors of root, or with what he may open himself.
+    Heir,
+    Other,
+    /// Somebody else with a user and a mount namespace of his own.
+    Apart,
+}
+
 /// A process with threads and children that share its descriptors and mappings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Group {
     /// Its mappings are above 1 << 47, if the machine has five levels of page tables.
     pub high: bool,
+    pub user: User,
     pub first: Vec<Op>,
     pub threads: Vec<Vec<Op>>,
     /// Each has a second thread, which the end of the first one takes along.
@@ -448,6 +461,9 @@ const GOOD: &[(&str, &[Val])] = &[
     ("mremap", &[MAP, LONG, LONG, N3, Val::Map(2, 0)]),
     ("munmap", &[Val::Map(2, 0), LONG]),
     ("ftruncate", &[FD, LONG]),
+    ("send_fd", &[FD, N0]),
+    ("receive_fd", &[FD]),
+    ("process_madvise", &[ANON, PAGE, Val::Num(20)]),
     (
         "mmap_large",
         &[LARGE0, Val::Num(GIB), Val::Num(GIB), N3, SYNC],
@@ -466,7 +482,7 @@ pub struct Round {
     pub admins: Vec<Vec<Deed>>,
 }
 
-const GROUPS: u64 = 3;
+pub const GROUPS: usize = 3;
 const LENGTH: u64 = 36;
 
 impl Round {
@@ -479,10 +495,16 @@ impl Round {
             number,
             ..Round::default()
         };
-        for g in 0..GROUPS {
+        for g in 0..GROUPS as u64 {
             let strand = |n: u64| Rng::new(seed, number, g * 16 + n);
             let mut group = Group {
                 high: rng.percent(50),
+                user: match rng.below(8) {
+                    0 => User::Heir,
+                    1 => User::Other,
+                    2 => User::Apart,
+                    _ => User::Root,
+                },
                 ..Group::default()
             };
             prologue(&mut strand(0), &mut group.first);
@@ -585,8 +607,9 @@ impl Round {
             }
         };
         for (g, group) in self.groups.iter().enumerate() {
-            let place = if group.high { "high" } else { "low" };
-            part(format!("process {g} ({place})"), &group.first);
+            let (high, user) = (group.high, group.user);
+            let place = if high { "high" } else { "low" };
+            part(format!("process {g} ({place}, {user:?})"), &group.first);
             for (n, ops) in group.threads.iter().enumerate() {
                 part(format!("process {g} thread {n}"), ops);
             }

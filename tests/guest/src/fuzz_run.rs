@@ -2,7 +2,8 @@
 //! Runs the programs of a round: processes, threads, what they count, and faults that are caught.
 
 use crate::fuzz_calls::{self, Hope, ADMIN, IOCTLS, KINDS, MACHINE};
-use crate::fuzz_gen::{calls, Deed, Group, Op, Rng};
+use crate::fuzz_gen::{calls, Deed, Group, Op, Rng, GROUPS};
+use crate::{fuzz_others, fuzz_users};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -27,6 +28,8 @@ pub struct Shared {
     wrong_what: AtomicU32,
     /// By strand: process, and operation under way.
     at: [(AtomicU32, AtomicU32); STRANDS],
+    /// By group: process, and where its mappings are.
+    pub groups: [(AtomicU32, AtomicU64); GROUPS],
 }
 
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
@@ -173,7 +176,8 @@ pub fn positions() -> String {
 }
 
 pub fn forget_positions() {
-    for (pid, _) in &shared().at {
+    let pids = shared().at.iter().map(|(pid, _)| pid);
+    for pid in pids.chain(shared().groups.iter().map(|(pid, _)| pid)) {
         pid.store(0, SeqCst);
     }
     shared().done.store(0, SeqCst);
@@ -292,8 +296,17 @@ pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
         say(&e);
         return 96;
     }
+    if let Err(e) = fuzz_users::become_user(group.user, false) {
+        say(&e);
+        return 94;
+    }
+    fuzz_others::register(g);
     let strand = g * 16;
     run(strand, &group.first);
+    if let Err(e) = fuzz_users::become_user(group.user, true) {
+        say(&e);
+        return 94;
+    }
     start();
     let mut children = Vec::new();
     for (n, [first, second]) in group.children.iter().enumerate() {
@@ -327,6 +340,7 @@ pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
             lost("a child", status);
         }
     }
+    fuzz_others::unregister(g);
     shared().running.fetch_sub(1, SeqCst);
     0
 }

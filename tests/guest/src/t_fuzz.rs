@@ -13,11 +13,11 @@
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::fuzz_calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
 use crate::fuzz_gen::{self, Deed, Round, KEPT_END, KEPT_START};
-use crate::fuzz_run;
 use crate::{check, check_eq, disk, fail, tools};
+use crate::{fuzz_others, fuzz_run};
 use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -224,6 +224,10 @@ impl Bench {
         // Orphans come back to this process, so none is overlooked.
         // SAFETY: no pointers.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+        // What is ours there can be looked at by all.
+        for dir in ["/sys/kernel/debug", "/sys/kernel/tracing"] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        }
         let mut m = Machine {
             driver: c.driver.clone(),
             params: c.params.clone(),
@@ -401,6 +405,7 @@ impl Bench {
                 } else {
                     let f = tools::file_of(&path, FILE_SIZE as usize)?;
                     f.write_all_at(&vec![0x5a; 1 << 20], 0)?;
+                    f.set_permissions(fs::Permissions::from_mode(0o666))?;
                 }
             }
         }
@@ -433,6 +438,13 @@ impl Bench {
         fuzz_run::forget_positions();
         let s = fuzz_run::shared();
         s.running.store(r.groups.len() as u32, SeqCst);
+        if r.number % 2 != 0 {
+            for n in 0..SPACES.len() {
+                let e = fuzz_calls::open_to_all(self.machine, n);
+                check!(e == 0, "chmod of the node of {}: {e}", self.machine.disk[n]);
+            }
+        }
+        let mail = fuzz_others::Mail::new()?;
         // Ready, and go: the end of the pipes.
         let (ready, go) = (pipe()?, pipe()?);
         let mut names = Vec::new();
@@ -458,6 +470,7 @@ impl Bench {
             })?;
             names.push((pid, format!("administrator {a}")));
         }
+        drop(mail);
         close(ready.1);
         wait_end(ready.0);
         close(go.1);
@@ -524,6 +537,7 @@ impl Bench {
             ("attribute_read", 0),
             ("attribute_write", 0),
             ("lease_break_time", 0),
+            ("open_to_all", 0),
             ("sync", 0),
             ("drop_caches", 0),
             ("umount", 0),
