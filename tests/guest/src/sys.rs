@@ -167,22 +167,32 @@ pub enum Caught {
 
 static mut FAULT_PIPE: i32 = -1;
 
-extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo; write and _exit are async-signal-safe. On
-    // x86-64 si_addr_lsb is the 16 bits that follow si_addr.
+/// What a siginfo says.
+///
+/// # Safety
+///
+/// `info` is that of a SIGBUS or a SIGSEGV.
+unsafe fn fault_of(signal: i32, info: *const libc::siginfo_t) -> Fault {
+    // SAFETY: by the caller. On x86-64 si_addr_lsb is the 16 bits that follow si_addr.
     unsafe {
-        let addr = (*info).si_addr() as usize;
         let lsb = if signal == libc::SIGBUS && (*info).si_code >= BUS_MCEERR_AR {
             i32::from(*info.cast::<u8>().add(24).cast::<i16>())
         } else {
             0
         };
-        let f = Fault {
+        Fault {
             signal,
             code: (*info).si_code,
-            addr,
+            addr: (*info).si_addr() as usize,
             addr_lsb: lsb,
-        };
+        }
+    }
+}
+
+extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo; write and _exit are async-signal-safe.
+    unsafe {
+        let f = fault_of(signal, info);
         libc::write(
             FAULT_PIPE,
             (&raw const f).cast(),
@@ -244,6 +254,73 @@ pub fn caught(f: impl FnOnce() -> u8) -> io::Result<Caught> {
             }
         }
     }
+}
+
+// Accesses whose signals are answers: the handler goes on at the end.
+std::arch::global_asm!(
+    ".globl rpmem_probe_load, rpmem_probe_store, rpmem_probe_end",
+    "rpmem_probe_load:",
+    "mov rax, [rdi]",
+    "ret",
+    "rpmem_probe_store:",
+    "mov [rdi], rsi",
+    "rpmem_probe_end:",
+    "ret",
+);
+
+extern "C" {
+    fn rpmem_probe_load(addr: usize) -> u64;
+    fn rpmem_probe_store(addr: usize, value: u64);
+    fn rpmem_probe_end();
+}
+
+static mut PROBED: Option<Fault> = None;
+
+extern "C" fn on_probe(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo and the registers of this thread, the only one.
+    unsafe {
+        let context = context.cast::<libc::ucontext_t>();
+        let at = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
+        if *at == rpmem_probe_load as usize as i64 || *at == rpmem_probe_store as usize as i64 {
+            PROBED = Some(fault_of(signal, info));
+            *at = rpmem_probe_end as usize as i64;
+        } else {
+            // The access is made again, and ends the process.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+}
+
+/// Has `probe_load` and `probe_store` work in this process, which has one thread.
+pub fn catch_probes() {
+    // SAFETY: a handler for an action of ours.
+    unsafe {
+        let mut sa: libc::sigaction = std::mem::zeroed();
+        sa.sa_sigaction = on_probe as usize;
+        sa.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &sa, std::ptr::null_mut());
+        libc::sigaction(libc::SIGSEGV, &sa, std::ptr::null_mut());
+    }
+}
+
+/// The signal of the last access, if it got one.
+fn probed() -> Option<Fault> {
+    // SAFETY: the handler has run on this thread, if at all.
+    unsafe { (&raw mut PROBED).replace(None) }
+}
+
+/// Loads 8 bytes, from any address, after `catch_probes`.
+pub fn probe_load(addr: u64) -> Result<u64, Fault> {
+    // SAFETY: if there is nothing the handler says so.
+    let value = unsafe { rpmem_probe_load(addr as usize) };
+    probed().map_or(Ok(value), Err)
+}
+
+/// Stores 8 bytes to an address at which is nothing that the program itself uses.
+pub fn probe_store(addr: u64, value: u64) -> Result<(), Fault> {
+    // SAFETY: as above.
+    unsafe { rpmem_probe_store(addr as usize, value) };
+    probed().map_or(Ok(()), Err)
 }
 
 /// What poll(2) says of a file; 0 if nothing comes in that time. POLLERR and POLLHUP are always asked
@@ -397,6 +474,21 @@ mod tests {
         assert!(pattern_differs(8, &a).is_some());
         a[1001] ^= 1;
         assert_eq!(pattern_differs(7, &a), Some(1001));
+    }
+
+    #[test]
+    fn probes_go_on() {
+        catch_probes();
+        let mut word = 7u64;
+        let at = (&raw mut word) as u64;
+        assert_eq!(probe_load(at), Ok(7));
+        assert_eq!(probe_store(at, 8), Ok(()));
+        assert_eq!(probe_load(at), Ok(8));
+        for r in [probe_load(0x1000).map(|_| ()), probe_store(0x1000, 1)] {
+            let f = r.unwrap_err();
+            assert_eq!((f.signal, f.code, f.addr), (libc::SIGSEGV, 1, 0x1000));
+        }
+        assert_eq!(probe_load(at), Ok(8));
     }
 
     #[test]
