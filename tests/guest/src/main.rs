@@ -19,6 +19,7 @@
 
 mod app;
 mod bench;
+mod cross;
 mod ctx;
 mod disk;
 mod fuzz_calls;
@@ -32,6 +33,7 @@ mod t_bench;
 mod t_bind;
 mod t_block;
 mod t_calls;
+mod t_cross;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
@@ -69,6 +71,7 @@ fn registry() -> Vec<&'static Test> {
         t_bind::TESTS,
         t_block::TESTS,
         t_calls::TESTS,
+        t_cross::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,
@@ -117,6 +120,7 @@ fn main() {
             }
         },
         ["app", rest @ ..] => app::main(rest),
+        ["cross", test, number] => t_cross::one(test, number),
         ["fuzz", rest @ ..] => t_fuzz::main(rest),
         _ if std::process::id() == 1 => init::main(),
         _ => {
