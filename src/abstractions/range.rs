@@ -187,7 +187,9 @@ pub(super) unsafe fn get<T: chrdev::Operations + Operations>(
     };
     let name = CString::try_from(name)?;
     let range = new(file, len, write, private, broken, name, put::<T>)?;
-    // INVARIANT: SAFETY: The file is open, and the reference is that of the range.
+    // INVARIANT: The reference is that of the range.
+    //
+    // SAFETY: The file is open.
     unsafe { bindings::rpmem_helper_get_file(file.as_ptr()) };
     // The user's, who may give it back as soon as the driver has it.
     let of_user = Arc::into_raw(range.clone());
@@ -302,6 +304,9 @@ mod tests {
 
     static CALLS: Atomic<u32> = Atomic::new(0);
 
+    /// # Safety
+    ///
+    /// No conditions.
     unsafe extern "C" fn broken(_: *mut bindings::rpmem_range) {
         CALLS.fetch_add(1, Relaxed);
     }

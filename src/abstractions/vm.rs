@@ -527,21 +527,20 @@ impl<'a> Fault<'a> {
         if self.mapping.has_folios() || !self.is_whole(&frames, order) {
             return Outcome::Fallback;
         }
-        match (order, frames.users()) {
+        let code = match (order, frames.users()) {
             // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is
             // locked; the frame is aligned, and memory that is mapped write-back while it is
             // borrowed, and its entries are taken away from this address space when that ends. That
             // the entry lies in the VMA follows from the core's call of `->huge_fault` for it.
-            (PMD_ORDER, _) => {
-                Outcome::of(unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write) })
-            }
+            (PMD_ORDER, _) => unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write) },
             (PUD_ORDER, Some(users)) => {
                 let _guard = users.lock_gigantic();
                 // SAFETY: As above; nobody unmaps in this address space meanwhile.
-                Outcome::of(unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) })
+                unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) }
             }
-            _ => Outcome::Fallback,
-        }
+            _ => return Outcome::Fallback,
+        };
+        Outcome::of(code)
     }
 
     /// Maps a folio of 2^`order` pages with one entry. Fails with [`Outcome::Fallback`] if `folios`

@@ -63,9 +63,9 @@ bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
 }
 
 /*
- * @prot, encrypted or not as the kernel's mapping at @addr is: users have to see the same bytes. What
- * memremap() chooses depends on the machine (arch_memremap_wb()), so its entry is looked at. The core
- * keeps the bit when it makes vm_page_prot anew (pgprot_modify()).
+ * @prot, encrypted or not as the kernel's mapping at @addr is: users have to see the same bytes.
+ * What memremap() chooses depends on the machine (arch_memremap_wb()), so its entry is looked at.
+ * The core keeps the bit when it makes vm_page_prot anew (pgprot_modify()).
  */
 static pgprot_t rpmem_agree(pgprot_t prot, const void *addr)
 {
@@ -135,8 +135,8 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 }
 
 /*
- * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes that a huge entry
- * there covers, or to 0. The VMA is locked, so that tables above those of PTEs stay.
+ * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes that a huge
+ * entry there covers, or to 0. The VMA is locked, so that tables above those of PTEs stay.
  */
 static pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *leaf)
 {
@@ -201,8 +201,8 @@ out:
 
 /*
  * Puts the page table that __do_fault() has allocated where there is nothing yet, as pmd_install()
- * does, which modules have not. apply_to_page_range() would allocate one as well, but takes an entry
- * of 1 GiB that another thread makes meanwhile for a table.
+ * does, which modules have not. apply_to_page_range() would allocate one as well, but takes an
+ * entry of 1 GiB that another thread makes meanwhile for a table.
  */
 static void rpmem_install_table(struct vm_fault *vmf)
 {
@@ -223,9 +223,10 @@ static void rpmem_install_table(struct vm_fault *vmf)
 }
 
 /*
- * Special entries for @nr consecutive frames in one page table: that of the fault @vmf, which is made
- * if there is none, or, without a fault, one that is there. vmf_insert_pfn() does one entry, and looks
- * up its memory type each time: here the range is write-back for as long as it can be mapped.
+ * Special entries for @nr consecutive frames in one page table: that of the fault @vmf, which is
+ * made if there is none, or, without a fault, one that is there. vmf_insert_pfn() does one entry,
+ * and looks up its memory type each time: here the range is write-back for as long as it can be
+ * mapped.
  *
  * Return: false if there is a huge entry, or no table.
  */
@@ -257,10 +258,10 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 }
 
 /*
- * A huge entry is put where there is nothing; one that is there for the same frame is only ever made
- * writable. Not by vmf_insert_pfn_pmd(), vmf_insert_pfn_pud() and vmf_insert_folio_pmd(): they look up
- * the memory type, and for a store take what they find for an entry of that size, when another thread
- * may have put a table there.
+ * A huge entry is put where there is nothing; one that is there for the same frame is only ever
+ * made writable. Not by vmf_insert_pfn_pmd(), vmf_insert_pfn_pud() and vmf_insert_folio_pmd():
+ * they look up the memory type, and for a store take what they find for an entry of that size,
+ * when another thread may have put a table there.
  */
 static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
 {
@@ -325,9 +326,10 @@ vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool
 }
 
 /*
- * Takes an entry of PUD_SIZE away through which @vma is to be cut at @addr: the core would look in it
- * for entries of PMD_SIZE (split_huge_pmd_if_needed()), or leave it across two VMAs. For ->may_split:
- * the mmap lock is held for writing, and until that ends no fault brings the entry back.
+ * Takes an entry of PUD_SIZE away through which @vma is to be cut at @addr: the core would look in
+ * it for entries of PMD_SIZE (split_huge_pmd_if_needed()), or leave it across two VMAs. For
+ * ->may_split: the mmap lock is held for writing, and until that ends no fault brings the entry
+ * back.
  */
 void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr)
 {
@@ -350,8 +352,8 @@ bool rpmem_helper_is_moved(const struct vm_area_struct *vma)
 }
 
 /*
- * The bytes that the entry at @addr covers, if it is one that lets its users read, or @write; else 0.
- * The VMA is locked.
+ * The bytes that the entry at @addr covers, if it is one that lets its users read, or @write; else
+ * 0. The VMA is locked.
  */
 unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write)
 {
@@ -389,8 +391,9 @@ static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, st
 
 	if (READ_ONCE(folio->mapping))
 		return;
-	/* Whoever else is here writes the same; who sees the mapping has to see the index. */
+	/* Whoever else is here writes the same. */
 	WRITE_ONCE(folio->index, linear_page_index(vma, addr) - folio_page_idx(folio, page));
+	/* Who sees the mapping sees the index. */
 	smp_store_release(&folio->mapping, vma->vm_file->f_mapping);
 }
 
@@ -437,7 +440,7 @@ vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bo
 		done = rpmem_upgrade_pmd(vmf, pfn);
 		spin_unlock(ptl);
 	}
-	/* As for a load: it leaves what is there alone. What it puts there is writable if the VMA is. */
+	/* As for a load: what is there stays, and what comes is writable if the VMA is. */
 	return done ? VM_FAULT_NOPAGE : vmf_insert_folio_pmd(vmf, page_folio(page), false);
 }
 

@@ -308,12 +308,20 @@ impl Node {
         let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
             return;
         };
+        self.unmap_bad(&disk, |bad| {
+            trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE)
+        });
         // Faults under way may have planned with the list of before; later ones have the new one.
         self.live.synchronize();
+        self.unmap_bad(&disk, |_| ());
+    }
+
+    /// Takes the bad pages out of all page tables, and tells `found` of each.
+    fn unmap_bad(&self, disk: &Disk, found: impl Fn(u64)) {
         let mut page = 0;
-        while let Some(bad) = self.first_bad(&disk, page..self.memory.pages) {
+        while let Some(bad) = self.first_bad(disk, page..self.memory.pages) {
             self.unmap(bad..bad + 1);
-            trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE);
+            found(bad);
             page = bad + 1;
             platform::cond_resched();
         }

@@ -1388,7 +1388,7 @@ fn poison_gigantic(c: &mut Ctx) -> TestResult {
         c.disk_attr(&h.space.disk, "badblocks")
             .is_ok_and(|s| !s.is_empty())
     })?;
-    tools::check_poisoned(&m, bad)?;
+    tools::wait_poisoned(c, &m, bad)?;
     // Twice in each huge page, so that each size has its own number of faults.
     let before = faults();
     for at in (0..2 * gib).step_by(HUGE / 2) {
@@ -1620,7 +1620,7 @@ fn poison(c: &mut Ctx) -> TestResult {
             .is_ok_and(|s| !s.is_empty())
     })?;
     for m in &maps {
-        tools::check_poisoned(m, bad + 77)?;
+        tools::wait_poisoned(c, m, bad + 77)?;
         check_sig(m, bad, libc::SIGBUS, "a store")?;
         // The neighbours are there, as small pages; the others as they were.
         for at in (HUGE..2 * HUGE).step_by(PAGE).filter(|at| *at != bad) {

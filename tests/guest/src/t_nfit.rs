@@ -313,7 +313,7 @@ fn map(c: &mut Ctx) -> TestResult {
     inject(c, &raw.ns, 5 * 8 + 2, 4, &[])?;
     raw.bad.becomes(c, &[(5 * 8 + 2, 4)])?;
     for at in [bad, bad + 2000, bad + PAGE - 1] {
-        tools::check_poisoned(&m, at)?;
+        tools::wait_poisoned(c, &m, at)?;
     }
     for page in (0..64).filter(|p| *p != 5) {
         m.write8(page * PAGE, 2);

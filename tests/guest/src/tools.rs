@@ -765,6 +765,11 @@ pub fn check_poisoned(m: &Map, at: usize) -> TestResult {
     }
 }
 
+/// Waits until a page that is in the list of bad ones has lost its entries, which comes after it.
+pub fn wait_poisoned(c: &Ctx, m: &Map, at: usize) -> TestResult {
+    c.wait_for("the entry to go", 10, || check_poisoned(m, at).is_ok())
+}
+
 /// Tells the kernel of an uncorrected memory error at a physical address, by its own means for tests
 /// of that (mce-inject): in software, so that what listens to machine checks hears of it.
 pub fn inject_mce(c: &Ctx, phys: u64) -> TestResult {
