@@ -19,9 +19,6 @@
  * it was is known where each has a thread (not with -icount).
  *
  * and, once, `symbol` lines with what the guest says its symbols are.
- *
- * Debian has no header for plugins; what is declared here is version 4 of the
- * interface, as in QEMU's documentation.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -31,54 +28,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#include "plugin.h"
 
-struct tb;
-struct insn;
-typedef struct {
-	char *data;
-	unsigned int len;
-} array;
-struct reg {
-	void *handle;
-	const char *name;
-	const char *feature;
-};
-enum { NO_REGS, R_REGS };
-enum { MEM_W = 2 };
-
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, void (*cb)(uint64_t id, struct tb *tb));
-void qemu_plugin_register_vcpu_tb_exec_cb(struct tb *tb, void (*cb)(unsigned int cpu, void *data),
-					  int flags, void *data);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn,
-					    void (*cb)(unsigned int cpu, void *data), int flags,
-					    void *data);
-void qemu_plugin_register_vcpu_mem_cb(struct insn *insn,
-				      void (*cb)(unsigned int cpu, uint32_t info, uint64_t addr,
-						 void *data),
-				      int flags, int rw, void *data);
-void qemu_plugin_register_vcpu_init_cb(uint64_t id, void (*cb)(uint64_t id, unsigned int cpu));
-void qemu_plugin_register_atexit_cb(uint64_t id, void (*cb)(uint64_t id, void *data), void *data);
-size_t qemu_plugin_tb_n_insns(const struct tb *tb);
-uint64_t qemu_plugin_tb_vaddr(const struct tb *tb);
-struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t at);
-size_t qemu_plugin_insn_data(const struct insn *insn, void *to, size_t len);
-uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
-array *qemu_plugin_get_registers(void);
-int qemu_plugin_read_register(void *handle, array *to);
-bool qemu_plugin_read_memory_vaddr(uint64_t addr, array *to, size_t len);
-/* GLib, which QEMU brings. */
-array *g_byte_array_new(void);
-array *g_byte_array_set_size(array *a, unsigned int len);
-
-EXPORT int qemu_plugin_version = 4;
-
-#define KERNEL (1ull << 63)
 #define LINE 6
 #define CPUS 8
 #define SCOPES 16
 #define DEPTH 16
-#define MAGIC 0x52504d00u
 /* log2 of the size of kernel stacks. */
 #define STACK 14
 
@@ -134,8 +89,6 @@ static int n_scopes;
 static bool active, with_stores;
 static uint64_t user_insns, stores_inside;
 static FILE *out;
-static array *bytes;
-static void *rdi, *rsi, *rsp;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static unsigned int bucket(uint64_t a, uint64_t b)
@@ -152,16 +105,6 @@ static void *zalloc(size_t size)
 		exit(1);
 	}
 	return p;
-}
-
-static uint64_t reg(void *handle)
-{
-	uint64_t v = 0;
-
-	g_byte_array_set_size(bytes, 0);
-	if (qemu_plugin_read_register(handle, bytes) >= (int)sizeof(v))
-		memcpy(&v, bytes->data, sizeof(v));
-	return v;
 }
 
 /* Where the function returns to that is about to be entered. */
@@ -403,33 +346,11 @@ static void translated(uint64_t id, struct tb *tb)
 	qemu_plugin_register_vcpu_tb_exec_cb(tb, run_user, NO_REGS, code);
 	for (i = 0; i < n; i++) {
 		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
-		unsigned char b[7];
-		uint32_t what;
+		unsigned int what = guest_request(insn);
 
-		if (qemu_plugin_insn_data(insn, b, sizeof(b)) != sizeof(b) || b[0] != 0x0f ||
-		    b[1] != 0x1f || b[2] != 0x80)
-			continue;
-		memcpy(&what, b + 3, sizeof(what));
-		if ((what & ~0xffu) == MAGIC)
+		if (what)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
-							       (void *)(uintptr_t)(what & 0xff));
-	}
-}
-
-static void new_cpu(uint64_t id, unsigned int cpu)
-{
-	array *all = qemu_plugin_get_registers();
-	struct reg *r = (struct reg *)all->data;
-
-	(void)id;
-	(void)cpu;
-	for (unsigned int i = 0; i < all->len; i++) {
-		if (!strcmp(r[i].name, "rdi"))
-			rdi = r[i].handle;
-		else if (!strcmp(r[i].name, "rsi"))
-			rsi = r[i].handle;
-		else if (!strcmp(r[i].name, "rsp"))
-			rsp = r[i].handle;
+							       (void *)(uintptr_t)what);
 	}
 }
 
@@ -453,8 +374,7 @@ EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
 		fprintf(stderr, "profile: out=FILE is missing, or cannot be written\n");
 		return -1;
 	}
-	bytes = g_byte_array_new();
-	qemu_plugin_register_vcpu_init_cb(id, new_cpu);
+	know_registers(id);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
 	qemu_plugin_register_atexit_cb(id, ended, NULL);
 	return 0;
