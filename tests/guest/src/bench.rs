@@ -122,9 +122,9 @@ pub fn bulk<T>(f: impl FnOnce() -> T) -> (u64, T) {
     cost(f)
 }
 
-/// A request to the plugin that counts instructions by place, qemu/harness/profile.c: a nop, without
-/// it.
-fn request<const WHAT: u32>(a: u64, b: u64) {
+/// A request to the plugins that count instructions by place, qemu/harness/profile.c and cover.c: a
+/// nop, without them.
+pub fn request<const WHAT: u32>(a: u64, b: u64) {
     // SAFETY: the instruction does nothing; who looks at it reads the memory that it is told of.
     unsafe {
         core::arch::asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x52504d00 + {what}", what = const WHAT,

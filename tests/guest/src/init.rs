@@ -5,6 +5,7 @@
 //! end is a byte written to isa-debug-exit. Anything that goes wrong here ends the machine in
 //! a way that the harness takes for a failure.
 
+use crate::bench::request;
 use crate::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
 use crate::sys;
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ struct Plan {
     seed: String,
     long: bool,
     nfit_test: bool,
+    coverage: bool,
     tests: Vec<(String, u64)>,
 }
 
@@ -53,6 +55,7 @@ fn parse(text: &str) -> Result<Plan, String> {
             "seed" => p.seed = val.into(),
             "long" => p.long = true,
             "nfit-test" => p.nfit_test = true,
+            "coverage" => p.coverage = true,
             "test" => {
                 let (name, secs) = val.split_once(' ').ok_or(format!("bad line: {line}"))?;
                 let secs = secs.parse().map_err(|_| format!("bad line: {line}"))?;
@@ -260,7 +263,28 @@ fn load_nfit_test(p: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// Tells the plugin qemu/harness/cover.c where the functions are by which it follows the module.
+fn tell_coverage() -> Result<(), String> {
+    let symbols = fs::read_to_string("/proc/kallsyms").map_err(|e| format!("kallsyms: {e}"))?;
+    let address = |name: &str| {
+        let line = symbols
+            .lines()
+            .find(|l| l.split_whitespace().nth(2) == Some(name));
+        let word = line.and_then(|l| l.split_whitespace().next());
+        let address = word.and_then(|w| u64::from_str_radix(w, 16).ok());
+        let address = address.filter(|a| *a != 0);
+        address.ok_or_else(|| format!("/proc/kallsyms has no address of {name}"))
+    };
+    request::<5>(address("do_init_module")?, 0);
+    request::<6>(address("module_enable_rodata_ro_after_init")?, 0);
+    request::<7>(address("free_module")?, 0);
+    Ok(())
+}
+
 fn set_up_driver(p: &Plan) -> Result<(), String> {
+    if p.coverage {
+        tell_coverage()?;
+    }
     if p.nfit_test {
         return load_nfit_test(p);
     }
