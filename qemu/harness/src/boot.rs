@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One boot: initramfs, QEMU, its logs, and the verdict.
 
+use crate::cover::Cover;
 use crate::cpio::Archive;
 use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
@@ -47,6 +48,8 @@ pub struct Env {
     pub last_flush: PathBuf,
     /// profile.c
     pub profile: PathBuf,
+    /// Notes what boots execute of the module.
+    pub cover: Option<Cover>,
     /// The kernel's modules.
     pub modules: PathBuf,
     pub krel: String,
@@ -102,6 +105,9 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     }
     if fixture.nfit_test {
         p += "nfit-test\n";
+    }
+    if env.cover.is_some() {
+        p += "coverage\n";
     }
     if !boot.params.is_empty() {
         p += &format!("params {}\n", boot.params.join(" "));
@@ -272,7 +278,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         own_image.clone()
     };
     let cmdline = cmdline(fixture, boot, &env.flavour);
-    let args = qemu::args(&Machine {
+    let mut args = qemu::args(&Machine {
         fixture,
         accel: env.accel,
         // The PVH entry of what is unpacked knows four levels of page tables only.
@@ -289,6 +295,11 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         plan: boot.system.then_some(plan_file.as_path()),
         serial: Serial::Logged,
     });
+    // Debian's initramfs would load the module before the guest can say anything.
+    let cover = env.cover.as_ref().filter(|_| !boot.system);
+    if let Some(cover) = cover {
+        args.extend(cover.args(fixture.nfit_test, label)?);
+    }
     let about = format!(
         "# kernel {}\n# fixture {}\n# driver {} {}\n# seed {}\n# accelerator {}\n{} {}\n",
         env.krel,
@@ -411,7 +422,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     volatile::after(fixture, dir, &ended)?;
     let console = ctx(fs::read(logs.join("console.log")), logs)?;
     let console = String::from_utf8_lossy(&console);
-    let verdict = verdict::judge(&verdict::Input {
+    let mut verdict = verdict::judge(&verdict::Input {
         expected: &boot.expected(),
         end: boot.end,
         ended,
@@ -422,6 +433,11 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         allow_trace: &boot.allow_trace,
         allow_core_races: boot.allow_core_races,
     });
+    if let Some(cover) = cover {
+        let loaded = boot.driver == "rpmem" && !ktap_text.is_empty();
+        let checked = cover.check(fixture.nfit_test, label, loaded);
+        verdict.reasons.extend(checked.err());
+    }
     Ok(Booted {
         nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),
         verdict,

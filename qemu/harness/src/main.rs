@@ -4,8 +4,10 @@
 
 mod bench;
 mod boot;
+mod cover;
 mod cpio;
 mod demo;
+mod dwarf;
 mod host;
 mod image;
 mod monitor;
@@ -20,6 +22,7 @@ mod verdict;
 mod volatile;
 
 use boot::{interrupted, Env, Job, INTERRUPTED};
+use cover::Cover;
 use qemu::Accel;
 use run::Counts;
 use spec::{Boot, Fixture, Scenario};
@@ -49,8 +52,9 @@ options:
   --seed N                            for tests that draw numbers; default: drawn, and printed
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL
-RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_PROFILE RPMEM_KMODULES,
-RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko) and RPMEM_FLAVOUR (default: stock)";
+RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_PROFILE RPMEM_COVER RPMEM_KMODULES,
+RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko), RPMEM_FLAVOUR (default: stock) and
+RPMEM_COVERAGE (default: what is executed is not noted)";
 
 #[derive(Default)]
 struct Options {
@@ -128,6 +132,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         system: out.join("system"),
         last_flush: need("RPMEM_LAST_FLUSH")?,
         profile: need("RPMEM_PROFILE")?,
+        cover: None,
         modules: need("RPMEM_KMODULES")?,
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),
         flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
@@ -484,7 +489,14 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
         choose_accel(&mut env, &o.accel, &tree, ui)?;
     }
     match o.command.as_str() {
-        "test" => test(&env, &tree, &o, ui),
+        "test" => {
+            if let Ok(dir) = need("RPMEM_COVERAGE") {
+                let (plugin, flavour) = (need("RPMEM_COVER")?, env.flavour.clone());
+                let cover = Cover::new(&dir, &plugin, &flavour, &env.ko, &env.nfit_ko)?;
+                env.cover = Some(cover);
+            }
+            test(&env, &tree, &o, ui)
+        }
         "selftest" => selftest::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
         "demo" => demo::run(
             &env,
