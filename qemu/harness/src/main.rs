@@ -10,6 +10,7 @@ mod demo;
 mod dwarf;
 mod host;
 mod image;
+mod lines;
 mod monitor;
 mod plot;
 mod profile;
@@ -23,6 +24,7 @@ mod volatile;
 
 use boot::{interrupted, Env, Job, INTERRUPTED};
 use cover::Cover;
+use lines::Lines;
 use qemu::Accel;
 use run::Counts;
 use spec::{Boot, Fixture, Scenario};
@@ -42,6 +44,8 @@ usage: rpmem-qemu [options] COMMAND
   bench                               measure this driver and the kernel's own side by side
   shell --fixture F                   an interactive shell in a guest
   list                                fixtures, scenarios and their tests
+  coverage [--check] [--doc]          which lines of the module no guest has executed, in boots
+                                      under $RPMEM_COVERAGE; compare with the document; renew it
   check                               every registered test is in a scenario, and the reverse
 
 options:
@@ -66,6 +70,8 @@ struct Options {
     driver: Option<String>,
     jobs: Option<usize>,
     long: bool,
+    doc: bool,
+    check: bool,
     seed: Option<u64>,
 }
 
@@ -88,6 +94,8 @@ fn options() -> Result<Options, String> {
                 o.jobs = Some(n.ok_or("--jobs needs a number above 0")?);
             }
             "--long" => o.long = true,
+            "--doc" => o.doc = true,
+            "--check" => o.check = true,
             "--seed" => {
                 o.seed = Some(value()?.parse().map_err(|_| "--seed needs a number")?);
             }
@@ -410,6 +418,25 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
     Ok(red.is_empty() && counts.failed == 0 && counts.passed > 0)
 }
 
+/// What guests have executed so far, against the document.
+fn coverage(env: &Env, check: bool, renew: bool) -> Result<bool, String> {
+    let lines = Lines::read(&need("RPMEM_COVERAGE")?, &env.top)?;
+    print!("{}", lines.report());
+    let doc = env.top.join("Documentation/coverage.md");
+    if renew {
+        lines.renew(&doc)?;
+    }
+    let wrong = if check {
+        lines.check(&doc)?
+    } else {
+        Vec::new()
+    };
+    for w in &wrong {
+        println!("{w}");
+    }
+    Ok(wrong.is_empty())
+}
+
 fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
     let name = o.fixture.as_deref().ok_or("shell needs --fixture F")?;
     let fixture = tree
@@ -497,6 +524,7 @@ fn real_main(ui: &Ui) -> Result<bool, String> {
             }
             test(&env, &tree, &o, ui)
         }
+        "coverage" => coverage(&env, o.check, o.doc),
         "selftest" => selftest::run(&env, &tree.fixtures, o.jobs.unwrap_or_else(cpus), ui),
         "demo" => demo::run(
             &env,
