@@ -87,7 +87,8 @@ if [ "$RPMEM_FLAVOUR" != stock ]; then
 	RPMEM_KDIR=$RPMEM_FLAVOUR_DIR/build
 	RPMEM_KIMAGE=$RPMEM_FLAVOUR_DIR/image
 	RPMEM_KREL=$(cat "$RPMEM_FLAVOUR_DIR/release" 2>/dev/null || :)
-	RPMEM_MODULE=$RPMEM_OUT/module-$RPMEM_FLAVOUR
+	# With debugging information, which those kernels do without: scripts/guest-coverage.
+	RPMEM_MODULE=$RPMEM_OUT/module-$RPMEM_FLAVOUR${RPMEM_COVERAGE:+-lines}
 	[ $rpmem_configure = configure-debian ] || RPMEM_KMAKE=LLVM=-19
 fi
 RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
