@@ -27,6 +27,10 @@ pub const TESTS: &[Test] = &[
         run: probe,
     },
     Test {
+        name: "nfit_info_block",
+        run: info_block,
+    },
+    Test {
         name: "nfit_map",
         run: map,
     },
@@ -299,6 +303,36 @@ fn probe(c: &mut Ctx) -> TestResult {
     check_written(&dev, 24, 2, 13)
 }
 
+/// What is in a namespace whose info block cannot be read is not known: no disk, until somebody says
+/// that it is raw, or has it written anew.
+fn info_block(c: &mut Ctx) -> TestResult {
+    let Raw { ns, dev, .. } = Raw::new(c)?;
+    drop(dev);
+    c.unbind(&c.driver, &ns)?;
+    // It is the second page.
+    inject(c, &ns, 8, 8, &["--no-notify"])?;
+    c.ok(&["ndctl", "start-scrub", "nfit_test.0"])?;
+    scrubbed(c)?;
+    let bind = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver))(&ns);
+    check_eq!(errno(&bind), libc::EOPNOTSUPP);
+    c.dmesg_has("info block cannot be read (-5), no device; write 1 to force_raw")?;
+    check_eq!(c.bound_to(&ns), None);
+    c.write(c.nd(&ns).join("force_raw"), "1")?;
+    c.bind(&c.driver, &ns)?;
+    let disk = c.disk_of(&ns)?;
+    let bad = Badblocks::of_disk(&disk)?;
+    check_eq!(bad.get()?, [(8, 8)]);
+    let dev = disk::direct(&format!("/dev/{disk}"))?;
+    check_eq!(write(&dev, 8, 8, 0), 0);
+    bad.becomes(c, &[])?;
+    drop(dev);
+    c.unbind(&c.driver, &ns)?;
+    c.write(c.nd(&ns).join("force_raw"), "0")?;
+    c.bind(&c.driver, &ns)?;
+    c.disk_of(&ns)?;
+    Ok(())
+}
+
 /// Mappings of /dev/rpmemN: the bad page is told, and comes back when it was written.
 fn map(c: &mut Ctx) -> TestResult {
     let raw = Raw::new(c)?;
@@ -465,6 +499,7 @@ fn file(c: &mut Ctx) -> TestResult {
 
 /// Blocks of a BTT in bad places.
 fn sector(c: &mut Ctx) -> TestResult {
+    scrubbed(c)?;
     let ns = namespace(&region(c, SMALL)?);
     c.ok(&["ndctl", "disable-namespace", &ns])?;
     c.create_namespace(&["-f", "-e", &ns, "-m", "sector", "-l", "4096", NO_LABELS])?;
@@ -481,10 +516,7 @@ fn sector(c: &mut Ctx) -> TestResult {
     c.ok(&["ndctl", "disable-namespace", &ns])?;
     c.write(c.nd(&ns).join("force_raw"), "1")?;
     c.bind(&c.driver, &ns)?;
-    let raw = Badblocks::of_disk(&c.disk_of(&ns)?)?;
-    let first = SMALL / 2 / 512;
-    inject(c, &ns, first, 16 * 8, &[])?;
-    raw.becomes(c, &[(first, 16 * 8)])?;
+    inject(c, &ns, SMALL / 2 / 512, 16 * 8, &["--no-notify"])?;
     c.unbind(&c.driver, &ns)?;
     c.write(c.nd(&ns).join("force_raw"), "0")?;
     // The probe finds the BTT, makes a device for it, and leaves the namespace to that.
@@ -492,14 +524,14 @@ fn sector(c: &mut Ctx) -> TestResult {
     check_eq!(errno(&bind), libc::ENXIO);
     c.settle();
     let dev = disk::direct(&format!("/dev/{}", c.disk_of(&bound(c, "btt")?)?))?;
+    for block in 0..count {
+        check_written(&dev, block * 8, 8, block)?;
+    }
+    // The bus finds them and says so while the disk is in use.
+    c.ok(&["ndctl", "start-scrub", "nfit_test.0"])?;
+    scrubbed(c)?;
     let failed: Vec<u64> = (0..count)
-        .filter(|block| {
-            let mut data = Buf::page(PAGE);
-            match dev.read_exact_at(data.bytes_mut(), block * PAGE as u64) {
-                Ok(()) => false,
-                Err(e) => e.raw_os_error() == Some(libc::EIO),
-            }
-        })
+        .filter(|block| read(&dev, block * 8, 8) == libc::EIO)
         .collect();
     println!("{count} blocks, of which fail: {failed:?}");
     check_eq!(failed.len(), 16, "blocks that fail");
