@@ -1349,11 +1349,13 @@ fn pageless_mount(c: &mut Ctx) -> TestResult {
 
 // The end of the machine.
 
-/// Shut down by the kernel's own rules, with the driver bound, a file system mounted and a file
-/// mapped: the driver flushes, and nothing is lost. The machine is cut off when the NVDIMM bus is
+/// Shut down by the kernel's own rules, with the driver bound to all modes, a file system mounted and
+/// a file mapped: the driver flushes, and nothing is lost. The machine is cut off when the NVDIMM bus is
 /// shut down: nothing in a halted machine could ask for it.
 fn shutdown(c: &mut Ctx) -> TestResult {
     let s = tools::dax_space(c, &["-M", "mem"])?;
+    c.create_namespace(&["-m", "sector", "-s", "64M"])?;
+    check_eq!(tools::spaces(c)?.len(), 3, "fsdax, raw and sector");
     tools::mkfs_dax(c, "ext4", &s.dev())?;
     c.mount(&s.dev(), MNT, "dax")?;
     keep(c)?;
