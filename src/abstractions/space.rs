@@ -34,10 +34,11 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The file is from `anon_inode_create_getfile()`, and the reference is ours.
+/// The file is from `anon_inode_create_getfile()`, and the reference is ours; the mapping is its own.
 #[pin_data(PinnedDrop)]
 pub(crate) struct AddressSpace {
     file: NonNull<bindings::file>,
+    mapping: NonNull<bindings::address_space>,
     /// Inside of the mmap lock and the locks of VMAs, outside of the lock of the address space and of
     /// those of page tables.
     #[pin]
@@ -64,10 +65,7 @@ impl AddressSpace {
     ///
     /// `ENOMEM`, `ENFILE`. Context: may sleep.
     pub(crate) fn new(name: &'static CStr) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            file: Self::file(name)?,
-            gigantic <- new_mutex!(()),
-        }? Error)
+        Self::with(name, false)
     }
 
     /// The same for a device whose mappings have folios: what the core asks the inode for is that of
@@ -77,41 +75,46 @@ impl AddressSpace {
     ///
     /// As above.
     pub(crate) fn of_folios(name: &'static CStr) -> impl PinInit<Self, Error> {
+        Self::with(name, true)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
+    fn with(name: &'static CStr, folios: bool) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(move || {
-            let file = Self::file(name)?;
-            // SAFETY: The file has an inode, which belongs to it alone and which nobody else has seen
-            // yet.
-            unsafe {
-                let inode = (*(*file.as_ptr()).f_mapping).host;
-                (*inode).i_mode = (bindings::S_IFCHR | 0o600) as bindings::umode_t;
-                (*inode).i_flags |= bindings::S_DAX;
-            }
+            // SAFETY: The name is a string, the operations are static; there is no private data.
+            let file = from_err_ptr(unsafe {
+                bindings::anon_inode_create_getfile(
+                    name.as_ptr().cast(),
+                    &NO_OPERATIONS.0,
+                    core::ptr::null_mut(),
+                    bindings::O_RDWR as i32,
+                    core::ptr::null(),
+                )
+            })?;
+            let file = NonNull::new(file).ok_or(ENOMEM)?;
+            // SAFETY: A file of `anon_inode_create_getfile()` has an inode, which belongs to it alone
+            // and which nobody else has seen yet.
+            let mapping = unsafe {
+                let mapping = (*file.as_ptr()).f_mapping;
+                if folios {
+                    let inode = (*mapping).host;
+                    (*inode).i_mode = (bindings::S_IFCHR | 0o600) as bindings::umode_t;
+                    (*inode).i_flags |= bindings::S_DAX;
+                }
+                NonNull::new_unchecked(mapping)
+            };
+            // INVARIANT: Made just now.
             Ok(try_pin_init!(Self {
                 file,
+                mapping,
                 gigantic <- new_mutex!(()),
             }? Error))
         })
     }
 
-    #[expect(clippy::disallowed_methods, reason = "`as_char_ptr` is not const")]
-    fn file(name: &'static CStr) -> Result<NonNull<bindings::file>> {
-        // SAFETY: The name is a string, the operations are static; there is no private data.
-        let file = from_err_ptr(unsafe {
-            bindings::anon_inode_create_getfile(
-                name.as_ptr().cast(),
-                &NO_OPERATIONS.0,
-                core::ptr::null_mut(),
-                bindings::O_RDWR as i32,
-                core::ptr::null(),
-            )
-        })?;
-        NonNull::new(file).ok_or(ENOMEM)
-    }
-
     /// The C structure.
     pub(super) fn as_raw(&self) -> *mut bindings::address_space {
-        // SAFETY: By the type invariants the file is valid; its mapping is set once.
-        unsafe { (*self.file.as_ptr()).f_mapping }
+        self.mapping.as_ptr()
     }
 
     /// Excludes unmapping, for the time in which an entry of 1 GiB is made. Context: may sleep.

@@ -138,7 +138,7 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
  * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes that a huge
  * entry there covers, or to 0. The VMA is locked, so that tables above those of PTEs stay.
  */
-static pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *leaf)
+static noinline pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *leaf)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
@@ -165,7 +165,7 @@ static pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned 
 }
 
 /* Whether there is a page table at @pmd. A huge entry is a bad one. */
-static bool rpmem_is_table(pmd_t pmd)
+static __always_inline bool rpmem_is_table(pmd_t pmd)
 {
 	return pmd_present(pmd) && !pmd_bad(pmd);
 }
@@ -204,13 +204,14 @@ out:
  * does, which modules have not. apply_to_page_range() would allocate one as well, but takes an
  * entry of 1 GiB that another thread makes meanwhile for a table.
  */
-static void rpmem_install_table(struct vm_fault *vmf)
+static noinline bool rpmem_install_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
+	bool done = false;
 	spinlock_t *ptl;	/* of the entries of PMDs */
 
 	if (!vmf->prealloc_pte)
-		return;
+		return false;
 	ptl = pmd_lock(mm, vmf->pmd);
 	if (pmd_none(*vmf->pmd)) {
 		mm_inc_nr_ptes(mm);
@@ -218,8 +219,10 @@ static void rpmem_install_table(struct vm_fault *vmf)
 		smp_wmb();
 		pmd_populate(mm, vmf->pmd, vmf->prealloc_pte);
 		vmf->prealloc_pte = NULL;
+		done = true;
 	}
 	spin_unlock(ptl);
+	return done;
 }
 
 /*
@@ -247,14 +250,14 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 
 	if (write)
 		ins.entry = pte_mkwrite_novma(pte_mkdirty(ins.entry));
-	if (vmf) {
-		if (rpmem_insert_in_table(vmf->pmd, addr, nr, &ins))
-			return true;
-		rpmem_install_table(vmf);
-		return rpmem_insert_in_table(vmf->pmd, addr, nr, &ins);
+	pmd = vmf ? vmf->pmd : rpmem_find_pmd(vma->vm_mm, addr, &leaf);
+	if (!pmd)
+		return false;
+	while (!likely(rpmem_insert_in_table(pmd, addr, nr, &ins))) {
+		if (!vmf || !rpmem_install_table(vmf))
+			return false;
 	}
-	pmd = rpmem_find_pmd(vma->vm_mm, addr, &leaf);
-	return pmd && rpmem_insert_in_table(pmd, addr, nr, &ins);
+	return true;
 }
 
 /*

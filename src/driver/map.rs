@@ -428,7 +428,7 @@ impl Node {
 
     /// Maps `run`, or the pages of it that are in one page table, with entries of one page; gives how
     /// many pages it was.
-    #[inline]
+    #[inline(always)]
     fn insert(
         &self,
         disk: &Disk,

@@ -751,6 +751,8 @@ fn lines(c: &mut Ctx) -> TestResult {
     ] {
         tell_scope(c, function, module, false)?;
     }
+    // The core makes the page tables of others.
+    tell_scope(c, "rpmem_install_table", "rpmem", true)?;
     for side in [Side::Theirs, Side::Ours] {
         let t = match side {
             Side::Theirs => spaces.devdax(c, 0, side)?,
