@@ -64,7 +64,6 @@ pub const TESTS: &[Test] = &[
 ];
 
 const PAGE: usize = 4096;
-const UNBIND: &str = "/sys/bus/nd/drivers/rpmem/unbind";
 const RW: i32 = PROT_READ | PROT_WRITE;
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// All kinds of mappings: what it is called, offset of the window, flags.
@@ -119,7 +118,7 @@ fn open_gone(c: &mut Ctx) -> TestResult {
     let direct = Map::new(&f, DIRECT_WINDOW, PAGE, RW, SYNC)?;
     // A thread: a child would hold the mapping that it waits for.
     let nd = h.space.nd.clone();
-    let unbinding = std::thread::spawn(move || std::fs::write(UNBIND, nd).is_ok());
+    let unbinding = tools::unbind_beside(nd);
     c.wait_for("the break", 30, || {
         tools::rpmem_lease(&f, 32).is_ok_and(|lease| lease.state == LEASE_REMOVE)
     })?;

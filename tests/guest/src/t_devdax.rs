@@ -196,8 +196,7 @@ fn gigantic(c: &mut Ctx) -> TestResult {
     drop(m);
     // Not by this thread: the kernel ends its ring, and so the pins, on its way back to user space.
     let nd = h.space.nd.clone();
-    let unbind =
-        std::thread::spawn(move || std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok());
+    let unbind = tools::unbind_beside(nd);
     check!(unbind.join().unwrap_or(false), "unbind");
     h.space.bind(c)
 }
@@ -454,9 +453,7 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
         peer.hear()?;
         sys::signal_events(&f, std::process::id() as i32, signal)?;
         let nd = h.space.nd.clone();
-        let unbind = std::thread::spawn(move || {
-            std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok()
-        });
+        let unbind = tools::unbind_beside(nd);
         // The memory has gone from mappings, and there is notice.
         check_eq!(
             sys::poll(&f, POLLPRI, 60_000)? & POLLPRI,
@@ -586,8 +583,7 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
         m.write8(HUGE, 1);
     }
     let nd = h.space.nd.clone();
-    let unbind =
-        std::thread::spawn(move || std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok());
+    let unbind = tools::unbind_beside(nd);
     check_eq!(sys::poll(&f, POLLPRI, 60_000)?, POLLPRI, "notice");
     let gone = |m: &Map| -> TestResult<bool> {
         let end = sys::caught(|| m.read8(0))?;

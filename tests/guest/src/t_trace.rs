@@ -136,18 +136,12 @@ fn lease(c: &mut Ctx) -> TestResult {
         let f = h.open()?;
         let mut held = Some(Map::new(&f, DIRECT_WINDOW, HUGE, RW, SYNC)?);
         c.write(&grace, seconds)?;
-        let (space, driver) = (h.space.clone(), c.driver.clone());
-        let breaker = std::thread::spawn(move || {
-            std::fs::write(format!("/sys/bus/nd/drivers/{driver}/unbind"), space.nd)
-        });
+        let breaker = tools::unbind_beside(h.space.nd.clone());
         check_eq!(sys::poll(&f, POLLPRI, 20_000)? & POLLPRI, POLLPRI, "notice");
         if polite {
             held = None;
         }
-        match breaker.join() {
-            Ok(r) => r?,
-            Err(_) => fail!("the thread that unbinds has panicked"),
-        }
+        check!(breaker.join().unwrap_or(false), "unbind");
         let (begun, ended) = (begin.said(c)?, end.said(c)?);
         check_eq!((begun.len(), ended.len()), (1, 1), "{begun:?} {ended:?}");
         let given = seconds.parse::<i64>().unwrap_or(0) * 1000;

@@ -765,6 +765,15 @@ pub fn check_poisoned(m: &Map, at: usize) -> TestResult {
     }
 }
 
+/// Unbinds a namespace in a thread that no signal reaches: one ends the wait for others, and commands
+/// that the test runs meanwhile end with SIGCHLD.
+pub fn unbind_beside(nd: String) -> std::thread::JoinHandle<bool> {
+    std::thread::spawn(move || {
+        sys::block_all_signals();
+        std::fs::write("/sys/bus/nd/drivers/rpmem/unbind", nd).is_ok()
+    })
+}
+
 /// Waits until a page that is in the list of bad ones has lost its entries, which comes after it.
 pub fn wait_poisoned(c: &Ctx, m: &Map, at: usize) -> TestResult {
     c.wait_for("the entry to go", 10, || check_poisoned(m, at).is_ok())
