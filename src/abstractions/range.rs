@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Memory of a device that other modules hold: what is behind `include/linux/rpmem.h`.
-
 //!
 //! # Who keeps whom alive
 //!
