@@ -262,9 +262,9 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 
 /*
  * A huge entry is put where there is nothing; one that is there for the same frame is only ever
- * made writable. Not by vmf_insert_pfn_pmd(), vmf_insert_pfn_pud() and vmf_insert_folio_pmd():
- * they look up the memory type, and for a store take what they find for an entry of that size,
- * when another thread may have put a table there.
+ * made writable. vmf_insert_pfn_pmd() and vmf_insert_pfn_pud() look up the memory type, and for a
+ * store take what they find for an entry of that size, when another thread may have put a table
+ * there; so does vmf_insert_folio_pmd(), which is therefore called as for a load.
  */
 static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
 {

@@ -11,9 +11,9 @@
 //! [`Node::live`], which unbinding revokes: that waits for faults, write-backs and accesses under
 //! way, and those that come later find nothing.
 //!
-//! Locks, from the outside: mmap lock or VMA lock; `writeback`; the SRCU domain of `live` (read);
-//! locks of page tables and of the address space. `claims` is taken without any of them, and the
-//! block layer's `open_mutex` inside of it.
+//! Locks, from the outside: mmap lock or VMA lock; `writeback`; the SRCU domain of `live` (read); the
+//! one that entries of 1 GiB need (`space.rs`); locks of page tables and of the address space. `claims`
+//! is taken without any of them, and the block layer's `open_mutex` inside of it.
 //!
 //! # Who maps what
 //!
