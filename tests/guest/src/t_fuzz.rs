@@ -189,10 +189,18 @@ fn nodes(c: &mut Ctx) -> TestResult {
                 // One with errors, as after a shutdown, leaves its orphans to fsck.
                 let dev = format!("/dev/{space}");
                 let preen = c.run(&["fsck.ext4", "-p", "-f", &dev])?;
-                let known = ["rphan", "has zero dtime", "CLEARED.", " files ("];
-                let orphans = |l: &str| known.iter().any(|k| l.contains(k));
+                // What it leaves as it is and yet says 0 or 1 to is advice, such as a
+                // shorter extent tree; an error that it leaves makes the status 4.
+                let known = [
+                    "rphan",
+                    "has zero dtime",
+                    "CLEARED.",
+                    " files (",
+                    "  IGNORED.",
+                ];
+                let harmless = |l: &str| known.iter().any(|k| l.contains(k));
                 check!(
-                    preen.status <= 1 && preen.out.lines().all(orphans),
+                    preen.status <= 1 && preen.out.lines().all(harmless),
                     "{preen}"
                 );
                 c.ok(&["fsck.ext4", "-n", "-f", &dev])?
