@@ -18,6 +18,7 @@
 
 use super::{
     badblocks::Badblocks,
+    compat,
     device_raw,
     nd::Namespace,
     sysfs::AttributeGroups, //
@@ -149,8 +150,11 @@ impl Bio {
         self.opf() & bindings::REQ_FUA != 0
     }
 
-    /// Starts I/O accounting, where the queue has it switched on.
+    /// Starts I/O accounting, where the queue has it switched on and the kernel counts such bios.
     pub(crate) fn start_accounting(&self) -> Accounting {
+        if !compat::FLUSH_IS_A_WRITE && self.len() == 0 {
+            return Accounting(None);
+        }
         let bio = self.0.as_ptr();
         // SAFETY: By the type invariants the bio is valid, and the queue it was submitted to stays
         // alive while it is not ended.
@@ -194,7 +198,7 @@ impl Bio {
     ) -> Result {
         // SAFETY: By the type invariants the bio is valid, and nobody else changes its iterator.
         let (vecs, iter) = unsafe { ((*self.0.as_ptr()).bi_io_vec, (*self.0.as_ptr()).bi_iter) };
-        let (mut idx, mut skip) = (iter.bi_idx as usize, iter.bi_bvec_done);
+        let (mut idx, mut skip) = (iter.bi_idx as usize, compat::bvec_offset(&iter));
         let (mut left, mut done) = (iter.bi_size, 0);
 
         while left != 0 {

@@ -17,6 +17,7 @@ use super::{
         Segment, //
     },
     chrdev,
+    compat,
     dax::Source,
     memremap::{
         Mapping,
@@ -473,7 +474,7 @@ impl TestDisk {
 }
 
 impl Operations for TestDisk {
-    const OWNER: &'static ThisModule = &crate::THIS_MODULE;
+    const OWNER: &'static ThisModule = compat::THIS_MODULE;
 
     fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio) {
         this.bios.fetch_add(1, Relaxed);
@@ -703,7 +704,7 @@ mod tests {
         block_device { bd_device bd_disk bd_queue }
         block_device_operations { owner submit_bio }
         btt { btt_disk }
-        bvec_iter { bi_bvec_done bi_idx bi_sector bi_size }
+        bvec_iter { bi_idx bi_sector bi_size }
         dax_operations { direct_access recovery_write zero_page_range }
         dev_pagemap { altmap flags nr_range ops owner vmemmap_shift }
         dev_pagemap_ops { memory_failure }

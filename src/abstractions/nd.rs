@@ -17,6 +17,7 @@
 use super::{
     badblocks::Badblocks,
     block::Bio,
+    compat,
     device_raw,
     errno::eopnotsupp,
     memremap::PageMapRange, //
@@ -684,7 +685,7 @@ mod tests {
     const NO_DEVICE: usize = 1 << 31;
 
     fn register<const TYPES: usize>() -> Result<Pinned<TYPES>> {
-        KBox::pin_init(Registration::new(NAME, &crate::THIS_MODULE), GFP_KERNEL)
+        KBox::pin_init(Registration::new(NAME, compat::THIS_MODULE), GFP_KERNEL)
     }
 
     #[test]

@@ -11,9 +11,10 @@
 //!
 //! # Who keeps whom alive
 //!
-//! A value whose drop goes on when nobody waits for it any more holds [`crate::THIS_MODULE`]. The end
+//! A value whose drop goes on when nobody waits for it any more holds [`compat::THIS_MODULE`]. The end
 //! of that is code of the module, too, which [`Queue`] waits for.
 
+use super::compat;
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
@@ -131,7 +132,7 @@ impl<T: Send + Unpin + 'static> WorkItem for Item<T> {
         if holds_module {
             // SAFETY: The reference is from `try_module_get()`. The code behind this call stays until
             // the `Queue` has gone.
-            unsafe { bindings::module_put(crate::THIS_MODULE.as_ptr()) };
+            unsafe { bindings::module_put(compat::THIS_MODULE.as_ptr()) };
         }
     }
 }
@@ -190,7 +191,7 @@ impl<T: Send + Unpin + 'static> Releaser<T> {
             // A module that is on its way out cannot be held, and waits in `Queue`.
             //
             // SAFETY: The module is there: this is its code.
-            state.holds_module = unsafe { bindings::try_module_get(crate::THIS_MODULE.as_ptr()) };
+            state.holds_module = unsafe { bindings::try_module_get(compat::THIS_MODULE.as_ptr()) };
         }
         state.done
     }

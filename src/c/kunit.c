@@ -152,7 +152,6 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(btt, btt_disk),
 
 	SIZE(bvec_iter),
-	OFFSET(bvec_iter, bi_bvec_done),
 	OFFSET(bvec_iter, bi_idx),
 	OFFSET(bvec_iter, bi_sector),
 	OFFSET(bvec_iter, bi_size),

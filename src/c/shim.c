@@ -9,15 +9,11 @@
 #include <linux/set_memory.h>
 #include <linux/sysfs.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 
+#include "compat.h"
 #include "nd_private.h"
 #include "shim.h"
 
-/* The prototypes in nd_private.h were compared with this series only. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0) || LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
-#error "rpmem supports Linux 7.2 only: build against a 7.2 kernel (make KDIR=...)"
-#endif
 #if !IS_ENABLED(CONFIG_FS_DAX) || !IS_ENABLED(CONFIG_ZONE_DEVICE) || \
 	!IS_ENABLED(CONFIG_LIBNVDIMM) || !IS_ENABLED(CONFIG_ND_CLAIM)
 #error "rpmem needs CONFIG_FS_DAX, CONFIG_ZONE_DEVICE, CONFIG_LIBNVDIMM and CONFIG_NVDIMM_PFN"

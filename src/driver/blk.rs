@@ -16,10 +16,10 @@ use crate::{
             DiskNumber,
             Operations, //
         },
+        compat::THIS_MODULE,
         dax, //
     },
-    logic::geometry::Sector,
-    THIS_MODULE, //
+    logic::geometry::Sector, //
 };
 use kernel::{
     prelude::*,
@@ -30,7 +30,7 @@ use kernel::{
 pub(crate) type Disk = dax::Device<Pmem>;
 
 impl Operations for Disk {
-    const OWNER: &'static ThisModule = &THIS_MODULE;
+    const OWNER: &'static ThisModule = THIS_MODULE;
 
     fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio) {
         let pmem = this.data();

@@ -51,6 +51,10 @@ use crate::{
             Registration,
             Request, //
         },
+        compat::{
+            self,
+            THIS_MODULE, //
+        },
         dax::{
             AccessMode,
             Operations as _, //
@@ -118,8 +122,7 @@ use crate::{
             Refusal,
             DIRECT_WINDOW, //
         }, //
-    },
-    THIS_MODULE, //
+    }, //
 };
 use core::{
     fmt::Write,
@@ -635,7 +638,7 @@ fn refuse(dev: &Device, refusal: Refusal) -> Error {
 }
 
 impl Operations for Node {
-    const OWNER: &'static ThisModule = &THIS_MODULE;
+    const OWNER: &'static ThisModule = THIS_MODULE;
 
     const GROUPS: &'static AttributeGroups<Self> = &GROUPS;
 
@@ -684,7 +687,7 @@ impl Operations for Node {
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
-        let strict = *crate::module_parameters::strict_validate.value() != 0;
+        let strict = compat::parameter(&crate::module_parameters::strict_validate) != 0;
         mmap::check_flags(request.flags, strict)
             .and_then(|()| mmap::locate(&self.limits, request.pgoff, request.pages))
             .map(|extent| (self.memory.pfn.0 + extent.first) << PAGE_SHIFT)
