@@ -27,26 +27,63 @@ rpmem_hash() {
 
 RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
 
-# The build root: package lists and recipe.
-rpmem_root_key=$(cd "$RPMEM_TOP" &&
-	cat scripts/packages qemu/guest/packages scripts/stages/root | rpmem_hash)
+# rpmem_list FILE...: the words of lists with comments.
+rpmem_list() {
+	sed 's/#.*//' "$@"
+}
+
+# Which kernel: nothing for the newest supported series of the first suite that
+# has one, a series (7.2), one of Debian's variants of it (7.2-rt) or an exact
+# release (7.2.11+deb13-amd64); RPMEM_SUITE for a certain suite.
+RPMEM_SERIES=${RPMEM_SERIES:-}
+RPMEM_SUITE=${RPMEM_SUITE:-}
+rpmem_choice=${RPMEM_SUITE:+$RPMEM_SUITE-}${RPMEM_SERIES:-newest}
+case $rpmem_choice in
+*[!A-Za-z0-9.+~-]*)
+	echo "error: RPMEM_SERIES and RPMEM_SUITE are '$RPMEM_SERIES' and '$RPMEM_SUITE';" >&2
+	echo "       a series such as 7.2, a release such as 7.2.11+deb13-amd64, and a suite of Debian are meant" >&2
+	exit 1
+	;;
+esac
+# What "scripts/prepare" chose last, for those words and lists.
+RPMEM_RESOLVED=${RPMEM_INFO:-$RPMEM_CACHE/resolved/$rpmem_choice-$(cd "$RPMEM_TOP" &&
+	cat scripts/stages/resolve qemu/kernels/series qemu/kernels/suites | rpmem_hash)}
+rpmem_resolved() {
+	sed -n "s/^$1=//p" "$RPMEM_RESOLVED" 2>/dev/null
+}
+RPMEM_KREL=$(rpmem_resolved release) || RPMEM_KREL=
+RPMEM_KVERSION=$(rpmem_resolved version) || RPMEM_KVERSION=
+rpmem_base=$(rpmem_resolved base) || rpmem_base=
+RPMEM_LLVM=$(rpmem_resolved llvm) || RPMEM_LLVM=
+
+# The build root, of Debian 13: package lists and recipe.
+rpmem_root_lists="qemu/kernels/packages qemu/kernels/toolchains/trixie scripts/packages qemu/guest/packages"
+# shellcheck disable=SC2086 # names without spaces
+rpmem_root_key=$(cd "$RPMEM_TOP" && cat $rpmem_root_lists scripts/stages/root | rpmem_hash)
 RPMEM_ROOT=$RPMEM_CACHE/roots/$rpmem_root_key
+
+# The root with the tools of the kernel: the same, or one of the kernel's suite
+# and of the compilers that this has now.
+RPMEM_KROOT=$RPMEM_ROOT
+rpmem_kroot_lists=$rpmem_root_lists
+case $rpmem_base in
+trixie | "") ;;
+*)
+	rpmem_kroot_lists="qemu/kernels/packages qemu/kernels/toolchains/$rpmem_base"
+	# shellcheck disable=SC2086 # names without spaces
+	RPMEM_KROOT=$RPMEM_CACHE/roots/$rpmem_base-$({ rpmem_resolved toolchain; cd "$RPMEM_TOP" &&
+		cat $rpmem_kroot_lists scripts/stages/root; } | rpmem_hash)
+	;;
+esac
 
 # rpmem_kernel_dir RELEASE VERSION: the directory of that kernel. The compilers
 # of the root are part of the key: metadata made by another rustc is useless.
 rpmem_kernel_dir() {
 	printf '%s/kernels/%s-%s\n' "$RPMEM_CACHE" "$1" \
 		"$({ echo "$1 $2"; cat "$RPMEM_TOP/scripts/stages/kernel" \
-			"$RPMEM_ROOT/etc/rpmem-toolchain" 2>/dev/null; } | rpmem_hash)"
+			"$RPMEM_KROOT/etc/rpmem-toolchain" 2>/dev/null; } | rpmem_hash)"
 }
 
-# The kernel that `scripts/prepare` chose last.
-RPMEM_KREL=
-RPMEM_KVERSION=
-if [ -f "$RPMEM_CACHE/resolved" ]; then
-	RPMEM_KREL=$(sed -n 's/^release=//p' "$RPMEM_CACHE/resolved")
-	RPMEM_KVERSION=$(sed -n 's/^version=//p' "$RPMEM_CACHE/resolved")
-fi
 RPMEM_KERNEL=$(rpmem_kernel_dir "${RPMEM_KREL:-none}" "${RPMEM_KVERSION:-none}")
 RPMEM_KDIR=$RPMEM_KERNEL/build
 RPMEM_KSRC=$RPMEM_KERNEL/source
@@ -63,7 +100,7 @@ RPMEM_KMAKE=
 rpmem_configure=configure-fragments
 rpmem_configs=
 case $RPMEM_FLAVOUR in
-stock) RPMEM_MODULE=$RPMEM_OUT/module ;;
+stock) ;;
 debug) rpmem_configs="qemu/kernels/debug.config" ;;
 kcsan) rpmem_configs="qemu/kernels/debug.config qemu/kernels/kcsan.config" ;;
 direct)
@@ -75,10 +112,15 @@ direct)
 	exit 1
 	;;
 esac
+# Those of the newest series that is not newer than the kernel's.
+RPMEM_PATCHES=$(cd "$RPMEM_TOP/qemu/kernels/patches" && printf '%s\n' * "$(rpmem_resolved series).z" |
+	sort -V | sed '/\.z$/q' | tail -n 2 | head -n 1)
+RPMEM_PATCHES=$RPMEM_TOP/qemu/kernels/patches/$RPMEM_PATCHES
+RPMEM_MODULE=$RPMEM_OUT/module
 if [ "$RPMEM_FLAVOUR" != stock ]; then
 	# Words about a patch do not count.
 	rpmem_source_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" && cat scripts/stages/source &&
-		awk 'FNR == 1 { on = 0 } /^diff / { on = 1 } on' qemu/kernels/patches/*.patch; } | rpmem_hash)
+		awk 'FNR == 1 { on = 0 } /^diff / { on = 1 } on' "$RPMEM_PATCHES"/*.patch; } | rpmem_hash)
 	# shellcheck disable=SC2086 # a list of names without spaces
 	rpmem_flavour_key=$({ echo "$rpmem_source_key"; cd "$RPMEM_TOP" &&
 		cat scripts/stages/flavour scripts/stages/$rpmem_configure $rpmem_configs; } | rpmem_hash)
@@ -89,8 +131,9 @@ if [ "$RPMEM_FLAVOUR" != stock ]; then
 	RPMEM_KREL=$(cat "$RPMEM_FLAVOUR_DIR/release" 2>/dev/null || :)
 	# With debugging information, which those kernels do without: scripts/guest-coverage.
 	RPMEM_MODULE=$RPMEM_OUT/module-$RPMEM_FLAVOUR${RPMEM_COVERAGE:+-lines}
-	[ $rpmem_configure = configure-debian ] || RPMEM_KMAKE=LLVM=-19
+	[ $rpmem_configure = configure-debian ] || RPMEM_KMAKE=LLVM=-$RPMEM_LLVM
 fi
+[ "$rpmem_choice" = newest ] || RPMEM_MODULE=$RPMEM_MODULE-$rpmem_choice
 RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
 RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL
 
@@ -109,6 +152,7 @@ rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DI
 		include/uapi/linux/rpmem.h; } | rpmem_hash)
 RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 
-export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
+export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
+export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
 export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM
