@@ -12,7 +12,7 @@ modules: ## the same
 modules_install: modules ## install it for that kernel
 	+@scripts/host-make $(KDIR) modules_install
 
-module: ## build rpmem.ko for Debian's newest supported kernel, in the build root
+module: ## build rpmem.ko for Debian's newest supported kernel, in the build root; RPMEM_SERIES chooses
 	@scripts/build-module
 	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
@@ -22,8 +22,11 @@ package: ## the same as a Debian package, with what a host needs to have rpmem f
 demo: ## the main job, shown in virtual machines
 	@scripts/run-harness demo
 
-test: ## all tests; SCENARIO=name and TEST=name choose
+test: ## all tests on Debian's kernel; SCENARIO=name and TEST=name choose
 	@exec scripts/test "$(SCENARIO)" "$(TEST)"
+
+test-debug: ## those that need an instrumented kernel, which this builds: KUnit, fault injection, fuzzing
+	@exec scripts/test --debug "$(SCENARIO)" "$(TEST)"
 
 stress: ## the long form of all tests: hours
 	@exec scripts/test --long
@@ -39,12 +42,12 @@ check: ## lint: shell, Rust, C style, unsafe counts
 
 doc: ## the documentation of all crates, private items included
 	@scripts/build-module
-	@. scripts/env.sh && scripts/stage doc scripts/in-root scripts/checks/doc $$RPMEM_MODULE && \
+	@. scripts/env.sh && scripts/stage doc scripts/in-root --kernel scripts/checks/doc $$RPMEM_MODULE && \
 		echo $$RPMEM_OUT/doc/rpmem_main/index.html
 
 rust-analyzer: ## rust-project.json for editors
 	@scripts/build-module
-	@. scripts/env.sh && scripts/stage rust-analyzer scripts/in-root scripts/checks/rust-analyzer \
+	@. scripts/env.sh && scripts/stage rust-analyzer scripts/in-root --kernel scripts/checks/rust-analyzer \
 		$$RPMEM_MODULE $$PWD/rust-project.json
 
 shell: ## a shell in a guest with the machine FIXTURE (nfit-raw)
@@ -67,4 +70,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module package demo test stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module package demo test test-debug stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
