@@ -8,7 +8,7 @@
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
-//! | `compat.rs` | driver's own | `include/linux/version.h` |
+//! | `compat.rs` | driver's own | `src/c/compat.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
