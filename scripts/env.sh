@@ -59,7 +59,7 @@ RPMEM_LLVM=$(rpmem_resolved llvm) || RPMEM_LLVM=
 # The build root, of Debian 13: package lists and recipe.
 rpmem_root_lists="qemu/kernels/packages qemu/kernels/toolchains/trixie scripts/packages qemu/guest/packages"
 # shellcheck disable=SC2086 # names without spaces
-rpmem_root_key=$(cd "$RPMEM_TOP" && cat $rpmem_root_lists scripts/stages/root | rpmem_hash)
+rpmem_root_key=$(cd "$RPMEM_TOP" && cat $rpmem_root_lists scripts/stages/root scripts/stages/debian | rpmem_hash)
 RPMEM_ROOT=$RPMEM_CACHE/roots/$rpmem_root_key
 
 # The root with the tools of the kernel: the same, or one of the kernel's suite
@@ -72,7 +72,7 @@ trixie | "") ;;
 	rpmem_kroot_lists="qemu/kernels/packages qemu/kernels/toolchains/$rpmem_base"
 	# shellcheck disable=SC2086 # names without spaces
 	RPMEM_KROOT=$RPMEM_CACHE/roots/$rpmem_base-$({ rpmem_resolved toolchain; cd "$RPMEM_TOP" &&
-		cat $rpmem_kroot_lists scripts/stages/root; } | rpmem_hash)
+		cat $rpmem_kroot_lists scripts/stages/root scripts/stages/debian; } | rpmem_hash)
 	;;
 esac
 
@@ -144,7 +144,7 @@ RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
 
 # A Debian host without rpmem, to install the package on.
 RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/system qemu/system/packages; } | rpmem_hash)
+	cat scripts/stages/system scripts/stages/debian qemu/system/packages; } | rpmem_hash)
 
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
