@@ -17,7 +17,6 @@
 use super::{
     badblocks::Badblocks,
     block::Bio,
-    compat,
     device_raw,
     errno::eopnotsupp,
     memremap::PageMapRange, //
@@ -650,12 +649,15 @@ impl Region {
 #[kernel::macros::kunit_tests(rpmem_nd)]
 mod tests {
     use super::*;
-    use crate::abstractions::kunit::{
-        TestBio,
-        TestBus,
-        Trace,
-        PREFLUSH,
-        WRITE, //
+    use crate::abstractions::{
+        compat,
+        kunit::{
+            TestBio,
+            TestBus,
+            Trace,
+            PREFLUSH,
+            WRITE, //
+        }, //
     };
     use kernel::driver::Registration;
 
