@@ -14,9 +14,11 @@ use kernel::{
     prelude::*, //
 };
 
-/// Whether somebody wants to know: a branch by the static key of a tracepoint.
+/// Whether somebody wants to know: a branch by the static key of a tracepoint, or, where the kernel's
+/// headers come without what that branch is made of, a look at the key.
 macro_rules! is_on {
-    ($tracepoint:ident) => {
+    ($tracepoint:ident) => {{
+        #[cfg(rpmem_static_branch)]
         // SAFETY: The key is that of a tracepoint, which C defines.
         unsafe {
             kernel::jump_label::static_branch_unlikely!(
@@ -25,7 +27,15 @@ macro_rules! is_on {
                 key
             )
         }
-    };
+        #[cfg(not(rpmem_static_branch))]
+        {
+            let tracepoint = core::ptr::addr_of!(bindings::$tracepoint);
+            // SAFETY: Of a tracepoint that C defines, only the address of its key is taken.
+            let key = unsafe { core::ptr::addr_of!((*tracepoint).key) };
+            // SAFETY: That key lives as long as the module; C reads it atomically.
+            unsafe { bindings::static_key_count(key.cast_mut().cast()) > 0 }
+        }
+    }};
 }
 
 /// Whether faults are to be told of. Context: any.
