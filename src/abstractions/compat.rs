@@ -53,3 +53,18 @@ pub(crate) fn bvec_offset(iter: &bindings::bvec_iter) -> u32 {
         iter.bi_bvec_done
     }
 }
+
+/// The device of a faux device.
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) fn faux_device(registration: &kernel::faux::Registration) -> &kernel::device::Device {
+    #[cfg(linux_7_3)]
+    {
+        let faux: &kernel::faux::Device<_> = registration.as_ref();
+        let device: &kernel::device::Device<kernel::device::Bound> = faux.as_ref();
+        device
+    }
+    #[cfg(not(linux_7_3))]
+    {
+        registration.as_ref()
+    }
+}

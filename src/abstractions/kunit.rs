@@ -136,14 +136,17 @@ impl TestDevice {
         Ok(Self(faux::Registration::new(&name, parent)?))
     }
 
+    fn device(&self) -> &Device {
+        compat::faux_device(&self.0)
+    }
+
     pub(crate) fn name(&self) -> &CStr {
-        let dev: &Device = self.0.as_ref();
-        dev.name()
+        self.device().name()
     }
 
     /// The device as it is in the callbacks of a driver.
     pub(crate) fn core(&self) -> &Device<Core<'_>> {
-        let dev: &Device = self.0.as_ref();
+        let dev = self.device();
         // CAST: The context is a marker; the layout is the same.
         // SAFETY: A faux device is bound from its registration to its end, and nobody but the test
         // knows this one, so that it has the device to itself as a driver's callback has.
@@ -151,8 +154,7 @@ impl TestDevice {
     }
 
     pub(crate) fn get(&self) -> ARef<Device> {
-        let dev: &Device = self.0.as_ref();
-        dev.into()
+        self.device().into()
     }
 }
 
