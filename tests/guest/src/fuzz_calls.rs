@@ -634,7 +634,7 @@ pub const KINDS: &[Kind] = &[
     kind(
         "userfaultfd",
         Own(userfaultfd),
-        &[Map, Range, One(&[1, 2, 3])],
+        &[Map, Range, One(&[1, 2, 3, 8])],
     )
     .often(2)
     .calm(8),
@@ -1119,27 +1119,38 @@ fn ptrace_peek(v: &[Val]) -> i64 {
     }
 }
 
-/// Registers a mapping, and takes it back before anybody waits for an answer.
+/// Registers a mapping, protects it if it is for that, and takes it back before anybody waits for an
+/// answer.
 fn userfaultfd(v: &[Val]) -> i64 {
     const UFFDIO_API: u64 = 0xc018_aa3f;
     const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+    const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
+    /// Of Linux 7.3.
+    const UFFDIO_RWPROTECT: u64 = 0xc018_aa09;
+    const FEATURE_RWP: u64 = 1 << 17;
+    let (at, len, mode) = (value(v[0], v[0]), value(v[1], v[0]), value(v[2], v[0]));
+    let features = if mode & 8 != 0 { FEATURE_RWP } else { 0 };
     let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
     let u = call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]);
     if u < 0 {
         return u;
     }
     let u = u as u64;
-    let api = [0xaau64, 0, 0];
-    let mut r = call(
-        libc::SYS_ioctl,
-        [u, UFFDIO_API, api.as_ptr() as u64, 0, 0, 0],
-    );
+    let ask = |number, argument: &mut [u64]| {
+        let at = argument.as_mut_ptr() as u64;
+        call(libc::SYS_ioctl, [u, number, at, 0, 0, 0])
+    };
+    let mut r = ask(UFFDIO_API, &mut [0xaa, features, 0]);
     if r == 0 {
-        let reg = [value(v[0], v[0]), value(v[1], v[0]), value(v[2], v[0]), 0];
-        r = call(
-            libc::SYS_ioctl,
-            [u, UFFDIO_REGISTER, reg.as_ptr() as u64, 0, 0, 0],
-        );
+        r = ask(UFFDIO_REGISTER, &mut [at, len, mode, 0]);
+    }
+    if r == 0 && mode & !1 != 0 {
+        let number = if mode & 8 != 0 {
+            UFFDIO_RWPROTECT
+        } else {
+            UFFDIO_WRITEPROTECT
+        };
+        r = ask(number, &mut [at, len, 1]);
     }
     call(SYS_close, [u, 0, 0, 0, 0, 0]);
     r

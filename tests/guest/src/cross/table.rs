@@ -21,6 +21,9 @@ const MADV_DONTNEED_LOCKED: i32 = 24;
 const MADV_COLLAPSE: i32 = 25;
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
+const UFFD_MINOR_SHMEM: u64 = 1 << 10;
+const UFFD_WP_ASYNC: u64 = 1 << 15;
+const UFFD_RWP: u64 = 1 << 17;
 
 /// What mappings are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,9 +197,12 @@ pub enum Call {
     Pagemap,
     PagemapScan,
     Mincore,
+    /// UFFDIO_REGISTER, by a descriptor that has asked for these features if the kernel has them.
     Userfault {
         mode: u64,
+        features: u64,
     },
+    Seal,
     ThpDisable,
     CoreDump,
     Exec,
@@ -277,6 +283,10 @@ impl Row {
             needs: Some(needs),
             ..self
         }
+    }
+
+    const fn userfault(name: &'static str, mode: u64, features: u64) -> Row {
+        Row::range(name, Call::Userfault { mode, features }).fails(EINVAL, EINVAL)
     }
 
     const fn advice(name: &'static str, advice: i32, frames: i32, folios: i32) -> Row {
@@ -375,8 +385,14 @@ pub static ROWS: &[Row] = &[
     Row::range("pagemap", Call::Pagemap),
     Row::range("PAGEMAP_SCAN", Call::PagemapScan),
     Row::range("mincore", Call::Mincore),
-    Row::range("userfaultfd, missing", Call::Userfault { mode: 1 }).fails(EINVAL, EINVAL),
-    Row::range("userfaultfd, write-protect", Call::Userfault { mode: 2 }).fails(EINVAL, EINVAL),
+    Row::userfault("userfaultfd, missing", 1, 0),
+    Row::userfault("userfaultfd, write-protect", 1 << 1, 0),
+    // For any other file, that needs nothing of the driver.
+    Row::userfault("userfaultfd, write-protect alone", 1 << 1, UFFD_WP_ASYNC),
+    Row::userfault("userfaultfd, minor", 1 << 2, UFFD_MINOR_SHMEM),
+    // Of Linux 7.3; on others there is no such mode.
+    Row::userfault("userfaultfd, read-write-protect", 1 << 3, UFFD_RWP),
+    Row::range("mseal", Call::Seal),
     Row::process("PR_SET_THP_DISABLE", Call::ThpDisable),
     Row::process("core dump", Call::CoreDump),
     Row::process("exec", Call::Exec),

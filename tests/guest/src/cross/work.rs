@@ -19,11 +19,13 @@ use libc::{
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::SeqCst;
 
 const RW: i32 = PROT_READ | PROT_WRITE;
+// Not in the crate for every C library.
+const SYS_MSEAL: libc::c_long = 462;
 
 /// The device, as it is bound just now.
 pub(super) struct Device {
@@ -475,7 +477,13 @@ impl Work<'_> {
                     let mut v = vec![0u8; len / PAGE as usize];
                     result(libc::mincore(at, len, v.as_mut_ptr()).into())
                 }
-                Call::Userfault { mode } => userfault(cut, mode)?,
+                Call::Userfault { mode, features } => userfault(cut, mode, features)?,
+                Call::Seal => {
+                    end = End::Exit;
+                    let e = result(libc::syscall(SYS_MSEAL, at, len, 0));
+                    sealed(cut)?;
+                    e
+                }
                 Call::ThpDisable => {
                     result(libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0).into())
                 }
@@ -653,22 +661,37 @@ impl Work<'_> {
     pub(super) fn pagemap_scan(&self, cut: &Range<u64>) -> Check<i32> {
         const PAGEMAP_SCAN: u64 = 0xc060_6610;
         const IS_PRESENT: u64 = 1 << 3;
+        /// Of Linux 7.2, and PAGE_IS_ACCESSED of 7.3.
+        const ALL: u64 = (1 << 9) - 1;
+        const IS_ACCESSED: u64 = 1 << 9;
         let file = File::open("/proc/self/pagemap").map_err(|e| e.to_string())?;
-        let mut regions = [0u64; 3 * 16];
-        let mut argument = [0u64; 12];
-        argument[0] = 96;
-        argument[2] = cut.start;
-        argument[3] = cut.end;
-        argument[5] = regions.as_mut_ptr() as u64;
-        argument[6] = 16;
-        argument[9] = IS_PRESENT;
-        argument[11] = IS_PRESENT;
-        // SAFETY: an argument of that size, with room for 16 regions.
-        let r = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN as _, &mut argument) };
-        if r > 0 && self.scene.mode.memory == Memory::Frames {
-            return Err("PAGEMAP_SCAN shows pages".into());
+        let scan = |all_of: u64, any_of: u64| {
+            let mut regions = [0u64; 3 * 16];
+            let mut argument = [0u64; 12];
+            argument[0] = 96;
+            argument[2] = cut.start;
+            argument[3] = cut.end;
+            argument[5] = regions.as_mut_ptr() as u64;
+            argument[6] = 16;
+            argument[9] = all_of;
+            argument[10] = any_of;
+            argument[11] = all_of | any_of;
+            // SAFETY: an argument of that size, with room for 16 regions.
+            unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN as _, &mut argument) }
+        };
+        let mut any = scan(0, ALL | IS_ACCESSED);
+        if any < 0 && errno() == libc::EINVAL {
+            any = scan(0, ALL);
         }
-        Ok(result(r.into()))
+        for r in [any, scan(IS_PRESENT, 0)] {
+            if r < 0 {
+                return Ok(errno());
+            }
+            if r > 0 && self.scene.mode.memory == Memory::Frames {
+                return Err("PAGEMAP_SCAN shows pages".into());
+            }
+        }
+        Ok(0)
     }
 }
 
@@ -711,22 +734,76 @@ pub(super) fn process_advise(at: *mut libc::c_void, len: usize, advice: i32) -> 
     }
 }
 
-/// UFFDIO_REGISTER; its errno.
-pub(super) fn userfault(range: &Range<u64>, mode: u64) -> Check<i32> {
+/// Nothing takes a sealed range away, or changes it.
+fn sealed(cut: &Range<u64>) -> Check {
+    let (at, len) = (
+        cut.start as *mut libc::c_void,
+        (cut.end - cut.start) as usize,
+    );
+    let away = (cut.start + AWAY) as *mut libc::c_void;
+    let anonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    let moves = MREMAP_MAYMOVE | MREMAP_FIXED;
+    // Of several mappings, mremap would say that before.
+    let page = PAGE as usize;
+    // SAFETY: all of these act on `PLACE`, which nothing but the accesses of the test uses.
+    let all = unsafe {
+        [
+            ("munmap", result(libc::munmap(at, len).into())),
+            ("mprotect", result(libc::mprotect(at, len, 0).into())),
+            (
+                "mremap",
+                result(libc::mremap(at, page, page, moves, away) as i64),
+            ),
+            (
+                "mmap",
+                result(libc::mmap(at, len, RW, anonymous, -1, 0) as i64),
+            ),
+        ]
+    };
+    for (what, e) in all {
+        if e != libc::EPERM {
+            return Err(format!("{what} of what is sealed: errno {e}"));
+        }
+    }
+    Ok(())
+}
+
+/// A descriptor of userfaultfd with these features; those that there are.
+fn userfault_open(features: u64) -> Check<(OwnedFd, u64)> {
     const UFFDIO_API: u64 = 0xc018_aa3f;
-    const UFFDIO_REGISTER: u64 = 0xc020_aa00;
-    // SAFETY: arguments of the sizes that the numbers say.
+    // SAFETY: a new descriptor, and an argument of the size that the number says.
     unsafe {
         let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) as i32;
-        let mut api = [0xaau64, 0, 0];
-        if fd < 0 || libc::ioctl(fd, UFFDIO_API as _, &mut api) != 0 {
+        if fd < 0 {
             return Err(os("userfaultfd"));
         }
-        let mut register = [range.start, range.end - range.start, mode, 0];
-        let e = result(libc::ioctl(fd, UFFDIO_REGISTER as _, &mut register).into());
-        libc::close(fd);
-        Ok(e)
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut api = [0xaau64, features, 0];
+        if libc::ioctl(fd.as_raw_fd(), UFFDIO_API as _, &mut api) != 0 {
+            return Err(os("UFFDIO_API"));
+        }
+        Ok((fd, api[1]))
     }
+}
+
+/// UFFDIO_REGISTER; its errno. Memory that has the mode if the kernel has it shows that the range is
+/// what is refused.
+pub(super) fn userfault(range: &Range<u64>, mode: u64, features: u64) -> Check<i32> {
+    const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+    let (_, there) = userfault_open(0)?;
+    let known = there & features == features;
+    let (fd, _) = userfault_open(if known { features } else { 0 })?;
+    let register = |start: u64, len: u64| {
+        let mut register = [start, len, mode, 0];
+        // SAFETY: an argument of the size that the number says.
+        result(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_REGISTER as _, &mut register).into() })
+    };
+    let shared = tools::anonymous(PAGE as usize).map_err(|e| format!("{e:?}"))?;
+    let other = register(shared.as_ptr() as u64, PAGE);
+    if (other == 0) != known {
+        return Err(format!("shared memory: errno {other}, features {there:#x}"));
+    }
+    Ok(register(range.start, range.end - range.start))
 }
 
 pub(super) fn write_errno(path: &str, text: &str) -> i32 {
