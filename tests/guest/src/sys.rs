@@ -462,6 +462,15 @@ pub fn pattern_differs(seed: u64, buf: &[u8]) -> Option<usize> {
     want.iter().zip(buf).position(|(a, b)| a != b)
 }
 
+/// The series of the kernel that runs, such as 7.3; the newest one if it does not say.
+pub fn series() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let digits = |c: char| !c.is_ascii_digit();
+    let mut numbers = text.split(digits).map(|n| n.parse().unwrap_or(u32::MAX));
+    let mut next = || numbers.next().unwrap_or(u32::MAX);
+    (next(), next())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 //! The cross product, as data: modes, kinds of mappings, sizes of entries, calls, cuts. What calls
 //! answer is what Documentation/mmap.md says, and Linux where it says nothing.
 
+use crate::sys;
 use libc::{
     EACCES, EFAULT, EINVAL, EIO, ENODEV, MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP,
     MADV_DONTFORK, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_HWPOISON, MADV_MERGEABLE,
@@ -196,6 +197,8 @@ pub enum Call {
     ClearRefs(&'static str),
     Pagemap,
     PagemapScan,
+    /// A file about the process is read.
+    Proc(&'static str),
     Mincore,
     /// UFFDIO_REGISTER, by a descriptor that has asked for these features if the kernel has them.
     Userfault {
@@ -203,6 +206,10 @@ pub enum Call {
         features: u64,
     },
     Seal,
+    /// mbind to the node that all memory is of.
+    Bind {
+        flags: u32,
+    },
     ThpDisable,
     CoreDump,
     Exec,
@@ -236,6 +243,8 @@ pub struct Row {
     pub read_only: Option<i32>,
     /// What a kernel has that knows the call; the others answer EINVAL.
     pub needs: Option<&'static str>,
+    /// The first series in which the call does not take page frames for pages.
+    pub mended: (u32, u32),
 }
 
 impl Row {
@@ -248,6 +257,7 @@ impl Row {
             folios: 0,
             read_only: None,
             needs: None,
+            mended: (0, 0),
         }
     }
 
@@ -285,6 +295,14 @@ impl Row {
         }
     }
 
+    /// Linux before that series oopses, see Documentation/upstream-bugs.md.
+    const fn oops_before(self, major: u32, minor: u32) -> Row {
+        Row {
+            mended: (major, minor),
+            ..self
+        }
+    }
+
     const fn userfault(name: &'static str, mode: u64, features: u64) -> Row {
         Row::range(name, Call::Userfault { mode, features }).fails(EINVAL, EINVAL)
     }
@@ -295,6 +313,9 @@ impl Row {
 
     /// What it answers.
     pub fn errno(&self, memory: Memory, kind: Kind) -> i32 {
+        if memory == Memory::Frames && sys::series() < self.mended {
+            return UNTRIED;
+        }
         let is_there = |path| std::path::Path::new(path).exists();
         if !self.needs.is_none_or(is_there) {
             return EINVAL;
@@ -309,7 +330,7 @@ impl Row {
 
 const RW: i32 = PROT_READ | PROT_WRITE;
 const KSM: &str = "/sys/kernel/mm/ksm";
-/// Instead of an errno: this would spoil the medium for all that comes later.
+/// Instead of an errno: this would spoil the medium, or the machine, for all that comes later.
 pub const UNTRIED: i32 = -1;
 
 pub static CANNOT: Row = Row::range("no entry of that size", Call::Cannot);
@@ -384,6 +405,8 @@ pub static ROWS: &[Row] = &[
     Row::process("clear_refs: all", Call::ClearRefs("1")),
     Row::range("pagemap", Call::Pagemap),
     Row::range("PAGEMAP_SCAN", Call::PagemapScan),
+    Row::process("smaps", Call::Proc("/proc/self/smaps")),
+    Row::process("numa_maps", Call::Proc("/proc/self/numa_maps")),
     Row::range("mincore", Call::Mincore),
     Row::userfault("userfaultfd, missing", 1, 0),
     Row::userfault("userfaultfd, write-protect", 1 << 1, 0),
@@ -393,6 +416,13 @@ pub static ROWS: &[Row] = &[
     // Of Linux 7.3; on others there is no such mode.
     Row::userfault("userfaultfd, read-write-protect", 1 << 3, UFFD_RWP),
     Row::range("mseal", Call::Seal),
+    Row::range("mbind", Call::Bind { flags: 0 }),
+    Row::range("mbind, MPOL_MF_STRICT", Call::Bind { flags: 1 }).oops_before(7, 3),
+    Row::range(
+        "mbind, MPOL_MF_STRICT, MPOL_MF_MOVE",
+        Call::Bind { flags: 3 },
+    )
+    .oops_before(7, 3),
     Row::process("PR_SET_THP_DISABLE", Call::ThpDisable),
     Row::process("core dump", Call::CoreDump),
     Row::process("exec", Call::Exec),

@@ -472,6 +472,7 @@ impl Work<'_> {
                 Call::ClearRefs(what) => write_errno("/proc/self/clear_refs", what),
                 Call::Pagemap => self.pagemap(cut)?,
                 Call::PagemapScan => self.pagemap_scan(cut)?,
+                Call::Proc(path) => disk::errno(&std::fs::read(path)),
                 Call::Mincore => {
                     let len = len.min(64 << 20);
                     let mut v = vec![0u8; len / PAGE as usize];
@@ -483,6 +484,20 @@ impl Work<'_> {
                     let e = result(libc::syscall(SYS_MSEAL, at, len, 0));
                     sealed(cut)?;
                     e
+                }
+                Call::Bind { flags } => {
+                    const MPOL_BIND: i32 = 2;
+                    let nodes = [1u64; 1];
+                    let (nodes, bits) = (nodes.as_ptr(), u64::BITS);
+                    result(libc::syscall(
+                        libc::SYS_mbind,
+                        at,
+                        len,
+                        MPOL_BIND,
+                        nodes,
+                        bits,
+                        flags,
+                    ))
                 }
                 Call::ThpDisable => {
                     result(libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0).into())
