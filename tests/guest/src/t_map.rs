@@ -1460,7 +1460,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-fn check_gone(m: &Map, at: usize) -> TestResult {
+pub fn check_gone(m: &Map, at: usize) -> TestResult {
     match sys::caught(|| m.read8(at))? {
         Caught::Fault(f) => {
             check_eq!((f.signal, f.code), (libc::SIGBUS, BUS_ADRERR), "at {at:#x}");

@@ -5,13 +5,14 @@
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk::Buf;
 use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::t_map::{Here, DIRECT_WINDOW};
+use crate::t_map::{check_gone, Here, DIRECT_WINDOW};
 use crate::tools::{self, errno, Probe};
-use crate::{check, check_eq};
+use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -53,6 +54,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "virtio_after_files",
         run: after_files,
+    },
+    Test {
+        name: "virtio_removed",
+        run: removed,
     },
 ];
 
@@ -306,5 +311,48 @@ fn after_files(c: &mut Ctx) -> TestResult {
     );
     c.umount("/mnt/pmem")?;
     c.ok(&["fsck.ext4", "-n", "-f", &h.space.dev()])?;
+    Ok(())
+}
+
+/// The device goes away while its memory is mapped and its disk open, and comes back. Linux 7.3 ends its
+/// queue before it has the disk unbound, which then cannot be flushed any more; with nd_pmem neither.
+fn removed(c: &mut Ctx) -> TestResult {
+    let driver = Path::new("/sys/bus/virtio/drivers/virtio_pmem");
+    let entries = std::fs::read_dir(driver)?.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let Some(device) = entries.filter(|name| name.starts_with("virtio")).min() else {
+        fail!("no device in {}", driver.display());
+    };
+    let new = Buf::pattern(MIB as usize, NEW);
+    for round in 0..3 {
+        let h = Here::nth(c, 0)?;
+        let f = h.open()?;
+        let disk = direct(&h, 0)?;
+        let mut m = Map::new(&f, FLUSHED, MIB as usize, RW, MAP_SHARED)?;
+        m.slice_mut().copy_from_slice(new.bytes());
+        m.msync()?;
+        // Something that no flush has reached.
+        m.write8(0, round);
+        c.write(driver.join("unbind"), &device)?;
+        c.wait_gone(&h.node)?;
+        check_gone(&m, 0)?;
+        check_eq!(errno(&m.msync()), libc::EIO, "msync");
+        let mut page = Buf::page(PAGE);
+        let read = disk.read_exact_at(page.bytes_mut(), FLUSHED);
+        check!(errno(&read) != 0, "the disk is still there");
+        drop((m, f, disk));
+        c.write(driver.join("bind"), &device)?;
+        let again = Here::nth(c, 0)?;
+        check_eq!(c.bound_to(&again.space.nd).as_deref(), Some("rpmem"));
+        let mut back = Buf::page(MIB as usize);
+        direct(&again, 0)?.read_exact_at(back.bytes_mut(), FLUSHED)?;
+        check!(
+            back.bytes()[1..] == new.bytes()[1..],
+            "what msync has flushed"
+        );
+        let g = again.open()?;
+        let fresh = Map::new(&g, FLUSHED, PAGE, RW, MAP_SHARED)?;
+        fresh.write8(0, 1);
+        fresh.msync()?;
+    }
     Ok(())
 }
