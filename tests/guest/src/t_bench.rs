@@ -8,7 +8,7 @@ use crate::bench::{
 };
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk::{self, Buf};
-use crate::sys::{MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::sys::{self, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::tools::{self, Space};
 use crate::{check_eq, fail};
 use std::fs::File;
@@ -633,6 +633,19 @@ const GATE: &[(&str, &str, f64)] = &[
     ("raw.prefault2m", "devdax.prefault2m", 0.875),
 ];
 
+/// The limits that are others from Linux 7.3 on: there the core looks at an entry for longer when it
+/// takes it away, at one without a struct page as at one with; the driver is not asked.
+const GATE_7_3: &[(&str, f64)] = &[("raw.munmap4k", 0.325)];
+
+/// The limit of a row, on this kernel.
+fn gate_limit(row: &str, limit: f64) -> f64 {
+    let newer = GATE_7_3.iter().find(|(name, _)| *name == row);
+    match newer {
+        Some((_, newer)) if sys::series() >= (7, 3) => *newer,
+        _ => limit,
+    }
+}
+
 /// The rows that matter, once each, against limits.
 fn gate(c: &mut Ctx) -> TestResult {
     calibrate()?;
@@ -687,9 +700,9 @@ fn gate_worse(values: &Values) -> TestResult<Vec<String>> {
         let (Some(a), Some(b)) = (value(Side::Ours, ours), value(Side::Theirs, theirs)) else {
             fail!("not measured: {ours} or {theirs}");
         };
-        let ratio = a / b;
+        let (ratio, limit) = (a / b, gate_limit(ours, *limit));
         println!("{ours}: {a:.0} instructions, {theirs}: {b:.0}; {ratio:.3}, limit {limit}");
-        if ratio > *limit {
+        if ratio > limit {
             worse.push(format!("{ours} is {ratio:.3} of {theirs}, not {limit}"));
         }
     }
