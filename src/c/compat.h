@@ -13,4 +13,11 @@
 #error "rpmem supports Linux 7.2 and later: build against such a kernel (make KDIR=...)"
 #endif
 
+/* From 7.3 on a kernel thread sees no files, but by the root of the first process. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define rpmem_scoped_with_init_fs()	scoped_with_init_fs()
+#else
+#define rpmem_scoped_with_init_fs()
+#endif
+
 #endif /* RPMEM_COMPAT_H */

@@ -14,6 +14,7 @@
 #include <linux/blkdev.h>
 #include <linux/dax.h>
 #include <linux/fs.h>
+#include <linux/fs_struct.h>
 #include <linux/io.h>
 #include <linux/kprobes.h>
 #include <linux/libnvdimm.h>
@@ -30,6 +31,7 @@
 
 #include <kunit/test.h>
 
+#include "compat.h"
 #include "kunit.h"
 #include "nd_private.h"
 #include "vm.h"
@@ -510,7 +512,8 @@ long rpmem_kunit_mmap(const char *path, size_t len, unsigned long flags, u64 off
 	ret = kunit_attach_mm();
 	if (ret)
 		return ret;
-	file = filp_open(path, O_RDWR, 0);
+	rpmem_scoped_with_init_fs()
+		file = filp_open(path, O_RDWR, 0);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	*private = file->private_data;
