@@ -314,6 +314,24 @@ fn choose_accel(env: &mut Env, wish: &str, tree: &Tree, ui: &Ui) -> Result<(), S
     Ok(())
 }
 
+/// The first module that the scenario needs and the kernel has neither built in nor beside it.
+fn lacks(env: &Env, tree: &Tree, s: &Scenario) -> Option<String> {
+    let nfit = tree.fixtures.get(&s.fixture).is_some_and(|f| f.nfit_test);
+    if nfit && !env.nfit_test.join("nfit_test.ko").exists() {
+        return Some("nfit_test".into());
+    }
+    let has = |module: &str| {
+        ["modules.order", "modules.builtin"].iter().any(|list| {
+            let list = std::fs::read_to_string(env.modules.join(list)).unwrap_or_default();
+            list.lines().any(|l| {
+                let file = l.rsplit('/').next().unwrap_or(l);
+                file.split('.').next() == Some(module)
+            })
+        })
+    };
+    s.modules.iter().find(|m| !has(m)).cloned()
+}
+
 fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
     let whole = o.scenarios.is_empty() && o.test.is_none();
     if let Err(e) = check(env, tree) {
@@ -339,6 +357,16 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             Some(t) => narrow(s, t),
         })
         .collect();
+    chosen.retain(|s| {
+        let lacks = lacks(env, tree, s);
+        if let Some(module) = &lacks {
+            ui.line(&format!(
+                "  not run {}: the kernel {} has no {module}",
+                s.name, env.krel
+            ));
+        }
+        lacks.is_none()
+    });
     if env.long {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
@@ -347,8 +375,8 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
     chosen.sort_by_key(|s| std::cmp::Reverse(longest(s)));
     if chosen.is_empty() {
         return Err(format!(
-            "no scenario for the kernel {} has that test and fixture",
-            env.flavour
+            "no scenario that can run on the kernel {} ({}) has that test and fixture",
+            env.flavour, env.krel
         ));
     }
     let tier = match env.flavour.as_str() {

@@ -18,6 +18,7 @@
 //! ```json
 //! { "summary": "...", "fixture": "nfit-raw", "driver": "rpmem", "params": ["a=1"],
 //!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"], "stress": ["stock"],
+//!   "modules": ["device_dax"],
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
 //!                           "allow_skip": true }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
@@ -32,7 +33,8 @@
 //! Only `fixture`, `boots` and `tests` are required. `kernels` are those that the scenario can run
 //! on (all by default), `short` those on which it is part of `make test` (stock by default), `stress`
 //! those on which it is part of `make stress`: stock by default, or all of `kernels` if it cannot run
-//! on that. `driver` is rpmem (the default), nd_pmem or
+//! on that. `modules` are those of the kernel's that it needs and that not every kernel has.
+//! `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
@@ -178,6 +180,8 @@ pub struct Scenario {
     pub short: Vec<String>,
     /// Those of the long form.
     pub stress: Vec<String>,
+    /// Modules of the kernel that it needs and that not every kernel has.
+    pub modules: Vec<String>,
     pub boots: Vec<Boot>,
 }
 
@@ -476,7 +480,8 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         &what,
         &v,
         &[
-            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "boots",
+            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "modules",
+            "boots",
         ],
     )?;
     let flavours = |key: &str, default: &[&str]| -> Res<Vec<String>> {
@@ -603,6 +608,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         kernels,
         short,
         stress,
+        modules: o.strings("modules")?,
         name: name.to_string(),
         summary: o.str("summary", "")?,
         fixture: o.need("fixture")?,

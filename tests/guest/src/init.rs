@@ -125,12 +125,22 @@ fn mount(src: &str, at: &str, kind: &str) {
     unsafe { libc::mount(s.as_ptr(), a.as_ptr(), k.as_ptr(), 0, std::ptr::null()) };
 }
 
+/// Where the kernel's modules are.
+fn modules_dir() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("/usr/lib/modules/{}", release.trim())
+}
+
+/// The modules there, one a line, with those that they need.
+fn index(dir: &str) -> String {
+    fs::read_to_string(format!("{dir}/modules.dep")).unwrap_or_default()
+}
+
 /// Load modules with what they depend on, without a process for each: those are slow to start
 /// in an emulated machine. Whatever this does not understand is left to modprobe.
 fn load_modules(names: &[&str]) -> Result<(), String> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let dir = format!("/usr/lib/modules/{}", release.trim());
-    let index = fs::read_to_string(format!("{dir}/modules.dep")).unwrap_or_default();
+    let dir = modules_dir();
+    let index = index(&dir);
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split('.').next().unwrap_or(file).replace('-', "_")
@@ -293,7 +303,8 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     if has_virtio_pmem() {
         load_modules(&["virtio_pci", "virtio_pmem"])?;
     }
-    if p.driver == "nd_pmem" {
+    // Kernels without huge pages have no device-dax.
+    if p.driver == "nd_pmem" && index(&modules_dir()).contains("/device_dax.ko") {
         load_modules(&["dax_pmem", "device_dax"])?;
     }
     ctx::settle();
