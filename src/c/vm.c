@@ -265,6 +265,8 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
  * made writable. vmf_insert_pfn_pmd() and vmf_insert_pfn_pud() look up the memory type, and for a
  * store take what they find for an entry of that size, when another thread may have put a table
  * there; so does vmf_insert_folio_pmd(), which is therefore called as for a load.
+ *
+ * A core without huge pages, as in RT kernels, takes no such entry away: it never gets one.
  */
 static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
 {
@@ -291,7 +293,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 	pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
 	spinlock_t *ptl;	/* of the entries of PMDs */
 
-	if (arch_needs_pgtable_deposit())
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || arch_needs_pgtable_deposit())
 		return VM_FAULT_FALLBACK;
 	if (write)
 		pmd = rpmem_mkwrite_pmd(vma, pmd);
@@ -307,7 +309,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 /* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see space.rs. */
 vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
-#ifdef CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD)
 	struct vm_area_struct *vma = vmf->vma;
 	pud_t pud = pud_mkspecial(pud_mkhuge(pfn_pud(pfn, vma->vm_page_prot)));
 	spinlock_t *ptl;	/* of the entries of PUDs */
@@ -435,7 +437,7 @@ vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bo
 	bool done = false;
 	spinlock_t *ptl;	/* of the entries of PMDs */
 
-	if (folio_order(page_folio(page)) != PMD_ORDER)
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || folio_order(page_folio(page)) != PMD_ORDER)
 		return VM_FAULT_FALLBACK;
 	rpmem_set_mapping(vmf->vma, vmf->address & PMD_MASK, page);
 	if (write && !pmd_none(pmdp_get_lockless(vmf->pmd))) {
