@@ -195,9 +195,9 @@ impl Personality {
         // SAFETY: `raw` is valid for as long as `dev` is; the functions look at its type alone.
         let (btt, pfn, dax) = unsafe {
             (
-                bindings::is_nd_btt(raw),
+                bindings::rpmem_helper_is_nd_btt(raw),
                 bindings::is_nd_pfn(raw),
-                bindings::is_nd_dax(raw),
+                bindings::rpmem_helper_is_nd_dax(raw),
             )
         };
         match (btt, pfn, dax) {
@@ -349,13 +349,12 @@ impl<'a> Namespace<'a> {
 /// The `struct nd_pfn` of a pfn or dax device.
 fn pfn_of(dev: &Device<device::Bound>) -> Option<*mut bindings::nd_pfn> {
     let dev = device_raw(dev);
-    // SAFETY: The device is valid, and of the type that is asked for. A `struct nd_dax` is a
-    // `struct nd_pfn` and nothing more.
+    // SAFETY: The device is valid, and of the type that is asked for.
     unsafe {
         if bindings::is_nd_pfn(dev) {
             Some(bindings::to_nd_pfn(dev))
-        } else if bindings::is_nd_dax(dev) {
-            Some(bindings::to_nd_dax(dev).cast())
+        } else if bindings::rpmem_helper_is_nd_dax(dev) {
+            Some(bindings::rpmem_helper_nd_dax_to_pfn(dev))
         } else {
             None
         }
@@ -412,9 +411,9 @@ impl RawAccess<'_, '_> {
         let ret = unsafe {
             match personality {
                 Personality::Namespace => return Ok(false),
-                Personality::Btt => bindings::nd_btt_probe(dev, ndns),
+                Personality::Btt => bindings::rpmem_helper_nd_btt_probe(dev, ndns),
                 Personality::Pfn => bindings::nd_pfn_probe(dev, ndns),
-                Personality::Dax => bindings::nd_dax_probe(dev, ndns),
+                Personality::Dax => bindings::rpmem_helper_nd_dax_probe(dev, ndns),
             }
         };
         match to_result(ret) {

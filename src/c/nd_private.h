@@ -18,12 +18,16 @@
 
 /*
  * The heads of the structures in drivers/nvdimm/nd.h and btt.h; more follows.
- * The KUnit tests include those headers, too.
+ * Some files include those headers, too.
  */
 #ifndef __ND_H__
 struct nd_pfn {
 	int id;
 	uuid_t *uuid;
+};
+
+struct nd_dax {
+	struct nd_pfn nd_pfn;
 };
 
 struct nd_region {
@@ -60,18 +64,24 @@ struct nd_namespace_common *nvdimm_namespace_common_probe(struct device *dev);
 int devm_namespace_enable(struct device *dev, struct nd_namespace_common *ndns,
 			  resource_size_t size);
 void devm_namespace_disable(struct device *dev, struct nd_namespace_common *ndns);
-int nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns);
 int nd_pfn_probe(struct device *dev, struct nd_namespace_common *ndns);
-int nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns);
-bool is_nd_btt(struct device *dev);
 bool is_nd_pfn(struct device *dev);
-bool is_nd_dax(const struct device *dev);
 struct nd_pfn *to_nd_pfn(struct device *dev);
-struct nd_dax *to_nd_dax(struct device *dev);
+int nvdimm_setup_pfn(struct nd_pfn *nd_pfn, struct dev_pagemap *pgmap);
+#if IS_ENABLED(CONFIG_BTT)
+int nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns);
+bool is_nd_btt(struct device *dev);
 struct nd_btt *to_nd_btt(struct device *dev);
+#endif
+#if IS_ENABLED(CONFIG_ND_BTT)
 int nvdimm_namespace_attach_btt(struct nd_namespace_common *ndns);
 int nvdimm_namespace_detach_btt(struct nd_btt *nd_btt);
-int nvdimm_setup_pfn(struct nd_pfn *nd_pfn, struct dev_pagemap *pgmap);
+#endif
+#if IS_ENABLED(CONFIG_NVDIMM_DAX)
+int nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns);
+bool is_nd_dax(const struct device *dev);
+struct nd_dax *to_nd_dax(struct device *dev);
+#endif
 const char *nvdimm_namespace_disk_name(struct nd_namespace_common *ndns, char *name);
 long nvdimm_clear_poison(struct device *dev, phys_addr_t phys, unsigned int len);
 void nvdimm_badblocks_populate(struct nd_region *nd_region, struct badblocks *bb,

@@ -15,7 +15,7 @@
 #include "shim.h"
 
 #if !IS_ENABLED(CONFIG_FS_DAX) || !IS_ENABLED(CONFIG_ZONE_DEVICE) || \
-	!IS_ENABLED(CONFIG_LIBNVDIMM) || !IS_ENABLED(CONFIG_ND_CLAIM)
+	!IS_ENABLED(CONFIG_LIBNVDIMM) || !IS_ENABLED(CONFIG_NVDIMM_PFN)
 #error "rpmem needs CONFIG_FS_DAX, CONFIG_ZONE_DEVICE, CONFIG_LIBNVDIMM and CONFIG_NVDIMM_PFN"
 #endif
 #ifndef CONFIG_TRACEPOINTS
@@ -153,10 +153,60 @@ void rpmem_helper_clear_mce_nospec(unsigned long pfn)
 	clear_mce_nospec(pfn);
 }
 
-/* Without CONFIG_BTT there are no btt devices, so that nobody calls these. */
-int rpmem_helper_attach_btt(struct nd_namespace_common *ndns)
+/*
+ * Without CONFIG_BTT there are no btt devices, and without CONFIG_NVDIMM_DAX no
+ * dax devices: nobody has one to ask for, and none is found on a namespace.
+ */
+int rpmem_helper_nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns)
 {
 #if IS_ENABLED(CONFIG_BTT)
+	return nd_btt_probe(dev, ndns);
+#else
+	return -ENODEV;
+#endif
+}
+
+bool rpmem_helper_is_nd_btt(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_BTT)
+	return is_nd_btt(dev);
+#else
+	return false;
+#endif
+}
+
+int rpmem_helper_nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns)
+{
+#if IS_ENABLED(CONFIG_NVDIMM_DAX)
+	return nd_dax_probe(dev, ndns);
+#else
+	return -ENODEV;
+#endif
+}
+
+bool rpmem_helper_is_nd_dax(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_NVDIMM_DAX)
+	return is_nd_dax(dev);
+#else
+	return false;
+#endif
+}
+
+/* Of a dax device, which is a pfn device and nothing more. */
+struct nd_pfn *rpmem_helper_nd_dax_to_pfn(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_NVDIMM_DAX)
+	return &to_nd_dax(dev)->nd_pfn;
+#else
+	return NULL;
+#endif
+}
+
+/* nd_btt.ko is built for nd_pmem only (CONFIG_ND_BTT). */
+int rpmem_helper_attach_btt(struct nd_namespace_common *ndns)
+{
+#if IS_ENABLED(CONFIG_ND_BTT)
 	return nvdimm_namespace_attach_btt(ndns);
 #else
 	return -ENXIO;
@@ -165,14 +215,14 @@ int rpmem_helper_attach_btt(struct nd_namespace_common *ndns)
 
 void rpmem_helper_detach_btt(struct device *dev)
 {
-#if IS_ENABLED(CONFIG_BTT)
+#if IS_ENABLED(CONFIG_ND_BTT)
 	nvdimm_namespace_detach_btt(to_nd_btt(dev));
 #endif
 }
 
 struct gendisk *rpmem_helper_btt_disk(struct device *dev)
 {
-#if IS_ENABLED(CONFIG_BTT)
+#if IS_ENABLED(CONFIG_ND_BTT)
 	return to_nd_btt(dev)->btt->btt_disk;
 #else
 	return NULL;

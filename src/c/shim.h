@@ -18,6 +18,7 @@ struct gendisk;
 struct kernfs_node;
 struct nd_namespace_common;
 struct nd_namespace_io;
+struct nd_pfn;
 struct page;
 
 bool rpmem_helper_bdev_file_read_only(struct file *file);
@@ -45,6 +46,11 @@ struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, co
 void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn);
 int rpmem_helper_test_and_clear_hwpoison(struct page *page);
 void rpmem_helper_clear_mce_nospec(unsigned long pfn);
+int rpmem_helper_nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns);
+bool rpmem_helper_is_nd_btt(struct device *dev);
+int rpmem_helper_nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns);
+bool rpmem_helper_is_nd_dax(struct device *dev);
+struct nd_pfn *rpmem_helper_nd_dax_to_pfn(struct device *dev);
 int rpmem_helper_attach_btt(struct nd_namespace_common *ndns);
 void rpmem_helper_detach_btt(struct device *dev);
 struct gendisk *rpmem_helper_btt_disk(struct device *dev);
