@@ -7,6 +7,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod btf;
 pub mod dirty;
 pub mod extent;
 pub mod fault;
