@@ -15,6 +15,7 @@
 #include <linux/poll.h>
 
 #include "counters.h"
+#include "layout.h"
 #include "lease.h"
 #include "nd_private.h"
 #include "shim.h"

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Prototypes of functions that libnvdimm exports to its drivers and declares
- * in drivers/nvdimm/nd.h, which kernel header packages do not carry. They are
- * not versioned: Kbuild takes only kernel series for which they were compared.
+ * What libnvdimm has for its drivers and declares in drivers/nvdimm/nd.h, which
+ * kernel header packages do not carry. Nothing versions it. When the module is
+ * built, c/offsets.c compares all of this with the BTF of the kernel that it is
+ * for, and with its source, whichever is there; when it is loaded,
+ * abstractions/layout.rs compares the structures once more.
  */
 #ifndef RPMEM_ND_PRIVATE_H
 #define RPMEM_ND_PRIVATE_H
@@ -58,6 +60,19 @@ struct nd_btt {
 struct btt {
 	struct gendisk *btt_disk;
 };
+#endif
+
+/* All members of them that are used. */
+#define RPMEM_ND_MEMBERS(MEMBER)	\
+	MEMBER(nd_dax, nd_pfn)		\
+	MEMBER(nd_pfn, uuid)		\
+	MEMBER(nd_region, ro)
+#if IS_ENABLED(CONFIG_ND_BTT)
+#define RPMEM_BTT_MEMBERS(MEMBER)	\
+	MEMBER(btt, btt_disk)		\
+	MEMBER(nd_btt, btt)
+#else
+#define RPMEM_BTT_MEMBERS(MEMBER)
 #endif
 
 struct nd_namespace_common *nvdimm_namespace_common_probe(struct device *dev);
