@@ -18,6 +18,7 @@ mod logic_kunit;
 
 use abstractions::{
     chrdev,
+    layout,
     nd,
     platform,
     release,
@@ -32,6 +33,7 @@ use kernel::{
 struct Module {
     #[pin]
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
+    _layout: layout::Proven,
     // What the driver has left to it ends before the module does.
     _queue: release::Queue,
     // The devices that the driver makes are of this class.
@@ -45,6 +47,8 @@ struct Module {
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            // Before anything looks into a structure.
+            _layout: layout::Proven::new()?,
             _queue: release::Queue::new()?,
             _class: chrdev::Class::register()?,
             _counters: trace::Counters::new(),

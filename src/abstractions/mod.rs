@@ -11,6 +11,7 @@
 //! | `compat.rs` | driver's own | `src/c/compat.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
+//! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
 //! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
@@ -36,6 +37,7 @@ pub(crate) mod errno;
 pub(crate) mod fasync;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
+pub(crate) mod layout;
 pub(crate) mod memremap;
 pub(crate) mod nd;
 pub(crate) mod platform;

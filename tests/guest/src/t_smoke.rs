@@ -14,6 +14,10 @@ pub const TESTS: &[Test] = &[
         run: namespace,
     },
     Test {
+        name: "smoke_layout_refused",
+        run: layout_refused,
+    },
+    Test {
         name: "smoke_read_write",
         run: read_write,
     },
@@ -69,6 +73,43 @@ fn namespace(c: &mut Ctx) -> TestResult {
         list.contains(&format!("\"blockdev\":\"{disk}\"")),
         "ndctl list -N: {list}"
     );
+    Ok(())
+}
+
+/// A module that takes members of libnvdimm's structures to be elsewhere is not loaded: that very
+/// one, with another offset in its table.
+fn layout_refused(c: &mut Ctx) -> TestResult {
+    let ns = c.namespace()?;
+    check!(
+        !c.ok(&["dmesg"])?.contains("it is not proven"),
+        "this kernel's BTF was not read"
+    );
+    c.rmmod("rpmem")?;
+    let ko = std::fs::read(crate::ctx::init_ko())?;
+    for (structure, member) in [("nd_region", "ro"), ("nd_pfn", "uuid"), ("btt", "btt_disk")] {
+        let mut entry = [0; 32];
+        entry[..structure.len()].copy_from_slice(structure.as_bytes());
+        entry[16..16 + member.len()].copy_from_slice(member.as_bytes());
+        let at: Vec<usize> = (0..ko.len() - entry.len())
+            .filter(|&at| ko[at..].starts_with(&entry))
+            .collect();
+        check_eq!(at.len(), 1, "entries of {structure}.{member}");
+        let mut other = ko.clone();
+        other[at[0] + entry.len()] ^= 4;
+        let file = std::path::Path::new("/tmp/other.ko");
+        std::fs::write(file, other)?;
+        c.mark_dmesg();
+        let Err(err) = crate::ctx::insmod(file, &c.params) else {
+            crate::fail!("a module with another offset of {structure}.{member} was loaded");
+        };
+        check!(err.contains("os error 8"), "not ENOEXEC: {err}");
+        c.dmesg_has(&format!(
+            "struct {structure}: {member} is taken to be at byte "
+        ))?;
+        check!(!c.module_loaded("rpmem"));
+    }
+    c.insmod_rpmem(&c.params)?;
+    check_eq!(c.bound_to(&ns).as_deref(), Some("rpmem"));
     Ok(())
 }
 
