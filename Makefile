@@ -37,6 +37,9 @@ test-the-tests: ## plant faults and see that the tests find them; FAULT=name cho
 bench: ## measure rpmem beside nd_pmem and device-dax, in guest instructions
 	@scripts/bench
 
+next-series: ## what a newer kernel changes for rpmem: KDIR=build tree or KSRC=source; TEXT=1: without building
+	@scripts/next-series $(if $(KSRC),KSRC=$(KSRC),KDIR=$(KDIR)) $(if $(TEXT),text)
+
 check: ## lint: shell, Rust, C style, unsafe counts
 	@scripts/check
 
@@ -70,4 +73,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module package demo test test-debug stress test-the-tests bench check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module package demo test test-debug stress test-the-tests bench next-series check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
