@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One boot: initramfs, QEMU, its logs, and the verdict.
 
+use crate::clock::{Clock, Late, Watch};
 use crate::cover::Cover;
 use crate::cpio::Archive;
 use crate::monitor::{self, Monitor};
@@ -72,7 +73,7 @@ impl Env {
     }
 }
 
-/// Seconds that a kernel has to start init, on a machine of its own.
+/// Seconds, on hardware, that a kernel has to start init.
 const TO_INIT: u64 = 15;
 /// A machine that counts its instructions is slower than others by this much, with a plugin.
 const COUNTING: u64 = 8;
@@ -95,7 +96,6 @@ fn ctx<T>(r: std::io::Result<T>, what: &Path) -> Result<T, String> {
 
 /// The instructions for the guest's init, one per line.
 pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
-    let factor = if mode == "shell" { 1 } else { env.factor() };
     let mut p = format!(
         "mode {mode}\ndriver {}\nflavour {}\nseed {}\n",
         boot.driver, env.flavour, env.seed
@@ -120,7 +120,7 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
         p += &format!("fault {f}\n");
     }
     for t in &boot.tests {
-        p += &format!("test {} {}\n", t.name, t.timeout * factor);
+        p += &format!("test {}\n", t.name);
     }
     p
 }
@@ -318,9 +318,8 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
 
     let mut ktap_text = String::new();
     let mut times = BTreeMap::new();
-    let limit = Duration::from_secs(boot.limit(env.factor()));
     let counting = fixture.icount.map_or(1, |_| COUNTING);
-    let limit_to_init = Duration::from_secs(TO_INIT * counting * env.factor()).min(limit);
+    let mut watch = Watch::new(boot, env.factor(), TO_INIT, counting);
     volatile::before(fixture, dir)?;
     let mut monitor = match fixture.monitor.is_empty() {
         true => None,
@@ -332,12 +331,14 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         }
         volatile::prepare(fixture, dir, &env.last_flush, c);
         let err = stderr.try_clone().expect("dup of a log file");
-        c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err);
+        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(err);
     });
     let ended = match child {
         Err(e) => Ended::NotStarted(format!("{}: {e}", qemu::BINARY)),
         Ok(mut child) => {
             let stdout = child.stdout.take().expect("piped");
+            let mut to_init = child.stdin.take().expect("piped");
+            let mut clock = Clock::new(child.id());
             let (tx, rx) = mpsc::channel();
             let reader = std::thread::spawn(move || {
                 let mut r = BufReader::new(stdout);
@@ -383,6 +384,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
                                 times.insert(name, at.elapsed().as_secs_f64());
                             }
                         }
+                        watch.line(&line, clock.now());
                         on_line(&line);
                     }
                     Err(RecvTimeoutError::Timeout) => {
@@ -400,10 +402,12 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
                 if kill_for.is_none() {
                     if interrupted() {
                         kill_for = Some(Ended::Interrupted);
-                    } else if began.elapsed() > limit
-                        || ktap_text.is_empty() && began.elapsed() > limit_to_init
-                    {
-                        kill_for = Some(Ended::Timeout);
+                    }
+                    match watch.look(clock.now()) {
+                        Late::No => {}
+                        // QEMU that takes no input is killed later.
+                        Late::Tell(number) => drop(writeln!(to_init, "timeout {number}")),
+                        Late::Kill(why) => kill_for = Some(Ended::Timeout(why)),
                     }
                     if kill_for.is_some() {
                         let _ = child.kill();

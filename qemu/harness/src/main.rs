@@ -4,6 +4,7 @@
 
 mod bench;
 mod boot;
+mod clock;
 mod cover;
 mod cpio;
 mod demo;
@@ -157,7 +158,7 @@ fn environment(o: &Options) -> Result<Env, String> {
     Ok(env)
 }
 
-/// Guests at a time: they wait little, so more than there are CPUs would only run into timeouts.
+/// Guests at a time: they wait little, so more than there are CPUs would gain nothing.
 fn cpus() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
@@ -371,7 +372,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
     // The longest first, so that none is left over for one job alone.
-    let longest = |s: &Scenario| s.boots.iter().map(|b| b.limit(1) * b.repeat).sum::<u64>();
+    let longest = |s: &Scenario| s.boots.iter().map(|b| b.longest() * b.repeat).sum::<u64>();
     chosen.sort_by_key(|s| std::cmp::Reverse(longest(s)));
     if chosen.is_empty() {
         return Err(format!(

@@ -34,7 +34,8 @@ pub struct Monitor {
 impl Monitor {
     pub fn new() -> std::io::Result<Monitor> {
         let (ours, theirs) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(Duration::from_secs(60)))?;
+        // For a QEMU that hangs, on however busy a host.
+        ours.set_read_timeout(Some(Duration::from_secs(600)))?;
         Ok(Monitor {
             from: BufReader::new(ours.try_clone()?),
             to: ours,

@@ -38,7 +38,8 @@
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
-//! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`. Host actions act on the medium
+//! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`, of the time that the machine had:
+//! clock.rs. Host actions act on the medium
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
 //! `allow_trace` a stack may be shown by the function that is its last word, and nothing else: file
 //! systems do so. With `allow_core_races` KCSAN may report races in which no function of any module is on
@@ -56,7 +57,8 @@ use std::path::Path;
 pub const TCG_FACTOR: u64 = 4;
 /// Seconds, on hardware, for a test that names no timeout of its own.
 pub const TEST_TIMEOUT: u64 = 15;
-/// Seconds, on hardware, to boot and to set the driver up.
+/// Seconds, on hardware, for each thing that init does between tests: to set the driver up, to clean up
+/// after a test, to look for leaks.
 pub const BOOT_TIMEOUT: u64 = 30;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -165,7 +167,7 @@ pub struct Boot {
     pub after: Vec<HostAction>,
     /// Misbehaviour of init, for the harness's own tests.
     pub fault: Option<String>,
-    /// Seconds on hardware; replaces the computed limit.
+    /// Seconds on hardware for the whole boot, beside the limits on each step of it.
     pub total_timeout: Option<u64>,
 }
 
@@ -211,10 +213,9 @@ impl Boot {
             .collect()
     }
 
-    /// Seconds after which the whole boot counts as hung.
-    pub fn limit(&self, factor: u64) -> u64 {
-        let computed = || BOOT_TIMEOUT + self.tests.iter().map(|t| t.timeout).sum::<u64>();
-        self.total_timeout.unwrap_or_else(computed) * factor
+    /// Seconds, on hardware, that the whole boot takes at most.
+    pub fn longest(&self) -> u64 {
+        BOOT_TIMEOUT + self.tests.iter().map(|t| t.timeout).sum::<u64>()
     }
 
     pub fn named(tests: &[&str], driver: &str) -> Boot {
@@ -716,7 +717,7 @@ mod tests {
         .unwrap();
         assert_eq!(s.boots[0].end, End::PowerCut);
         assert_eq!(s.boots[0].params, ["a=1"]);
-        assert_eq!(s.boots[0].limit(2), (BOOT_TIMEOUT + TEST_TIMEOUT + 3) * 2);
+        assert_eq!(s.boots[0].longest(), BOOT_TIMEOUT + TEST_TIMEOUT + 3);
         assert_eq!(s.boots[1].driver, "nd_pmem");
         assert!(s.boots[1].params.is_empty());
         match &s.boots[1].before[0] {

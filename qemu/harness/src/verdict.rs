@@ -27,7 +27,8 @@ pub enum Ended {
     Signalled(i32),
     /// Killed by the harness because the guest asked for it.
     PowerCut,
-    Timeout,
+    /// Killed by the harness because it was late: where.
+    Timeout(String),
     Interrupted,
     NotStarted(String),
     /// Killed by the harness because QEMU's monitor refused a command.
@@ -350,7 +351,7 @@ pub fn judge(input: &Input) -> Verdict {
         (_, Ended::Exited(c)) => reasons.push(format!("QEMU ended with {c}")),
         (_, Ended::Signalled(s)) => reasons.push(format!("QEMU was killed by signal {s}")),
         (_, Ended::PowerCut) => reasons.push("power cut where none was agreed".into()),
-        (_, Ended::Timeout) => reasons.push("timeout of the whole boot".into()),
+        (_, Ended::Timeout(why)) => reasons.push(why.clone()),
         (_, Ended::Interrupted) => reasons.push("interrupted".into()),
         (_, Ended::Refused(e)) => reasons.push(e.clone()),
         (_, Ended::NotStarted(e)) => reasons.push(format!("QEMU did not start: {e}")),
@@ -612,9 +613,9 @@ mod tests {
             TWO,
             "KTAP version 1\n1..2\nok 1 self_pass\n",
             CONSOLE,
-            Ended::Timeout,
+            Ended::Timeout("timeout: no answer".into()),
         );
-        red(&v, "timeout of the whole boot");
+        red(&v, "timeout: no answer");
         red(&v, "no result: self_pass2");
     }
 

@@ -10,7 +10,7 @@ use crate::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
 use crate::sys;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -38,7 +38,7 @@ struct Plan {
     long: bool,
     nfit_test: bool,
     coverage: bool,
-    tests: Vec<(String, u64)>,
+    tests: Vec<String>,
 }
 
 fn parse(text: &str) -> Result<Plan, String> {
@@ -56,19 +56,19 @@ fn parse(text: &str) -> Result<Plan, String> {
             "long" => p.long = true,
             "nfit-test" => p.nfit_test = true,
             "coverage" => p.coverage = true,
-            "test" => {
-                let (name, secs) = val.split_once(' ').ok_or(format!("bad line: {line}"))?;
-                let secs = secs.parse().map_err(|_| format!("bad line: {line}"))?;
-                p.tests.push((name.into(), secs));
-            }
+            "test" if !val.is_empty() => p.tests.push(val.into()),
             _ => return Err(format!("bad line: {line}")),
         }
     }
     Ok(p)
 }
 
-/// The KTAP channel. Writes are complete on the wire when they return.
-struct Tap(File);
+/// The KTAP channel. Writes are complete on the wire when they return. What comes from the other end
+/// is `timeout N`: test N is to end. Only the harness knows what time the machine has had.
+struct Tap {
+    file: File,
+    heard: Vec<u8>,
+}
 
 impl Tap {
     fn open() -> std::io::Result<Tap> {
@@ -81,16 +81,32 @@ impl Tap {
             libc::cfsetspeed(&mut t, libc::B115200);
             libc::tcsetattr(f.as_raw_fd(), libc::TCSANOW, &t);
         }
-        Ok(Tap(f))
+        Ok(Tap {
+            file: f,
+            heard: Vec::new(),
+        })
     }
 
     fn line(&mut self, text: &str) {
-        let _ = self.0.write_all(format!("{text}\n").as_bytes());
+        let _ = self.file.write_all(format!("{text}\n").as_bytes());
     }
 
     fn drain(&self) {
         // SAFETY: an open terminal.
-        unsafe { libc::tcdrain(self.0.as_raw_fd()) };
+        unsafe { libc::tcdrain(self.file.as_raw_fd()) };
+    }
+
+    /// Takes what is there to be read; whether that ends this test.
+    fn is_late(&mut self, number: usize) -> bool {
+        let mut buf = [0; 256];
+        let n = self.file.read(&mut buf).unwrap_or(0);
+        self.heard.extend_from_slice(&buf[..n]);
+        let mut late = false;
+        while let Some(end) = self.heard.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.heard.drain(..=end).collect();
+            late |= line == format!("timeout {number}\n").as_bytes();
+        }
+        late
     }
 }
 
@@ -391,11 +407,11 @@ pub fn main() -> i32 {
         std::env::set_var("RPMEM_LONG", "1");
     }
 
-    for (n, (name, secs)) in plan.tests.iter().enumerate() {
+    for (n, name) in plan.tests.iter().enumerate() {
         if plan.fault == "drop-last" && n + 1 == plan.tests.len() {
             break;
         }
-        run_test(&mut tap, n + 1, name, *secs);
+        run_test(&mut tap, n + 1, name);
         if plan.fault == "hang" {
             hang();
         }
@@ -441,34 +457,64 @@ fn leaks(tap: &mut Tap) {
     tap.line("# rpmem: scanned for leaks");
 }
 
-/// Kill what a test left behind, in its group or outside of it, and collect every dead child.
-fn kill_group(pid: i32) {
-    // SAFETY: signals to a process group that this process made.
-    unsafe { libc::kill(-pid, libc::SIGKILL) };
-    // Everything that is not a kernel thread, nor process 1, belongs to the test.
-    for e in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(p) = e.file_name().to_string_lossy().parse::<i32>() else {
-            continue;
-        };
-        if p > 2 && fs::read_link(e.path().join("exe")).is_ok() {
-            // SAFETY: as above.
-            unsafe { libc::kill(p, libc::SIGKILL) };
-        }
-    }
-    let end = Instant::now() + Duration::from_secs(5);
-    loop {
-        // SAFETY: reaps any child of process 1.
-        let r = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
-        if r < 0 || Instant::now() > end {
-            break;
-        }
-        if r == 0 {
-            std::thread::sleep(Duration::from_millis(2));
+/// Processes that are no kernel threads, nor process 1: they belong to the test.
+fn others() -> Vec<i32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| {
+            let pid = e.file_name().to_string_lossy().parse::<i32>().ok()?;
+            fs::read_link(e.path().join("exe")).ok()?;
+            (pid > 2).then_some(pid)
+        })
+        .collect()
+}
+
+/// Says where the processes of a test are that does not end.
+fn stuck(tap: &mut Tap) {
+    for pid in others() {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let (name, stat) = (read("comm"), read("stat"));
+            let state = stat.rsplit_once(") ").map_or("", |s| s.1);
+            let state = state.split(' ').next().unwrap_or_default();
+            tap.line(&format!(
+                "# rpmem: {pid} {} is in state {state}",
+                name.trim()
+            ));
+            for line in read("stack").lines().take(12) {
+                tap.line(&format!("# rpmem:     {line}"));
+            }
         }
     }
 }
 
-fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
+/// Kill what a test left behind, in its group or outside of it, and collect every dead child.
+fn kill_group(pid: i32) {
+    // SAFETY: signals to a process group that this process made.
+    unsafe { libc::kill(-pid, libc::SIGKILL) };
+    // One that cannot be killed ends the boot: the harness waits for the next line only so long.
+    loop {
+        for p in others() {
+            // SAFETY: as above.
+            unsafe { libc::kill(p, libc::SIGKILL) };
+        }
+        // SAFETY: reaps any child of process 1.
+        match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+            r if r < 0 => break,
+            // CLOCK: how often it is looked at.
+            0 => std::thread::sleep(Duration::from_millis(2)),
+            _ => {}
+        }
+    }
+}
+
+fn run_test(tap: &mut Tap, number: usize, name: &str) {
     tap.line(&format!("# rpmem: start {name}"));
     kmsg(&format!("rpmem-test: start {name}"));
     let child = Command::new("/proc/self/exe")
@@ -495,26 +541,31 @@ fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
     let mut open = [true, true];
     let mut lines = 0;
     let mut skip = String::new();
-    let deadline = Instant::now() + Duration::from_secs(secs);
+    let mut last = "nothing".to_string();
     let mut timed_out = false;
     let mut status = None;
     loop {
+        let input = |fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
         let mut polls = Vec::new();
         for (i, f) in fds.iter().enumerate() {
             if let (true, Some(f)) = (open[i], f) {
-                polls.push((
-                    i,
-                    libc::pollfd {
-                        fd: f.as_raw_fd(),
-                        events: libc::POLLIN,
-                        revents: 0,
-                    },
-                ));
+                polls.push((i, input(f.as_raw_fd())));
             }
         }
         let mut raw: Vec<libc::pollfd> = polls.iter().map(|p| p.1).collect();
-        // SAFETY: an array of pollfd with its length; zero entries are a plain sleep.
+        raw.push(input(tap.file.as_raw_fd()));
+        // SAFETY: an array of pollfd with its length.
         let ready = unsafe { libc::poll(raw.as_mut_ptr(), raw.len() as libc::nfds_t, 10) };
+        let told = raw.pop().is_some_and(|r| r.revents & libc::POLLIN != 0);
+        if told && tap.is_late(number) && status.is_none() {
+            timed_out = true;
+            stuck(tap);
+            break;
+        }
         for (p, r) in polls.iter().zip(&raw) {
             if r.revents == 0 {
                 continue;
@@ -531,6 +582,7 @@ fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
             while let Some(nl) = part.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = part.drain(..=nl).collect();
                 diagnostic(tap, number, name, &line, &mut lines, &mut skip);
+                last = String::from_utf8_lossy(&line).into_owned();
             }
         }
         if status.is_none() {
@@ -544,10 +596,6 @@ fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
         if status.is_some() && !open[0] && !open[1] {
             break;
         }
-        if Instant::now() > deadline {
-            timed_out = status.is_none();
-            break;
-        }
     }
     kill_group(pid);
     for (_, rest) in partial {
@@ -556,7 +604,8 @@ fn run_test(tap: &mut Tap, number: usize, name: &str, secs: u64) {
         }
     }
     if timed_out {
-        tap.line(&format!("# rpmem: timeout after {secs} s"));
+        let last = last.trim_end();
+        tap.line(&format!("# rpmem: timeout; it said last: {last}"));
         tap.line(&format!("not ok {number} {name}"));
     } else {
         use std::os::unix::process::ExitStatusExt;
@@ -643,16 +692,15 @@ mod tests {
 
     #[test]
     fn plans() {
-        let p =
-            parse("mode test\ndriver rpmem\nparams a=1 b=2\nend power-cut\ntest x 5\ntest y 60\n")
-                .unwrap();
+        let p = parse("mode test\ndriver rpmem\nparams a=1 b=2\nend power-cut\ntest x\ntest y\n")
+            .unwrap();
         assert_eq!(p.driver, "rpmem");
         assert_eq!(p.params, "a=1 b=2");
         assert!(p.power_cut);
-        assert_eq!(p.tests, [("x".to_string(), 5), ("y".to_string(), 60)]);
+        assert_eq!(p.tests, ["x", "y"]);
         assert_eq!(depends(b"x\0depends=a,b_c\0y=1\0"), ["a", "b_c"]);
         assert!(depends(b"x\0depends=\0").is_empty());
-        assert!(parse("tset x 5\n").is_err());
-        assert!(parse("test x\n").is_err());
+        assert!(parse("tset x\n").is_err());
+        assert!(parse("test\n").is_err());
     }
 }
