@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One boot: initramfs, QEMU, its logs, and the verdict.
 
-use crate::clock::{Clock, Late, Watch};
+use crate::clock::{self, Clock, Late, Watch};
 use crate::cover::Cover;
 use crate::cpio::Archive;
 use crate::monitor::{self, Monitor};
@@ -172,15 +172,23 @@ pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(),
     ctx(f.write_all(&a.finish()), to)
 }
 
-pub fn cmdline(fixture: &Fixture, boot: &Boot, flavour: &str) -> String {
+pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
     // Early boot is quiet because every character on an emulated UART is slow; init turns
     // the console up before it loads the driver. The kernel measures whether the timer ticks; on a
     // busy host the emulated one can look dead.
     let mut c = String::from("console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check");
+    // A CPU of a busy host's guest makes no progress for longer than on any hardware; what hangs is
+    // found by clock.rs. These are as long as the kernel allows, or longer than that takes.
+    c += " watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300";
+    c += " workqueue.watchdog_thresh=300 sysctl.kernel.hung_task_timeout_secs=600";
     if boot.allow_splat.is_empty() && !boot.allow_core_races {
         c += " panic_on_warn=1";
     }
-    if flavour != "stock" {
+    // Where it is not measured by instructions.
+    if let (Accel::Tcg, None, Some(khz)) = (env.accel, fixture.icount, clock::tsc_khz()) {
+        c += &format!(" tsc_early_khz={khz}");
+    }
+    if env.flavour != "stock" {
         // identify_cpu() forgets for a moment that there are five levels of page tables; KASAN then
         // takes an address in an interrupt for a wild one. The suites run where they are looked at.
         if !boot.five_levels {
@@ -277,7 +285,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         initrd(fixture, env, &plan, &own_image)?;
         own_image.clone()
     };
-    let cmdline = cmdline(fixture, boot, &env.flavour);
+    let cmdline = cmdline(fixture, boot, env);
     let mut args = qemu::args(&Machine {
         fixture,
         accel: env.accel,

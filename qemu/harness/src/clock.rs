@@ -11,6 +11,7 @@ use crate::verdict::{CUT_MARKER, END_MARKER};
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// However busy the host is: of the time that passes, the machine is taken to have had at least one
@@ -74,6 +75,41 @@ impl Clock {
 
 fn had(passed: Duration, lost: Duration) -> Duration {
     passed.saturating_sub(lost).max(passed / LEAST)
+}
+
+/// How fast the host's time-stamp counter is, in kHz: QEMU's TCG gives guests the same one. A kernel
+/// measures it against a timer when it starts, which on a busy host can be wrong by a factor of 50; all of
+/// its time is then.
+pub fn tsc_khz() -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static KHZ: OnceLock<u64> = OnceLock::new();
+        let khz = *KHZ.get_or_init(|| {
+            let (start, began) = tsc_and_time();
+            std::thread::sleep(Duration::from_millis(200));
+            let (end, ended) = tsc_and_time();
+            let ns = (ended - began).as_nanos();
+            (u128::from(end - start) * 1_000_000 / ns) as u64
+        });
+        Some(khz)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
+/// Both at one moment: those of many that were read with the least in between.
+#[cfg(target_arch = "x86_64")]
+fn tsc_and_time() -> (u64, Instant) {
+    let read = || {
+        // SAFETY: the instruction is part of the architecture.
+        let before = unsafe { core::arch::x86_64::_rdtsc() };
+        let now = Instant::now();
+        // SAFETY: as above.
+        let after = unsafe { core::arch::x86_64::_rdtsc() };
+        (after - before, before, now)
+    };
+    let best = (0..100).map(|_| read()).min_by_key(|r| r.0);
+    best.map(|(_, tsc, now)| (tsc, now)).expect("100 of them")
 }
 
 /// What a guest is at.
@@ -243,6 +279,20 @@ mod tests {
         if fs::read_to_string("/proc/self/schedstat").is_ok() {
             assert!(had > passed / 4, "lost {had:?} of {passed:?}");
         }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_counter_of_this_host() {
+        let khz = tsc_khz().unwrap();
+        assert!((100_000..20_000_000).contains(&khz), "{khz} kHz");
+        // Measured once more, it is the same.
+        let (start, began) = tsc_and_time();
+        std::thread::sleep(Duration::from_millis(300));
+        let (end, ended) = tsc_and_time();
+        let again = u128::from(end - start) * 1_000_000 / (ended - began).as_nanos();
+        let off = again.abs_diff(u128::from(khz));
+        assert!(off * 1000 < u128::from(khz), "{khz} kHz, then {again}");
     }
 
     #[test]

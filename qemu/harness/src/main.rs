@@ -488,7 +488,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
         accel: env.accel,
         kernel: &env.kernel,
         initrd: &image,
-        cmdline: &boot::cmdline(fixture, &b, &env.flavour),
+        cmdline: &boot::cmdline(fixture, &b, env),
         dir: &dir,
         logs: &dir,
         system: &env.system,
