@@ -65,7 +65,7 @@ pub fn quiet(c: &Ctx) -> TestResult {
     }
     const SPIN: u64 = 2_000_000;
     let mut calm = 0;
-    c.wait_for("a CPU of our own", 120, || {
+    c.wait_for("a CPU of our own", || {
         for _ in 0..100 {
             let (cost, ()) = cost(|| spin(SPIN / 2));
             calm = if cost < SPIN + SPIN / 20 { calm + 1 } else { 0 };
@@ -361,7 +361,7 @@ pub fn dax_node(c: &Ctx, nd: &str) -> TestResult<String> {
         let is_node = |n: &String| n.starts_with("dax") && c.nd(nd).join(n).join("dev").exists();
         names.into_iter().find(is_node)
     };
-    c.wait_for(&format!("device-dax on {nd}"), 20, || find().is_some())?;
+    c.wait_for(&format!("device-dax on {nd}"), || find().is_some())?;
     let node = format!("/dev/{}", find().ok_or("it went away")?);
     c.wait_exists(&node)?;
     Ok(node)

@@ -323,6 +323,10 @@ pub fn probe_store(addr: u64, value: u64) -> Result<(), Fault> {
     probed().map_or(Ok(()), Err)
 }
 
+/// What a wait is given that lasts until something comes, or the harness ends the test: no wait for
+/// what must come is shorter, as nobody in the guest knows how busy the host is.
+pub const FOREVER: i32 = -1;
+
 /// What poll(2) says of a file; 0 if nothing comes in that time. POLLERR and POLLHUP are always asked
 /// for.
 pub fn poll(f: &File, events: i16, ms: i32) -> io::Result<i16> {
@@ -377,18 +381,22 @@ pub struct FileSignal {
     pub fd: i32,
 }
 
-/// The next of these blocked signals, if one comes in that time.
-pub fn next_signal(signals: &[i32], ms: u64) -> io::Result<Option<FileSignal>> {
+/// The next of these blocked signals: of those that are there, or waits for one.
+pub fn next_signal(signals: &[i32], wait: bool) -> io::Result<Option<FileSignal>> {
     let set = signal_set(signals);
-    let time = libc::timespec {
-        tv_sec: (ms / 1000) as i64,
-        tv_nsec: (ms % 1000 * 1_000_000) as i64,
+    let at_once = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let time = match wait {
+        true => std::ptr::null(),
+        false => &raw const at_once,
     };
     // SAFETY: a set, a siginfo and a time of ours; on x86-64 si_band and si_fd are at 16 and 24.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         loop {
-            if libc::sigtimedwait(&set, &mut info, &time) >= 0 {
+            if libc::sigtimedwait(&set, &mut info, time) >= 0 {
                 break;
             }
             let e = io::Error::last_os_error();

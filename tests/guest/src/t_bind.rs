@@ -129,7 +129,7 @@ fn refusals(c: &mut Ctx) -> TestResult {
     c.ok(&["umount", "-l", MNT])?;
     refused("detached", "is claimed in the kernel")?;
     drop(file);
-    c.wait_for("the end of the file system", 10, || {
+    c.wait_for("the end of the file system", || {
         fs::File::options()
             .read(true)
             .custom_flags(libc::O_EXCL)

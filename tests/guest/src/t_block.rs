@@ -1013,7 +1013,7 @@ fn wait_partitions(c: &Ctx, disk: &str, want: &[&str]) -> TestResult {
         v.sort();
         v
     };
-    c.wait_for(&format!("partitions {want:?}"), 20, || have() == want)?;
+    c.wait_for(&format!("partitions {want:?}"), || have() == want)?;
     for p in want {
         c.wait_exists(format!("/dev/{p}"))?;
     }

@@ -119,7 +119,7 @@ fn open_gone(c: &mut Ctx) -> TestResult {
     // A thread: a child would hold the mapping that it waits for.
     let nd = h.space.nd.clone();
     let unbinding = tools::unbind_beside(nd);
-    c.wait_for("the break", 30, || {
+    c.wait_for("the break", || {
         tools::rpmem_lease(&f, 32).is_ok_and(|lease| lease.state == LEASE_REMOVE)
     })?;
     for write in [false, true] {

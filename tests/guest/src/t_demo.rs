@@ -241,7 +241,7 @@ fn verify(c: &mut Ctx) -> TestResult {
     )?;
     c.settle();
     let all = FILE_SYSTEMS.len() + usize::from(driver == "rpmem");
-    c.wait_for("the disks", 20, || c.disks().len() == all)?;
+    c.wait_for("the disks", || c.disks().len() == all)?;
     carriers(c, &driver)?;
     let disks = disks(c)?;
     println!("== the same file systems, mounted again, and every byte compared");

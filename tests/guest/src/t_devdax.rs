@@ -4,7 +4,7 @@
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk;
 use crate::fuzz_calls::Ring;
-use crate::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
 use crate::tools::{self, errno, Peer, Probe, HUGE};
 use crate::{check, check_eq, fail};
@@ -368,7 +368,7 @@ fn msync(c: &mut Ctx) -> TestResult {
         f.sync_all()?;
         check_eq!(written()?, HUGE, "pinned, again");
         drop(ring);
-        c.wait_for("the end of the ring", 10, || {
+        c.wait_for("the end of the ring", || {
             f.sync_all().is_ok() && written().is_ok_and(|n| n == 0)
         })?;
         // One that cannot be written leaves no trace.
@@ -456,22 +456,22 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
         let unbind = tools::unbind_beside(nd);
         // The memory has gone from mappings, and there is notice.
         check_eq!(
-            sys::poll(&f, POLLPRI, 60_000)? & POLLPRI,
+            sys::poll(&f, POLLPRI, FOREVER)? & POLLPRI,
             POLLPRI,
             "notice, mapped {mapped}"
         );
         check!(
-            sys::next_signal(&[signal], 60_000)?.is_some(),
+            sys::next_signal(&[signal], true)?.is_some(),
             "a signal, mapped {mapped}"
         );
-        c.wait_for("a message", 60, || {
+        c.wait_for("a message", || {
             c.dmesg_has("waiting for pinned pages").is_ok()
         })?;
         check!(!unbind.is_finished(), "unbound in spite of pins");
         check_eq!(errno(&Map::new(&f, 0, PAGE, RW, SYNC)), libc::ENXIO, "mmap");
         peer.say();
         peer.hear()?;
-        c.wait_for("the unbind", 60, || unbind.is_finished())?;
+        c.wait_for("the unbind", || unbind.is_finished())?;
         check!(unbind.join().unwrap_or(false), "unbind");
         drop((peer, f));
         h.space.bind(c)?;
@@ -514,7 +514,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
     let unbind = "/sys/bus/nd/drivers/rpmem/unbind";
     let bind = "/sys/bus/nd/drivers/rpmem/bind";
     let waiting = |c: &Ctx| {
-        c.wait_for("a message", 60, || {
+        c.wait_for("a message", || {
             c.dmesg_has("waiting for pinned pages").is_ok()
         })
     };
@@ -531,7 +531,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
         check_eq!(unsafe { libc::kill(peer.pid(), signal) }, 0);
         check_eq!(peer.wait()?, 128 + signal, "the one who has pinned it");
         c.dmesg_has("a signal ends the wait for users of its pages")?;
-        c.wait_for("the end of the pins", 60, || {
+        c.wait_for("the end of the pins", || {
             c.try_write(bind)(&h.space.nd).is_ok()
         })?;
         drop(f);
@@ -559,7 +559,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
     check!(c.try_rmmod("rpmem").is_err(), "rmmod with pinned pages");
     peer.say();
     check_eq!(peer.wait()?, 0, "the one who has pinned it");
-    c.wait_for("the end of the pins", 60, || {
+    c.wait_for("the end of the pins", || {
         c.try_write(bind)(&h.space.nd).is_ok()
     })?;
     // When udev has looked at the disk.
@@ -584,7 +584,7 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
     }
     let nd = h.space.nd.clone();
     let unbind = tools::unbind_beside(nd);
-    check_eq!(sys::poll(&f, POLLPRI, 60_000)?, POLLPRI, "notice");
+    check_eq!(sys::poll(&f, POLLPRI, FOREVER)?, POLLPRI, "notice");
     let gone = |m: &Map| -> TestResult<bool> {
         let end = sys::caught(|| m.read8(0))?;
         Ok(matches!(end, Caught::Fault(f) if f.signal == libc::SIGBUS))
@@ -598,7 +598,7 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
     tools::uring_register(direct.as_ptr(), HUGE)?;
     check!(!unbind.is_finished(), "unbound in spite of the lease");
     drop(direct);
-    c.wait_for("the unbind", 60, || unbind.is_finished())?;
+    c.wait_for("the unbind", || unbind.is_finished())?;
     check!(unbind.join().unwrap_or(false), "unbind");
     check!(gone(&plain)?, "an ordinary mapping, for good");
     drop((plain, f));

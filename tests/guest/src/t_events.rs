@@ -301,7 +301,7 @@ fn poison(c: &mut Ctx) -> TestResult {
     for s in tools::spaces(c)? {
         let start = c.read_u64(c.nd(&s.nd).join("resource"))?;
         tools::inject_mce(c, start + BAD as u64)?;
-        c.wait_for("the bad sector", 10, || {
+        c.wait_for("the bad sector", || {
             c.disk_attr(&s.disk, "badblocks")
                 .is_ok_and(|t| !t.is_empty())
         })?;

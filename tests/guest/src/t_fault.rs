@@ -18,7 +18,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -509,14 +509,18 @@ fn must_rest(c: &Ctx, nd: &str, before: &BTreeMap<String, String>) -> TestResult
     };
     check_eq!(c.bound_to(nd), None, "driver of {nd}");
     // The end of a block device's number is known to others after a grace period.
-    let end = Instant::now() + Duration::from_secs(10);
-    while let Some(d) = differ()? {
-        if Instant::now() > end {
-            fail!("left behind: {d}");
+    let mut last = String::new();
+    c.wait_for("what is left behind to go", || match differ() {
+        Ok(None) => true,
+        other => {
+            let left = format!("left behind: {other:?}");
+            if left != last {
+                println!("{left}");
+                last = left;
+            }
+            false
         }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    })
 }
 
 /// What a disk that works shows: files in sysfs, the debug folder, the node.

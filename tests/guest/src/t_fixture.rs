@@ -59,14 +59,12 @@ fn hot_plug(c: &mut Ctx) -> TestResult {
     let file = disk::direct(&first)?;
     disk::fill(&file, 5, 0, MIB)?;
     c.ask_monitor("plug");
-    c.wait_for("a second region", 60, || c.regions().len() == 2)?;
-    c.wait_for("its disk", 60, || c.disks().len() == 2)?;
+    c.wait_for("a second region", || c.regions().len() == 2)?;
+    c.wait_for("its disk", || c.disks().len() == 2)?;
     check_eq!(c.nd_devices("nmem").len(), 2, "NVDIMMs");
     disk::verify(&file, 5, 0, MIB)?;
     let ns = "namespace1.0";
-    c.wait_for("the driver", 20, || {
-        c.bound_to(ns).as_ref() == Some(&driver)
-    })?;
+    c.wait_for("the driver", || c.bound_to(ns).as_ref() == Some(&driver))?;
     let disk = c.disk_of(ns)?;
     check_eq!(disk::check_sizes(c, ns, &disk)?, 256 * MIB);
     Marks::new(70).write(&format!("/dev/{disk}"))?;

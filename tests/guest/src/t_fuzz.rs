@@ -42,8 +42,9 @@ const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [
 /// Rounds of the short form, and seconds of the long one.
 const ROUNDS: u64 = 2;
 const LONG: Duration = Duration::from_secs(20 * 60);
-/// Seconds for all processes of a round to end. They need some.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Seconds for all processes of a round to end. They need some, and on a busy host many times as many;
+/// the harness would end the test a little later, and cannot say which calls are under way.
+const DEADLINE: Duration = Duration::from_secs(600);
 /// When they are killed if one waits for what may never come.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -172,8 +173,9 @@ fn nodes(c: &mut Ctx) -> TestResult {
     let bench = Bench::new(c)?;
     let start = Instant::now();
     let mut n = 0;
+    // A busy host makes fewer rounds in that time: those that are rare are waited for.
     while if c.long {
-        start.elapsed() < LONG
+        start.elapsed() < LONG || !never().is_empty()
     } else {
         n < ROUNDS
     } {
@@ -341,7 +343,7 @@ impl Bench {
     fn umount_all(&self, c: &Ctx) -> TestResult {
         for n in self.with_fs() {
             let mut last = 0;
-            c.wait_for(&format!("umount of {}", self.machine.mount[n]), 20, || {
+            c.wait_for(&format!("umount of {}", self.machine.mount[n]), || {
                 last = fuzz_calls::umount(self.machine, n, 0);
                 last == -i64::from(libc::EINVAL)
             })?;
@@ -589,12 +591,15 @@ impl Bench {
             self.iomem,
             "/proc/iomem without a driver"
         );
-        let mut stuck = Vec::new();
-        let _ = c.wait_for("tasks in state D", 10, || {
-            stuck = asleep();
-            stuck.is_empty()
-        });
-        check!(stuck.is_empty(), "tasks in state D: {stuck:?}");
+        let mut last = Vec::new();
+        c.wait_for("tasks in state D to go on", || {
+            let stuck = asleep();
+            if stuck != last {
+                println!("tasks in state D: {stuck:?}");
+                last = stuck;
+            }
+            last.is_empty()
+        })?;
         self.bind_all(c)?;
         self.mount_all(c)?;
         for (n, kind) in SPACES.iter().enumerate() {
@@ -649,14 +654,7 @@ impl Bench {
     /// A call that never succeeds tests nothing. The short form has not time enough for all that are
     /// rare.
     fn covered(&self, all: bool) -> TestResult {
-        let s = fuzz_run::shared();
-        let mut never = Vec::new();
-        for n in 0..fuzz_run::counters() {
-            let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
-            if ok + failed == 0 || (ok == 0 && fuzz_run::hope(n) == Hope::Success) {
-                never.push(fuzz_run::counter_name(n));
-            }
-        }
+        let never = never();
         println!("never succeeded, or never happened: {never:?}");
         check!(
             never.len() <= if all { 0 } else { 5 },
@@ -664,6 +662,18 @@ impl Bench {
         );
         Ok(())
     }
+}
+
+/// Calls that never succeeded, or never happened.
+fn never() -> Vec<&'static str> {
+    let s = fuzz_run::shared();
+    (0..fuzz_run::counters())
+        .filter(|&n| {
+            let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
+            ok + failed == 0 || (ok == 0 && fuzz_run::hope(n) == Hope::Success)
+        })
+        .map(fuzz_run::counter_name)
+        .collect()
 }
 
 fn pipe() -> TestResult<(i32, i32)> {

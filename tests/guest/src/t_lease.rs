@@ -7,7 +7,9 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk;
-use crate::sys::{self, Caught, FileSignal, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::sys::{
+    self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC,
+};
 use crate::tools::{
     self, errno, Lease, Link, Peer, Probe, Space, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_HELD,
     LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
@@ -107,8 +109,6 @@ pub const TESTS: &[Test] = &[
 const RW: i32 = PROT_READ | PROT_WRITE;
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 const DIRECT_WINDOW: u64 = 1 << 60;
-/// Seconds for what happens at once.
-const SOON: u64 = 20;
 /// Milliseconds for what must not happen.
 const A_WHILE: i32 = 30;
 const DEFAULT_GRACE: &str = "/proc/sys/fs/lease-break-time";
@@ -260,7 +260,7 @@ impl Break {
 
     /// The same for one that may fail.
     fn outcome(self, c: &Ctx) -> TestResult<io::Result<Duration>> {
-        c.wait_for("the end of the break", SOON, || self.is_over())?;
+        c.wait_for("the end of the break", || self.is_over())?;
         match self.0.join() {
             Ok(r) => Ok(r),
             Err(_) => fail!("the thread that breaks the lease has panicked"),
@@ -278,11 +278,7 @@ fn lease(f: &File) -> TestResult<Lease> {
 
 /// Waits until the break has begun.
 fn noticed(f: &File) -> TestResult {
-    check_eq!(
-        sys::poll(f, POLLPRI, SOON as i32 * 1000)?,
-        POLLPRI,
-        "notice"
-    );
+    check_eq!(sys::poll(f, POLLPRI, FOREVER)?, POLLPRI, "notice");
     Ok(())
 }
 
@@ -352,7 +348,7 @@ fn listen(f: &File) -> TestResult {
 /// before.
 fn heard(f: &File) -> TestResult {
     let signal = libc::SIGRTMIN() + 1;
-    let got = sys::next_signal(&[signal], SOON * 1000)?;
+    let got = sys::next_signal(&[signal], true)?;
     check_eq!(got, Some(told(signal, f.as_raw_fd())), "signal");
     Ok(())
 }
@@ -369,7 +365,7 @@ fn told(signal: i32, fd: i32) -> FileSignal {
 /// Waits, in a child, for one signal, and for no second one until the test says so.
 fn is_told(l: &Link, signal: i32, fd: Option<i32>) -> i32 {
     l.say();
-    let Ok(Some(got)) = sys::next_signal(&[signal], SOON * 1000) else {
+    let Ok(Some(got)) = sys::next_signal(&[signal], true) else {
         return 1;
     };
     if fd.is_some_and(|fd| got != told(signal, fd)) {
@@ -377,7 +373,7 @@ fn is_told(l: &Link, signal: i32, fd: Option<i32>) -> i32 {
     }
     l.say();
     l.hear();
-    match sys::next_signal(&[signal], 0) {
+    match sys::next_signal(&[signal], false) {
         Ok(None) => 0,
         _ => 3,
     }
@@ -468,9 +464,9 @@ fn notice(c: &mut Ctx) -> TestResult {
 
         let b = n.begin(how);
         // Also without a look at the state before.
-        check_eq!(epoll_events(&edge, SOON as i32 * 1000)?, PRI, "an edge");
+        check_eq!(epoll_events(&edge, FOREVER)?, PRI, "an edge");
         noticed(&f)?;
-        let got = sys::next_signal(&[mine], SOON * 1000)?;
+        let got = sys::next_signal(&[mine], true)?;
         check_eq!(got, Some(told(mine, f.as_raw_fd())), "own signal");
         for p in group.iter().chain([&other]) {
             p.hear()?;
@@ -495,10 +491,10 @@ fn notice(c: &mut Ctx) -> TestResult {
         // What is left goes down, and nothing else does.
         n.grace(c, "300")?;
         let mut left = lease(&f)?.left;
-        check!((200_000..=300_000).contains(&left), "left: {left} ms");
+        check!((1..=300_000).contains(&left), "left: {left} ms");
         for _ in 0..3 {
             let mut next = Ok(breaking);
-            c.wait_for("less time that is left", SOON, || {
+            c.wait_for("less time that is left", || {
                 next = tools::rpmem_lease(&f, 32);
                 next.as_ref().map_or(true, |l| l.left < left)
             })?;
@@ -511,7 +507,7 @@ fn notice(c: &mut Ctx) -> TestResult {
                 },
                 "later"
             );
-            check!((200_000..left).contains(&next.left), "left: {next:?}");
+            check!((1..left).contains(&next.left), "left: {next:?}");
             left = next.left;
         }
         still(&f, &b, "given back")?;
@@ -533,7 +529,7 @@ fn notice(c: &mut Ctx) -> TestResult {
             check_eq!(epoll_events(&level, 0)?, events, "epoll after");
         }
         check_eq!(epoll_events(&edge, 0)?, events, "the edge after");
-        check_eq!(sys::next_signal(&[mine], 0)?, None, "a second signal");
+        check_eq!(sys::next_signal(&[mine], false)?, None, "a second signal");
         for p in group.into_iter().chain([other]) {
             p.say();
             check_eq!(p.wait()?, 0, "what another process was told");
@@ -551,25 +547,21 @@ fn notice(c: &mut Ctx) -> TestResult {
     n.again(c, How::ReadOnly)?;
     check_eq!(lease(&f)?.state, LEASE_HELD);
     let b = n.begin(How::Remove);
-    let got = sys::poll(&f, POLLPRI, SOON as i32 * 1000)?;
+    let got = sys::poll(&f, POLLPRI, FOREVER)?;
     check!(got & POLLPRI != 0, "poll: {got:#x}");
     b.end(c)?;
-    check_eq!(
-        sys::poll(&f, 0, SOON as i32 * 1000)?,
-        POLLERR | POLLHUP,
-        "poll"
-    );
+    check_eq!(sys::poll(&f, 0, FOREVER)?, POLLERR | POLLHUP, "poll");
     check_eq!(lease(&f)?.breaks, 0, "breaks without a holder");
-    check_eq!(sys::next_signal(&[mine], 0)?, None, "a signal");
+    check_eq!(sys::next_signal(&[mine], false)?, None, "a signal");
     n.again(c, How::Remove)
 }
 
 /// The number of the file that the break names in its signal, if there is one.
 fn named(c: &Ctx, n: &Node, signal: i32) -> TestResult<Option<i32>> {
     n.begin(How::ReadOnly).end(c)?;
-    let got = sys::next_signal(&[signal], 0)?;
+    let got = sys::next_signal(&[signal], false)?;
     check_eq!(
-        sys::next_signal(&[signal], 0)?.is_some(),
+        sys::next_signal(&[signal], false)?.is_some(),
         false,
         "a second one"
     );
@@ -700,7 +692,7 @@ fn stale_fd(c: &mut Ctx) -> TestResult {
     let m = direct(&f, 0, PAGE)?;
     let dir = format!("/proc/{}", p.pid());
     let comm = || c.read(format!("{dir}/comm"));
-    c.wait_for("exec", SOON, || comm().is_ok_and(|s| s == "sleep"))?;
+    c.wait_for("exec", || comm().is_ok_and(|s| s == "sleep"))?;
     check_eq!(named(c, &n, signal)?, None, "after exec");
     // It would wait there, as the signal is blocked.
     let status = c.read(format!("{dir}/status"))?;
@@ -1043,12 +1035,12 @@ fn grace(c: &mut Ctx) -> TestResult {
 
     // What a break makes of it: set before, or while it waits.
     let ms = Duration::from_millis;
-    for (before, while_waiting, least, most) in [
-        ("0", None, ms(0), ms(1000 * SOON)),
-        ("1", None, ms(1000), ms(1000 + 1000 * SOON)),
-        ("-1", Some("0"), ms(0), ms(1000 * SOON)),
-        ("-1", Some("1"), ms(1000), ms(1000 + 1000 * SOON)),
-        ("1000", Some("0"), ms(0), ms(1000 * SOON)),
+    for (before, while_waiting, least) in [
+        ("0", None, ms(0)),
+        ("1", None, ms(1000)),
+        ("-1", Some("0"), ms(0)),
+        ("-1", Some("1"), ms(1000)),
+        ("1000", Some("0"), ms(0)),
     ] {
         // A second each is enough.
         let hows = if least.is_zero() { &ALL[..] } else { &ALL[2..] };
@@ -1065,7 +1057,7 @@ fn grace(c: &mut Ctx) -> TestResult {
                 n.grace(c, other)?;
             }
             let took = b.end(c)?;
-            check!((least..most).contains(&took), "{what}: {took:?}");
+            check!(took >= least, "{what}: {took:?}");
             gone(&m, 0, &what)?;
             n.again(c, how)?;
         }
@@ -1147,7 +1139,7 @@ fn grace_disguised(c: &mut Ctx) -> TestResult {
             }
         })?;
         let mut end = None;
-        c.wait_for("a number from the attribute", SOON, || {
+        c.wait_for("a number from the attribute", || {
             end = reader.ended().ok().flatten();
             end.is_some()
         })?;
@@ -1341,7 +1333,7 @@ fn expiry(c: &mut Ctx) -> TestResult {
     })?;
     stopped.hear()?;
     kill(stopped.pid(), libc::SIGSTOP)?;
-    c.wait_for("the holder to stop", SOON, || {
+    c.wait_for("the holder to stop", || {
         state_of(stopped.pid()) == Some('T')
     })?;
     m.write8(0, 1);
@@ -1352,11 +1344,7 @@ fn expiry(c: &mut Ctx) -> TestResult {
     let left = lease(&f)?.left;
     check!((0..=1000).contains(&left), "left: {left} ms");
     let took = b.end(c)?;
-    let most = Duration::from_secs(1 + SOON);
-    check!(
-        (Duration::from_secs(1)..most).contains(&took),
-        "took {took:?}"
-    );
+    check!(took >= Duration::from_secs(1), "took {took:?}");
     c.dmesg_has("lease broken with 2 mappings left")?;
     check_eq!(lease(&f)?.state, LEASE_BROKEN);
     for at in [0, PAGE, HUGE, 2 * HUGE - 1] {
@@ -1423,9 +1411,7 @@ fn signal(c: &mut Ctx) -> TestResult {
             p.say();
             noticed(&f)?;
             // It waits, and is not on its way there.
-            c.wait_for("the breaker to sleep", SOON, || {
-                state_of(p.pid()) == Some('S')
-            })?;
+            c.wait_for("the breaker to sleep", || state_of(p.pid()) == Some('S'))?;
             works(&m, PAGE, &what)?;
             kill(p.pid(), signal)?;
             let end = p.wait()?;
@@ -1636,7 +1622,7 @@ fn turns(c: &mut Ctx) -> TestResult {
         let first = n.begin(How::Disk);
         noticed(&f)?;
         p.say();
-        c.wait_for("the next one to sleep", SOON, || {
+        c.wait_for("the next one to sleep", || {
             sleeps_in(p.pid(), call) && state_of(p.pid()) == Some('S')
         })?;
         still(&f, &first, "the next one waits")?;
@@ -1984,7 +1970,7 @@ fn many(c: &mut Ctx) -> TestResult {
                 maps.push(m);
             }
             l.say();
-            if sys::poll(&f, POLLPRI, -1).ok() != Some(POLLPRI) {
+            if sys::poll(&f, POLLPRI, FOREVER).ok() != Some(POLLPRI) {
                 return 2;
             }
             if number % 2 == 0 {
@@ -2006,7 +1992,7 @@ fn many(c: &mut Ctx) -> TestResult {
     check_eq!(lease(&f)?.holders, (PROCESSES * EACH) as u64, "holders");
     c.mark_dmesg();
     let b = n.begin(How::Remove);
-    c.wait_for("half of the holders", 3 * SOON, || {
+    c.wait_for("half of the holders", || {
         tools::rpmem_lease(&f, 32).is_ok_and(|l| l.holders == (PROCESSES * EACH / 2) as u64)
     })?;
     still(&f, &b, "with the other half")?;
@@ -2362,7 +2348,7 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
         }
     }
     // Children of those that were killed need not have ended yet.
-    c.wait_for("the end of all mappings", SOON, || {
+    c.wait_for("the end of all mappings", || {
         n.attr(c, "mappings").is_ok_and(|s| s == "0")
     })?;
     check_eq!(n.holders(c)?, [""; 0], "holders");

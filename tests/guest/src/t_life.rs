@@ -590,7 +590,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
         }
         Ok(())
     })?;
-    // Each worker opens a disk, says so, reads, and closes it.
+    // Each worker opens a disk, says so, and when it has been told to go on, reads and closes it.
     let mut workers = Vec::new();
     for s in &all {
         let dev = s.dev();
@@ -599,6 +599,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
             let mut data = vec![0; 1 << 20];
             let r = File::open(&dev).and_then(|f| {
                 link.say();
+                link.hear();
                 (0..4).try_for_each(|n| f.read_exact_at(&mut data, (8 + n) << 20))
             });
             if let Err(e) = r {
@@ -615,7 +616,12 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
         for w in &workers {
             w.hear()?;
         }
-        c.wait_for("an unload between two users", 20, || {
+        let r = c.try_rmmod(c.driver_name());
+        check_eq!(tools::errno(&r), libc::EAGAIN, "rmmod with open disks");
+        for w in &workers {
+            w.say();
+        }
+        c.wait_for("an unload between two users", || {
             match c.try_rmmod(c.driver_name()) {
                 Ok(()) => true,
                 Err(_) => {
@@ -632,8 +638,7 @@ fn load_cycles(c: &mut Ctx) -> TestResult {
             check_eq!(w.ended()?, None, "a worker has ended");
         }
     }
-    println!("{refused} refusals with workers on the disks");
-    check!(refused > 0, "no unload ever met an open disk");
+    println!("{refused} more refusals with workers on the disks");
     drop(workers);
     for (s, at) in all.iter().zip(ats) {
         c.wait_exists(s.dev())?;
@@ -677,9 +682,7 @@ fn busy(c: &mut Ctx) -> TestResult {
     check_eq!((m.read8(0), m.read8(PAGE)), (1, 2));
     drop(m);
     let name = c.driver_name().to_string();
-    c.wait_for("rmmod after the last user", 20, || {
-        c.try_rmmod(&name).is_ok()
-    })?;
+    c.wait_for("rmmod after the last user", || c.try_rmmod(&name).is_ok())?;
     check!(c.disks().is_empty());
     c.insmod_rpmem(&c.params)?;
     check_eq!(tools::spaces(c)?.len(), 3);
@@ -834,7 +837,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
     let expect = |want: &str| -> TestResult {
         for s in &all {
             let ro = format!("/sys/block/{}/ro", s.disk);
-            c.wait_for(&format!("{ro} to be {want}"), 10, || {
+            c.wait_for(&format!("{ro} to be {want}"), || {
                 c.read(&ro).is_ok_and(|v| v == want)
             })?;
         }
@@ -1224,7 +1227,7 @@ fn pin(m: &Map) -> TestResult<[i32; 2]> {
 fn unbind_waits(c: &Ctx, s: &Space, unbind: &Peer) -> TestResult {
     let stat = format!("/proc/{}/stat", unbind.pid());
     let gone = format!("/sys/block/{}", s.disk);
-    c.wait_for("the unbind to wait", 20, || {
+    c.wait_for("the unbind to wait", || {
         let state = c.read(&stat).unwrap_or_default();
         let state = state.rsplit(") ").next().unwrap_or_default().chars().next();
         matches!(state, Some('S' | 'D')) && !Path::new(&gone).exists()
@@ -1248,7 +1251,7 @@ fn killed(c: &Ctx, s: &Space) -> TestResult {
     check_eq!(unsafe { libc::kill(unbind.pid(), libc::SIGKILL) }, 0);
     check_eq!(unbind.wait()?, 128 + libc::SIGKILL, "the one who unbinds");
     let bind = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver_name()));
-    c.wait_for("the end of the pin", 20, || bind(&s.nd).is_ok())?;
+    c.wait_for("the end of the pin", || bind(&s.nd).is_ok())?;
     c.wait_exists(s.dev())
 }
 
@@ -1272,7 +1275,7 @@ fn reflinked(c: &Ctx, s: &Space) -> TestResult {
         check_eq!((m.read8(at), n.read8(at)), (3, 3));
     }
     unbind.say();
-    c.wait_for("the message", 30, || {
+    c.wait_for("the message", || {
         c.dmesg()
             .is_ok_and(|log| log.contains("waiting for files that use pfn"))
     })?;
@@ -1374,7 +1377,7 @@ fn shutdown(c: &mut Ctx) -> TestResult {
         unsafe { libc::reboot(libc::RB_HALT_SYSTEM) };
         1
     })?;
-    c.wait_for("the bus to be shut down", 30, || {
+    c.wait_for("the bus to be shut down", || {
         c.dmesg().is_ok_and(|log| log.contains("ndbus0: shutdown"))
     })?;
     c.write("/proc/sys/kernel/printk_delay", "1000")?;

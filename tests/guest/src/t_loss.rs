@@ -395,7 +395,7 @@ fn ready() -> impl Iterator<Item = String> {
 
 fn wait_ready(c: &Ctx, writers: &mut Child) -> TestResult {
     let mut ended = None;
-    c.wait_for("the jobs to be ready", 180, || {
+    c.wait_for("the jobs to be ready", || {
         ended = writers.try_wait().ok().flatten();
         ended.is_some() || ready().all(|file| Path::new(&file).exists())
     })?;

@@ -766,7 +766,7 @@ fn exclusive(c: &mut Ctx) -> TestResult {
         "while it is mounted"
     );
     // Not more than so many messages in so many seconds.
-    c.wait_for("a message", 10, || {
+    c.wait_for("a message", || {
         File::open(&h.node).is_err() && c.dmesg_has("open refused").is_ok()
     })?;
     c.umount("/mnt/pmem")?;
@@ -1018,7 +1018,7 @@ fn fork(c: &mut Ctx) -> TestResult {
     p.hear()?;
     check_eq!(h.mappings(c)?, 1);
     p.say();
-    c.wait_for("the mapping to end with exec", 10, || {
+    c.wait_for("the mapping to end with exec", || {
         h.mappings(c).is_ok_and(|n| n == 0)
     })?;
     drop(p);
@@ -1384,7 +1384,7 @@ fn poison_gigantic(c: &mut Ctx) -> TestResult {
     let m = Map::new(&f, 0, 2 * gib, RW, SYNC)?;
     m.write8(bad, 1);
     tools::inject_mce(c, phys + bad as u64)?;
-    c.wait_for("the bad sector", 10, || {
+    c.wait_for("the bad sector", || {
         c.disk_attr(&h.space.disk, "badblocks")
             .is_ok_and(|s| !s.is_empty())
     })?;
@@ -1615,7 +1615,7 @@ fn poison(c: &mut Ctx) -> TestResult {
         faults_for(m, true);
     }
     tools::inject_mce(c, phys + bad as u64)?;
-    c.wait_for("the bad sector", 10, || {
+    c.wait_for("the bad sector", || {
         c.disk_attr(&h.space.disk, "badblocks")
             .is_ok_and(|s| !s.is_empty())
     })?;

@@ -327,7 +327,7 @@ fn two_in_region(c: &mut Ctx) -> TestResult {
     check!(c.disks().is_empty());
     c.ok(&["ndctl", "enable-region", "all"])?;
     c.settle();
-    c.wait_for("both disks", 20, || c.disks() == ["pmem0", "pmem0.1"])?;
+    c.wait_for("both disks", || c.disks() == ["pmem0", "pmem0.1"])?;
     c.wait_exists(&nb)?;
     verify(&na, 1000)?;
     verify(&nb, 2000)?;

@@ -40,9 +40,7 @@ fn lease(f: &File) -> TestResult<(u32, u64)> {
 
 /// Waits until another task has begun a break.
 fn wait_state(c: &Ctx, f: &File, state: u32) -> TestResult {
-    c.wait_for("the break", 30, || {
-        lease(f).is_ok_and(|(now, _)| now == state)
-    })
+    c.wait_for("the break", || lease(f).is_ok_and(|(now, _)| now == state))
 }
 
 /// Unbinds in another task.
@@ -121,7 +119,7 @@ fn user(c: &mut Ctx) -> TestResult {
         let breaker = unbind(c, &space)?;
         if how == "0" {
             wait_state(c, &f, LEASE_REMOVE)?;
-            c.wait_for("->broken", 30, || value(c, "broken").is_ok_and(|n| n == 1))?;
+            c.wait_for("->broken", || value(c, "broken").is_ok_and(|n| n == 1))?;
             check_eq!(lease(&f)?, (LEASE_REMOVE, 1), "state, holders");
             check_eq!(value(c, "byte")?, 90, "while it is waited for");
             check_eq!(get(c, &write), libc::EBUSY, "another range");
@@ -153,7 +151,7 @@ fn user(c: &mut Ctx) -> TestResult {
         let f = File::open(&node)?;
         let breaker = Peer::start(|_| i32::from(c.write(&read_only, "1").is_err()))?;
         wait_state(c, &f, LEASE_READ_ONLY)?;
-        c.wait_for("->broken", 30, || value(c, "broken").is_ok_and(|n| n == 4))?;
+        c.wait_for("->broken", || value(c, "broken").is_ok_and(|n| n == 4))?;
         check_eq!(get(c, "0"), 0);
         check_eq!(breaker.wait()?, 0, "read_only");
     }

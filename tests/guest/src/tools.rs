@@ -776,7 +776,7 @@ pub fn unbind_beside(nd: String) -> std::thread::JoinHandle<bool> {
 
 /// Waits until a page that is in the list of bad ones has lost its entries, which comes after it.
 pub fn wait_poisoned(c: &Ctx, m: &Map, at: usize) -> TestResult {
-    c.wait_for("the entry to go", 10, || check_poisoned(m, at).is_ok())
+    c.wait_for("the entry to go", || check_poisoned(m, at).is_ok())
 }
 
 /// Tells the kernel of an uncorrected memory error at a physical address, by its own means for tests

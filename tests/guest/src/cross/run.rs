@@ -14,7 +14,7 @@ use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use std::time::Instant;
 
 /// Seconds, by its own clock, after which a combination hangs.
-const PATIENCE: u32 = 120;
+const PATIENCE: u32 = 300;
 /// Failures after which the rest is not tried.
 const ENOUGH: usize = 8;
 const CORE: &str = "/tmp/core-of-cross";
