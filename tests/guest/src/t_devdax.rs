@@ -337,8 +337,8 @@ fn split(c: &mut Ctx) -> TestResult {
 fn msync(c: &mut Ctx) -> TestResult {
     let h = Here::nth(c, 0)?;
     let f = h.open()?;
-    let wb = Probe::new(c, "daxwb", "arch_wb_cache_pmem size=%si:u64")?;
-    let flush = Probe::new(c, "daxmsync", "nvdimm_flush")?;
+    let wb = Probe::own(c, "daxwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let flush = Probe::own(c, "daxmsync", "nvdimm_flush")?;
     let written = || -> TestResult<usize> {
         let sum = wb.values(c, "size")?.iter().sum::<u64>();
         wb.restart()?;

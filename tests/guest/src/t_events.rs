@@ -3,7 +3,7 @@
 //! that is disabled and enabled, a machine that sleeps. Both drivers are asked the same, and answer
 //! alike.
 
-use crate::ctx::{Ctx, Test, TestResult};
+use crate::ctx::{Ctx, Test, TestResult, EXT4_NOT_LAZY};
 use crate::sys::{self, Map};
 use crate::t_diff::{self, Facts};
 use crate::tools::{self, Space, PAGE};
@@ -363,8 +363,9 @@ fn failure(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
         return Ok(());
     }
     let start = c.read_u64(c.nd(&s.nd).join("resource"))?;
+    let ext4 = format!("mkfs.ext4 -q -F -b 4096 -E {EXT4_NOT_LAZY}");
     for (n, (fs, mkfs)) in [
-        ("ext4", "mkfs.ext4 -q -F -b 4096"),
+        ("ext4", ext4.as_str()),
         ("xfs", "mkfs.xfs -q -f -m rmapbt=1,reflink=0"),
         ("xfs without a map", "mkfs.xfs -q -f -m rmapbt=0,reflink=0"),
     ]

@@ -217,6 +217,8 @@ fn map_direct_refused(c: &Ctx) -> TestResult {
 struct Faults {
     huge: tools::Trace,
     small: tools::Trace,
+    /// What is written back becomes read-only, and faults once more.
+    _quiet: tools::Quiet,
 }
 
 impl Faults {
@@ -224,6 +226,7 @@ impl Faults {
         Ok(Faults {
             huge: tools::Trace::on(c, "fs_dax/dax_pmd_fault_done")?,
             small: tools::Trace::on(c, "fs_dax/dax_pte_fault_done")?,
+            _quiet: tools::Quiet::new(c)?,
         })
     }
 

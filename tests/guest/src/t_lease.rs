@@ -2257,7 +2257,8 @@ fn race(c: &mut Ctx) -> TestResult {
             skip => skip,
         })?;
     }
-    // No file, mapping or process holds the module.
+    // No file, mapping or process holds the module, once those that were killed have ended.
+    c.wait_unused("rpmem")?;
     c.rmmod("rpmem")?;
     c.insmod_rpmem("")?;
     Node::new(c)?.open()?;

@@ -297,11 +297,11 @@ fn prepare(c: &mut Ctx) -> TestResult {
         c.create_namespace(&["-r", &region, "-n", name, "-m", mode, "-s", size])?;
     }
     let place = Place::find(c)?;
-    c.ok(&["mkfs.ext4", "-q", "-F", "-b", "4096", &place.dev("ext4")])?;
+    c.mkfs("ext4", &place.dev("ext4"))?;
     c.ok(&["mkfs.xfs", "-q", "-f", &place.dev("xfs")])?;
     c.modprobe("virtio_blk")?;
     c.wait_exists("/dev/vda")?;
-    c.ok(&["mkfs.ext4", "-q", "-F", "/dev/vda"])?;
+    c.mkfs("ext4", "/dev/vda")?;
     mount_safe(c)?;
     fs::create_dir(format!("{SAFE}/state"))?;
     fs::write(format!("{SAFE}/round"), "0")?;

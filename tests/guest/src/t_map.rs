@@ -671,8 +671,8 @@ fn access(c: &mut Ctx) -> TestResult {
         .read(true)
         .write(true)
         .open("/proc/self/mem")?;
-    let copies = Probe::new(c, "mapaccess", "__memcpy_flushcache size=%dx:u64")?;
-    let flushes = Probe::new(c, "mapflush", "nvdimm_flush")?;
+    let copies = Probe::own(c, "mapaccess", "__memcpy_flushcache size=%dx:u64")?;
+    let flushes = Probe::own(c, "mapflush", "nvdimm_flush")?;
     for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
         let m = Map::new(&f, base + PAGE as u64, HUGE, RW, flags)?;
         let at = m.as_ptr() as u64;
@@ -1041,8 +1041,8 @@ fn fork(c: &mut Ctx) -> TestResult {
 fn msync(c: &mut Ctx) -> TestResult {
     let h = Here::new(c)?;
     let f = h.open()?;
-    let wb = Probe::new(c, "mapwb", "arch_wb_cache_pmem size=%si:u64")?;
-    let flush = Probe::new(c, "mapmsync", "nvdimm_flush")?;
+    let wb = Probe::own(c, "mapwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let flush = Probe::own(c, "mapmsync", "nvdimm_flush")?;
     let restart = || -> TestResult {
         wb.restart()?;
         flush.restart()

@@ -3,7 +3,7 @@
 //! nd_pmem, and where it is DAX, stores through files of the upper device land where its table
 //! says.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
 use crate::sys::{self, Map};
 use crate::t_diff::{self, Facts};
 use crate::tools::{self, Peer, Space, HUGE, PAGE};
@@ -382,12 +382,17 @@ fn swap(c: &Ctx, path: &str) -> TestResult<io::Result<String>> {
     if unsafe { libc::swapon(name.as_ptr(), 0) } != 0 {
         return Ok(Err(io::Error::last_os_error()));
     }
-    let said = c.read("/proc/swaps")?;
+    // Not how much of it is in use: that is for the kernel to decide.
+    let said: Vec<String> = c
+        .read("/proc/swaps")?
+        .lines()
+        .map(|l| l.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+        .collect();
     // SAFETY: as above.
     let r = unsafe { libc::swapoff(name.as_ptr()) };
     check_eq!(r, 0, "swapoff {path}: {}", io::Error::last_os_error());
     c.ok(&["wipefs", "-aq", path])?;
-    Ok(Ok(said))
+    Ok(Ok(said.join("\n")))
 }
 
 fn file_system(
@@ -400,7 +405,7 @@ fn file_system(
 ) -> TestResult {
     // What it says shows what it takes the geometry of the device for.
     let dev = on.dev();
-    let seed = format!("hash_seed={UUID}");
+    let seed = format!("hash_seed={UUID},{EXT4_NOT_LAZY}");
     let said = match fs {
         // Without the progress, which depends on the time.
         "ext4" => c.ok(&[
@@ -498,9 +503,11 @@ fn lands(
     let count = |t: &tools::Trace| -> TestResult<usize> { Ok(t.lines(c)?.len()) };
     let huge = tools::Trace::on(c, "fs_dax/dax_pmd_fault_done")?;
     let small = tools::Trace::on(c, "fs_dax/dax_pte_fault_done")?;
+    // What is written back becomes read-only, and faults once more.
+    let quiet = tools::Quiet::new(c)?;
     sys::pattern(77, m.slice_mut());
     let faults = format!("{} of 2 MiB, {} of 4 KiB", count(&huge)?, count(&small)?);
-    drop((huge, small));
+    drop((huge, small, quiet));
     m.persist(0, m.len());
     // The extents are those of now.
     file.sync_all()?;

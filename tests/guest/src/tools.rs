@@ -2,7 +2,7 @@
 //! Tools of the fs-dax, life-cycle and differential tests: namespaces of a kind, file systems on
 //! them, page-aligned buffers, and processes that work in step with the test.
 
-use crate::ctx::{Ctx, TestResult};
+use crate::ctx::{Ctx, TestResult, EXT4_NOT_LAZY};
 use crate::fuzz_calls::Ring;
 use crate::sys::{self, Map};
 use crate::{check, check_eq, fail};
@@ -98,7 +98,7 @@ fn first_dax(c: &Ctx) -> TestResult<Option<Space>> {
 pub fn mkfs_dax(c: &Ctx, fs: &str, dev: &str) -> TestResult {
     match fs {
         "ext4" => c.sh(&format!(
-            "mkfs.ext4 -q -F -b 4096 -E stride=512,stripe_width=512 {dev}"
+            "mkfs.ext4 -q -F -b 4096 -E stride=512,stripe_width=512,{EXT4_NOT_LAZY} {dev}"
         ))?,
         "xfs" => return mkfs_xfs(c, "", dev),
         other => fail!("unknown file system {other}"),
@@ -472,6 +472,27 @@ pub fn names(dir: impl AsRef<Path>) -> Vec<String> {
     v
 }
 
+/// Nothing dirty is written back because it is old, while this lives: where a test counts what its own
+/// calls do, the kernel's threads would do some of it for them, or once more, on a host that is slow
+/// enough for that.
+pub struct Quiet(String);
+
+impl Quiet {
+    pub fn new(c: &Ctx) -> TestResult<Quiet> {
+        let was = c.read(WRITEBACK)?;
+        c.write(WRITEBACK, "0")?;
+        Ok(Quiet(was))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        let _ = fs::write(WRITEBACK, &self.0);
+    }
+}
+
+const WRITEBACK: &str = "/proc/sys/vm/dirty_writeback_centisecs";
+
 /// A probe on a kernel function, while it lives.
 pub struct Probe {
     name: &'static str,
@@ -490,6 +511,16 @@ impl Probe {
             .map_err(|e| format!("kprobe on {what}: {e}"))?;
         let p = Probe { name };
         c.write(format!("{TRACING}/events/kprobes/{name}/enable"), "1")?;
+        p.restart()?;
+        Ok(p)
+    }
+
+    /// Of what this thread does, and nobody else.
+    pub fn own(c: &Ctx, name: &'static str, what: &str) -> TestResult<Probe> {
+        let p = Probe::new(c, name, what)?;
+        // SAFETY: no arguments.
+        let filter = format!("common_pid == {}", unsafe { libc::gettid() });
+        c.write(format!("{TRACING}/events/kprobes/{name}/filter"), &filter)?;
         p.restart()?;
         Ok(p)
     }
