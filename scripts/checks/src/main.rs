@@ -6,12 +6,14 @@
 //! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
+//! - `clocks TOP`: tests in guests depend neither on the speed of the host nor on lazy file systems
 //! - `tables TOP`: each row of the tables in `Documentation/mmap.md` names tests that there are
 //! - `syzkaller TOP`: the description for syzkaller is that of the header and the driver
 //! - `syzkaller-const TOP`: prints the file of constants that goes with it
 //!
 //! Each prints `file:line: what is wrong: what to do` and fails if there is anything.
 
+mod clocks;
 mod kernel;
 mod references;
 mod rust;
@@ -73,6 +75,7 @@ fn run(args: &[&str]) -> Findings {
             let top = Path::new(top);
             references::check(top, Path::new(source), &sources(top)?)
         }
+        ["clocks", top] => clocks::check(Path::new(top)),
         ["tables", top] => tables::check(Path::new(top)),
         ["syzkaller", top] => {
             let top = Path::new(top);
@@ -85,7 +88,7 @@ fn run(args: &[&str]) -> Findings {
         }
         _ => Err(
             "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | \
-                  safety TOP SYMBOLS | references TOP KSRC | tables TOP | \
+                  safety TOP SYMBOLS | references TOP KSRC | tables TOP | clocks TOP | \
                   syzkaller TOP | syzkaller-const TOP"
                 .into(),
         ),

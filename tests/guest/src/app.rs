@@ -75,6 +75,7 @@ fn write_and_wait(file: &str, len: usize) -> io::Result<()> {
     let _held = map_and_store(file, len)?;
     println!("ready");
     loop {
+        // CLOCK: until the power fails.
         std::thread::sleep(Duration::from_secs(3600));
     }
 }

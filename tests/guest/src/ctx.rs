@@ -573,6 +573,7 @@ impl Ctx {
     pub fn power_cut(&self) -> TestResult {
         println!("{ASK_POWER_CUT}");
         let _ = std::io::stdout().flush();
+        // CLOCK: until the power fails.
         std::thread::sleep(Duration::from_secs(3600));
         Err("the power was not cut".into())
     }

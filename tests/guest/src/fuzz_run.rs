@@ -354,6 +354,7 @@ pub fn admin(a: usize, deeds: &[Deed], total: usize) -> i32 {
         let due = (n * total / (deeds.len() + 1)) as u32;
         // Below 0 when some have been killed.
         while s.done.load(SeqCst) < due && s.running.load(SeqCst) as i32 > 0 {
+            // CLOCK: how often it is looked at.
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
         perform(STRANDS - 4 + a, n, d, m);

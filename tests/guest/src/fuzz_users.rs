@@ -240,10 +240,12 @@ pub fn visit(v: &[Val]) -> i64 {
     let Ok(pid) = child else {
         return -i64::from(libc::EAGAIN);
     };
+    // CLOCK: long, and only to say who hangs.
     let end = Instant::now() + LIMIT;
     let mut status = 0;
     // SAFETY: a child of this process.
     while unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == 0 {
+        // CLOCK: as above.
         if Instant::now() > end {
             say(&format!("visit({draw:#x}) does not come back:"));
             tell(pid);
@@ -252,6 +254,7 @@ pub fn visit(v: &[Val]) -> i64 {
             fuzz_run::end_of(pid);
             return MUST_NOT;
         }
+        // CLOCK: how often it is looked at.
         std::thread::sleep(Duration::from_millis(2));
     }
     match libc::WEXITSTATUS(status) {

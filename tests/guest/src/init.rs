@@ -123,6 +123,7 @@ fn quit(code: u8) -> ! {
 
 fn hang() -> ! {
     loop {
+        // CLOCK: the harness ends it.
         std::thread::sleep(Duration::from_secs(3600));
     }
 }
@@ -446,6 +447,7 @@ fn leaks(tap: &mut Tap) {
     };
     // An object is reported when two scans agree on it, and by then it is older than this.
     const MIN_AGE: Duration = Duration::from_millis(5100);
+    // CLOCK: kmemleak's own, which waits for no condition.
     let start = Instant::now();
     scan();
     std::thread::sleep(MIN_AGE.saturating_sub(start.elapsed()));

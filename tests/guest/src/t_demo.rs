@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
 const BYTES: &str = "16777216";
 const FILE_SYSTEMS: [&str; 2] = ["ext4", "xfs"];
 /// DAX needs file system blocks of a page; mkfs.ext4 makes smaller ones on small disks.
+// CLOCK: what users type; nothing is counted.
 const MKFS: [&str; 2] = ["mkfs.ext4 -q -b 4096", "mkfs.xfs -q"];
 
 /// Run a shell command the way a user would, for him to see; it must succeed.

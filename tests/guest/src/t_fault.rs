@@ -372,6 +372,7 @@ fn series(
     let mut injector = Injector::new(c)?;
     let mut met = Met::default();
     let (mut last, mut run) = (String::new(), 0);
+    // CLOCK: only shown.
     let began = Instant::now();
     let mut n = 1;
     let whole = injector.shoot(NO_END, op)?;

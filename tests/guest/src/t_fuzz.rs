@@ -171,6 +171,7 @@ fn high(c: &mut Ctx) -> TestResult {
 
 fn nodes(c: &mut Ctx) -> TestResult {
     let bench = Bench::new(c)?;
+    // CLOCK: how much is done, and no verdict.
     let start = Instant::now();
     let mut n = 0;
     // A busy host makes fewer rounds in that time: those that are rare are waited for.
@@ -426,6 +427,7 @@ impl Bench {
         let r = Round::new(self.seed, number);
         let what = format!("fuzz: seed {} round {number}", self.seed);
         let _ = fs::write("/dev/kmsg", format!("<6>{what}\n"));
+        // CLOCK: only shown.
         let start = Instant::now();
         self.play(c, &r)
             .and_then(|()| self.check(c))
@@ -494,6 +496,7 @@ impl Bench {
 
     /// Wait until every process of the round, whoever made it, has ended.
     fn wait(&self, c: &Ctx, mut names: Vec<(i32, String)>, groups: usize) -> TestResult {
+        // CLOCK: long, and only to say what hangs.
         let end = Instant::now() + DEADLINE;
         let mut look = Instant::now() + PATIENCE;
         let mut killed = false;
@@ -507,14 +510,17 @@ impl Bench {
                 return Ok(());
             }
             if pid == 0 {
+                // CLOCK: as above.
                 if Instant::now() > end {
                     stuck();
                     fail!("not ended after {DEADLINE:?}: {names:?}; see above");
                 }
+                // CLOCK: those that it finds never end; the rest is left alone.
                 if Instant::now() > look {
                     look += PATIENCE / 8;
                     killed |= kill_those_who_never_end(c, &names);
                 }
+                // CLOCK: how often it is looked at.
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }

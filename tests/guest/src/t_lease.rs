@@ -243,6 +243,7 @@ impl Break {
         Break(thread::spawn(move || {
             // None ends the grace time: see `signal` for that.
             sys::block_all_signals();
+            // CLOCK: it may not be shorter than the grace time.
             let start = Instant::now();
             act()?;
             Ok(start.elapsed())
@@ -285,6 +286,7 @@ fn noticed(f: &File) -> TestResult {
 /// The break goes on waiting, and the mapping goes on working.
 fn still(f: &File, b: &Break, what: &str) -> TestResult {
     // With the read-only reason, the end is seen by the state alone.
+    // CLOCK: a wait for what must not come.
     check_eq!(sys::poll(f, 0, A_WHILE)?, 0, "{what}: poll");
     let state = lease(f)?.state;
     check!(
@@ -1982,6 +1984,7 @@ fn many(c: &mut Ctx) -> TestResult {
                 for m in &maps {
                     m.write8(PAGE, 2);
                 }
+                // CLOCK: whether this one ever runs is nobody's business.
                 let _ = sys::poll(&f, 0, 1);
             }
         })?);
@@ -2306,7 +2309,7 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
             }
             1 => kill(peers[victim].pid(), libc::SIGSTOP)?,
             2 => kill(peers[victim].pid(), libc::SIGCONT)?,
-            // The notice, or the end.
+            // CLOCK: the notice, the end, or some time.
             _ => {
                 sys::poll(&f, POLLPRI, 5)?;
             }

@@ -401,6 +401,7 @@ fn cycle(c: &Ctx, cycles: usize, mut body: impl FnMut(usize) -> TestResult) -> T
     let mut before = holdings(c)?;
     let mut suspects: Option<BTreeMap<String, String>> = None;
     for _ in 0..ROUNDS {
+        // CLOCK: only shown.
         let start = Instant::now();
         run(cycles)?;
         println!("{cycles} cycles in {:.1} s", start.elapsed().as_secs_f64());

@@ -424,12 +424,13 @@ fn write(
     }
     let mut gate = fs::OpenOptions::new().write(true).open(GATE)?;
     gate.write_all(&[b'\n'; JOBS.len()])?;
-    // The random time.
+    // CLOCK: the random time.
     std::thread::sleep(Duration::from_millis(200 + rng.below(1200)));
     check!(writers.try_wait()?.is_none(), "the writers have ended");
     fs::write(TRIGGER, "")?;
     let mut ended = None;
     while ended.is_none() && !Path::new(SAVED).exists() {
+        // CLOCK: how often it is looked at.
         std::thread::sleep(Duration::from_millis(1));
         ended = writers.try_wait()?;
     }

@@ -1153,6 +1153,7 @@ fn msync_cost(c: &mut Ctx) -> TestResult {
     let m = Map::new(&f, 0, 1 << 30, RW, MAP_SHARED)?;
     let time = |store: &dyn Fn()| -> TestResult<u128> {
         store();
+        // CLOCK: the least of many is compared with one that is a thousand times as long.
         let start = std::time::Instant::now();
         m.msync()?;
         Ok(start.elapsed().as_nanos())

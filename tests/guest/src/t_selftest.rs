@@ -83,6 +83,7 @@ fn hang(_: &mut Ctx) -> TestResult {
         .args(["sleep", "3600"])
         .spawn()?;
     loop {
+        // CLOCK: that of a test that hangs.
         std::thread::sleep(Duration::from_secs(3600));
     }
 }

@@ -235,6 +235,7 @@ fn collect(c: &mut Ctx) -> TestResult<Facts> {
     let long = c.long;
     for stack in STACKS.iter().filter(|s| s.short || long) {
         let mut f = Facts::new();
+        // CLOCK: only shown.
         let began = std::time::Instant::now();
         let on = up(c, stack, &parts)?;
         let r = questions(c, stack, &on, &parts, &mut f);
@@ -407,7 +408,7 @@ fn file_system(
     let dev = on.dev();
     let seed = format!("hash_seed={UUID},{EXT4_NOT_LAZY}");
     let said = match fs {
-        // Without the progress, which depends on the time.
+        // CLOCK: without the progress, which depends on it; `seed` has EXT4_NOT_LAZY.
         "ext4" => c.ok(&[
             "env",
             "MKE2FS_SKIP_PROGRESS=1",

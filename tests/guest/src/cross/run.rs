@@ -30,6 +30,7 @@ fn layout(extent: &Extent, entry: u64) -> Option<Layout> {
 
 /// A combination, in a process of its own.
 fn combination(scene: &Scene, c: &Combination, prefault: bool) -> Check {
+    // CLOCK: long, and only to say which one hangs.
     // SAFETY: a clock of this process.
     unsafe { libc::alarm(PATIENCE) };
     sys::catch_probes();
@@ -186,6 +187,7 @@ fn check_mode(c: &Ctx, mode: &Mode, device: &Device) -> TestResult<Extent> {
 
 /// All of a mode, or in the short form a part in which each row is.
 pub fn run(c: &mut Ctx, mode: &'static Mode) -> TestResult {
+    // CLOCK: only shown.
     let begin = Instant::now();
     if !mode.create.is_empty() {
         c.init_labels()?;
@@ -251,6 +253,7 @@ pub fn run(c: &mut Ctx, mode: &'static Mode) -> TestResult {
             depth,
             warm: &warm,
         };
+        // CLOCK: only shown.
         let at = Instant::now();
         let mut done = in_child(|| self::combination(&scene, combination, n % 2 == 1))
             .and_then(wait)
