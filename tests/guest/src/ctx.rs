@@ -583,6 +583,20 @@ pub fn init_ko() -> &'static str {
     "/rpmem.ko"
 }
 
+/// The kernel's own rearrangement of memory, in the background: khugepaged and proactive compaction take
+/// pages of a process out of its page tables for a moment, and on a slow host a moment is long. It would
+/// have one fault more than a test counts. Off but for tests of what happens by chance.
+pub fn rearrange_memory(on: bool) {
+    let [sleep, compact] = match on {
+        true => ["10000", "20"],
+        false => ["4294967295", "0"],
+    };
+    // Not every kernel has both.
+    let huge = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
+    let _ = fs::write(huge, sleep);
+    let _ = fs::write("/proc/sys/vm/compaction_proactiveness", compact);
+}
+
 /// Reading `wait_probe` returns once the probes that libnvdimm runs in the background are done.
 pub fn settle() {
     for class in fs::read_dir("/sys/class/nd")

@@ -257,6 +257,7 @@ fn set_up() -> Result<Plan, String> {
     // From here on the whole kernel log goes to the console.
     let _ = fs::write("/proc/sys/kernel/printk", "8");
     let _ = fs::write("/proc/sys/kernel/sysrq", "1");
+    ctx::rearrange_memory(false);
     kmsg("rpmem-test: init");
     let text = fs::read_to_string("/plan").or_else(|_| {
         // Not in the project's own initramfs.

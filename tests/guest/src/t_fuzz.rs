@@ -10,7 +10,7 @@
 //! After each round: every process has ended, nothing is left of the driver after an unbind, and
 //! disks, their sizes and the bytes that no program may write are as before.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::ctx::{self, Ctx, Outcome, Test, TestResult};
 use crate::fuzz_calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
 use crate::fuzz_gen::{self, Deed, Round, KEPT_END, KEPT_START};
 use crate::{check, check_eq, disk, fail, tools};
@@ -230,6 +230,7 @@ const KEPT: u64 = 0x6b657074;
 impl Bench {
     fn new(c: &mut Ctx) -> TestResult<Bench> {
         fuzz_run::share()?;
+        ctx::rearrange_memory(true);
         // Nobody here gives the lease of direct mappings back for an unbind.
         c.write("/proc/sys/fs/lease-break-time", "0")?;
         // Orphans come back to this process, so none is overlooked.
