@@ -315,22 +315,40 @@ fn choose_accel(env: &mut Env, wish: &str, tree: &Tree, ui: &Ui) -> Result<(), S
     Ok(())
 }
 
-/// The first module that the scenario needs and the kernel has neither built in nor beside it.
-fn lacks(env: &Env, tree: &Tree, s: &Scenario) -> Option<String> {
-    let nfit = tree.fixtures.get(&s.fixture).is_some_and(|f| f.nfit_test);
-    if nfit && !env.nfit_test.join("nfit_test.ko").exists() {
-        return Some("nfit_test".into());
-    }
-    let has = |module: &str| {
-        ["modules.order", "modules.builtin"].iter().any(|list| {
-            let list = std::fs::read_to_string(env.modules.join(list)).unwrap_or_default();
-            list.lines().any(|l| {
-                let file = l.rsplit('/').next().unwrap_or(l);
-                file.split('.').next() == Some(module)
-            })
-        })
+/// Takes out what needs an option that is off in the kernel, and says so.
+fn leave_out(env: &Env, tree: &Tree, chosen: &mut Vec<Scenario>, ui: &Ui) -> Result<(), String> {
+    let config = need("RPMEM_KDIR")?.join(".config");
+    let config =
+        std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
+    let off = |option: &String| {
+        !["y", "m"]
+            .iter()
+            .any(|v| config.lines().any(|l| l == format!("CONFIG_{option}={v}")))
     };
-    s.modules.iter().find(|m| !has(m)).cloned()
+    let stays = |name: &str, needs: &[String]| match needs.iter().find(|o| off(o)) {
+        None => true,
+        Some(o) => {
+            ui.line(&format!(
+                "  not run {name}: the kernel {} has no CONFIG_{o}",
+                env.krel
+            ));
+            false
+        }
+    };
+    chosen.retain_mut(|s| {
+        let mut needs = s.needs.clone();
+        // It takes a part of device-dax.
+        if tree.fixtures.get(&s.fixture).is_some_and(|f| f.nfit_test) {
+            needs.push("DEV_DAX".into());
+        }
+        for b in &mut s.boots {
+            b.tests
+                .retain(|t| stays(&format!("{}/{}", s.name, t.name), &t.needs));
+        }
+        s.boots.retain(|b| !b.tests.is_empty());
+        stays(&s.name, &needs) && !s.boots.is_empty()
+    });
+    Ok(())
 }
 
 fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
@@ -358,16 +376,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             Some(t) => narrow(s, t),
         })
         .collect();
-    chosen.retain(|s| {
-        let lacks = lacks(env, tree, s);
-        if let Some(module) = &lacks {
-            ui.line(&format!(
-                "  not run {}: the kernel {} has no {module}",
-                s.name, env.krel
-            ));
-        }
-        lacks.is_none()
-    });
+    leave_out(env, tree, &mut chosen, ui)?;
     if env.long {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }

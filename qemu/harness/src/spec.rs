@@ -18,9 +18,9 @@
 //! ```json
 //! { "summary": "...", "fixture": "nfit-raw", "driver": "rpmem", "params": ["a=1"],
 //!   "kernels": ["stock", "debug", "kcsan"], "short": ["stock"], "stress": ["stock"],
-//!   "modules": ["device_dax"],
+//!   "needs": ["DEV_DAX"],
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
-//!                           "allow_skip": true }],
+//!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
 //!               "five_levels": false,
@@ -33,7 +33,8 @@
 //! Only `fixture`, `boots` and `tests` are required. `kernels` are those that the scenario can run
 //! on (all by default), `short` those on which it is part of `make test` (stock by default), `stress`
 //! those on which it is part of `make stress`: stock by default, or all of `kernels` if it cannot run
-//! on that. `modules` are those of the kernel's that it needs and that not every kernel has.
+//! on that. `needs` are options of the kernel that not every kernel has; where one is off, the
+//! scenario or the test is not run, and the run says so.
 //! `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
@@ -118,6 +119,8 @@ pub struct TestRef {
     /// The same for the long form.
     pub long_timeout: Option<u64>,
     pub allow_skip: bool,
+    /// As those of the scenario.
+    pub needs: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -182,8 +185,8 @@ pub struct Scenario {
     pub short: Vec<String>,
     /// Those of the long form.
     pub stress: Vec<String>,
-    /// Modules of the kernel that it needs and that not every kernel has.
-    pub modules: Vec<String>,
+    /// Options of the kernel that it needs and that not every kernel has.
+    pub needs: Vec<String>,
     pub boots: Vec<Boot>,
 }
 
@@ -227,6 +230,7 @@ impl Boot {
                     timeout: TEST_TIMEOUT,
                     long_timeout: None,
                     allow_skip: false,
+                    needs: Vec::new(),
                 })
                 .collect(),
             end: End::Exit,
@@ -481,7 +485,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         &what,
         &v,
         &[
-            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "modules",
+            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "needs",
             "boots",
         ],
     )?;
@@ -539,18 +543,20 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
                     timeout: TEST_TIMEOUT,
                     long_timeout: None,
                     allow_skip: false,
+                    needs: Vec::new(),
                 },
                 t => {
                     let t = Obj::new(
                         &format!("{what}: test"),
                         t,
-                        &["name", "timeout", "long_timeout", "allow_skip"],
+                        &["name", "timeout", "long_timeout", "allow_skip", "needs"],
                     )?;
                     TestRef {
                         name: t.need("name")?,
                         timeout: t.num("timeout")?.unwrap_or(TEST_TIMEOUT),
                         long_timeout: t.num("long_timeout")?,
                         allow_skip: t.bool("allow_skip")?,
+                        needs: t.strings("needs")?,
                     }
                 }
             });
@@ -609,7 +615,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         kernels,
         short,
         stress,
-        modules: o.strings("modules")?,
+        needs: o.strings("needs")?,
         name: name.to_string(),
         summary: o.str("summary", "")?,
         fixture: o.need("fixture")?,
