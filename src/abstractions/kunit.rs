@@ -705,7 +705,6 @@ mod tests {
         bio_vec { bv_len bv_offset bv_page }
         block_device { bd_device bd_disk bd_queue }
         block_device_operations { owner submit_bio }
-        btt { btt_disk }
         bvec_iter { bi_idx bi_sector bi_size }
         dax_operations { direct_access recovery_write zero_page_range }
         dev_pagemap { altmap flags nr_range ops owner vmemmap_shift }
@@ -714,7 +713,6 @@ mod tests {
         device_attribute { attr }
         gendisk { bb disk_name fops part0 private_data }
         inode { i_flags i_mapping i_mode }
-        nd_btt { btt ndns }
         nd_device_driver { drv notify probe remove shutdown }
         nd_namespace_common { claim_class dev force_raw }
         nd_namespace_io { bb common res }

@@ -150,9 +150,6 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(block_device_operations, owner),
 	OFFSET(block_device_operations, submit_bio),
 
-	/* Of the kernel's own structure: nd_private.h has its head only. */
-	OFFSET(btt, btt_disk),
-
 	SIZE(bvec_iter),
 	OFFSET(bvec_iter, bi_idx),
 	OFFSET(bvec_iter, bi_sector),
@@ -197,10 +194,6 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(inode, i_mapping),
 	OFFSET(inode, i_mode),
 
-	/* As struct btt. */
-	OFFSET(nd_btt, btt),
-	OFFSET(nd_btt, ndns),
-
 	SIZE(nd_device_driver),
 	OFFSET(nd_device_driver, drv),
 	OFFSET(nd_device_driver, notify),
@@ -220,13 +213,13 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(nd_namespace_io, common),
 	OFFSET(nd_namespace_io, res),
 
-	/* As struct btt. */
+	/* Of the kernel's own structure: nd_private.h has its head only. */
 	OFFSET(nd_pfn, uuid),
 
 	SIZE(nd_pfn_sb),
 	OFFSET(nd_pfn_sb, uuid),
 
-	/* As struct btt. */
+	/* As struct nd_pfn. */
 	OFFSET(nd_region, ro),
 
 	SIZE(queue_limits),
