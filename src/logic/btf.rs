@@ -3,8 +3,8 @@
 //! BTF, the kernel's description of its own types, as far as it says where members of structures
 //! are.
 //!
-//! C counterpart: `include/uapi/linux/btf.h`. Also compiled into `btf_facts.rs`, which looks at the
-//! kernel that a module is built for.
+//! C counterpart: `struct btf_type` in `include/uapi/linux/btf.h`. Also compiled into
+//! `btf_facts.rs`, which looks at the kernel that a module is built for.
 
 /// Size of the part of the header that all versions have, in bytes.
 const HEADER: usize = 24;
