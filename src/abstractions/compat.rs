@@ -30,6 +30,13 @@ pub(crate) const THIS_MODULE: &ThisModule = {
 /// with `nd_pmem` until Linux 7.3.
 pub(crate) const FLUSH_IS_A_WRITE: bool = cfg!(not(linux_7_3));
 
+/// Whether entries of 2 MiB may map memory without struct pages.
+///
+/// Until Linux 7.3, mbind(2) with MPOL_MF_STRICT takes what such an entry maps for a folio
+/// (`queue_folios_pmd()` in `mm/mempolicy.c`), and asks no driver before: an oops. Entries of 1 GiB
+/// are zapped on its way (`split_huge_pud()`), those of a page are asked whether they are special.
+pub(crate) const PMD_WITHOUT_PAGES: bool = cfg!(linux_7_3);
+
 /// The value of a module parameter.
 pub(crate) fn parameter<T: ModuleParam>(parameter: &'static ModuleParamAccess<T>) -> T {
     #[cfg(linux_7_3)]

@@ -386,11 +386,22 @@ impl Node {
         Ok(pfn)
     }
 
+    /// Whether one entry may map 2^`order` pages of this memory.
+    fn may_have(&self, order: u32) -> bool {
+        match order {
+            0 => true,
+            // An entry is for a whole folio, or for a page of it.
+            _ if self.folios.is_some_and(|folio| folio != order) => false,
+            PMD_ORDER => self.page_backed || compat::PMD_WITHOUT_PAGES,
+            _ => true,
+        }
+    }
+
     /// The largest order of an entry, for `huge_page` in sysfs.
     fn largest_order(&self) -> u32 {
         [PUD_ORDER, PMD_ORDER]
             .into_iter()
-            .filter(|order| self.folios.is_none_or(|folio| folio == *order))
+            .filter(|order| self.may_have(*order))
             .find(|order| {
                 let pages = 1u64 << order;
                 let head = self.memory.pfn.0.wrapping_neg() & (pages - 1);
@@ -465,11 +476,8 @@ impl Node {
     /// that most of those that are too large end here, without a lock.
     fn place(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
         let mapping = fault.mapping();
-        // Stores are tracked by the page. An entry is for a whole folio, or for a page of it.
-        if order != 0
-            && (mapping.is_tracked() && mapping.may_write()
-                || self.folios.is_some_and(|folio| folio != order))
-        {
+        // Stores are tracked by the page.
+        if order != 0 && mapping.is_tracked() && mapping.may_write() || !self.may_have(order) {
             return None;
         }
         let area = self.area(mapping)?;

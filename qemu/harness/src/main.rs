@@ -315,23 +315,31 @@ fn choose_accel(env: &mut Env, wish: &str, tree: &Tree, ui: &Ui) -> Result<(), S
     Ok(())
 }
 
-/// Takes out what needs an option that is off in the kernel, and says so.
+/// Major and minor number of a release like 7.3.4+deb13-amd64, or of an underscored 7_3.
+fn series(release: &str) -> (u32, u32) {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Takes out what needs a later kernel, or an option that is off in this one, and says so.
 fn leave_out(env: &Env, tree: &Tree, chosen: &mut Vec<Scenario>, ui: &Ui) -> Result<(), String> {
     let config = need("RPMEM_KDIR")?.join(".config");
     let config =
         std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
-    let off = |option: &String| {
-        !["y", "m"]
+    let lacks = |need: &String| match need.strip_prefix("LINUX_") {
+        Some(since) => (series(&env.krel) < series(since))
+            .then(|| format!("is not as new as Linux {}", since.replace('_', "."))),
+        None => (!["y", "m"]
             .iter()
-            .any(|v| config.lines().any(|l| l == format!("CONFIG_{option}={v}")))
+            .any(|v| config.lines().any(|l| l == format!("CONFIG_{need}={v}"))))
+        .then(|| format!("has no CONFIG_{need}")),
     };
-    let stays = |name: &str, needs: &[String]| match needs.iter().find(|o| off(o)) {
+    let stays = |name: &str, needs: &[String]| match needs.iter().find_map(lacks) {
         None => true,
-        Some(o) => {
-            ui.line(&format!(
-                "  not run {name}: the kernel {} has no CONFIG_{o}",
-                env.krel
-            ));
+        Some(why) => {
+            ui.line(&format!("  not run {name}: the kernel {} {why}", env.krel));
             false
         }
     };

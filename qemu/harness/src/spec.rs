@@ -33,8 +33,8 @@
 //! Only `fixture`, `boots` and `tests` are required. `kernels` are those that the scenario can run
 //! on (all by default), `short` those on which it is part of `make test` (stock by default), `stress`
 //! those on which it is part of `make stress`: stock by default, or all of `kernels` if it cannot run
-//! on that. `needs` are options of the kernel that not every kernel has; where one is off, the
-//! scenario or the test is not run, and the run says so.
+//! on that. `needs` are options of the kernel that not every kernel has, or the first series
+//! that will do (LINUX_7_3); where one is off, the scenario or the test is not run, and the run says so.
 //! `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before

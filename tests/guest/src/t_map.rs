@@ -211,7 +211,8 @@ fn node(c: &mut Ctx) -> TestResult {
     let pages = tools::has_pages(c, &h.space)?;
     check_eq!(h.attr(c, "page_backed")?, u64::from(pages), "page_backed");
     check_eq!(h.attr(c, "synchronous")?, 1, "synchronous");
-    check_eq!(h.attr(c, "huge_page")?, HUGE as u64, "huge_page");
+    let huge = if pages { HUGE } else { tools::without_pages() };
+    check_eq!(h.attr(c, "huge_page")?, huge as u64, "huge_page");
     check_eq!(h.mappings(c)?, 0, "mappings");
 
     let f = h.open()?;
@@ -1267,7 +1268,8 @@ fn application_crate(c: &mut Ctx) -> TestResult {
     let device = rpmem::Device::open(&h.node)?;
     let info = device.info()?;
     check_eq!(info.size, h.attr(c, "size")?);
-    check_eq!((info.huge_page, info.synchronous), (HUGE as u64, true));
+    let huge = tools::without_pages() as u64;
+    check_eq!((info.huge_page, info.synchronous), (huge, true));
     check_eq!((info.page_backed, info.pinnable), (false, false));
     let map = device.map(0, 2 * HUGE)?;
     check_eq!(device.prefault(&map)?, 2 * HUGE);
@@ -1328,7 +1330,7 @@ fn header(c: &mut Ctx) -> TestResult {
     let size = info.size as i64;
     check_eq!(
         long[..8],
-        [0, 0, 32, i64::from(info.flags), size, HUGE as i64, 0, -22]
+        [0, 0, 32, i64::from(info.flags), size, info.huge_page as i64, 0, -22]
     );
     check_eq!(long[8..10], [-14, -25], "no argument, unknown");
     check_eq!(long[10..15], [-22, -22, -95, -22, 0], "mmap");

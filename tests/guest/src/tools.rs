@@ -15,6 +15,15 @@ use std::path::Path;
 pub const PAGE: usize = 4096;
 pub const HUGE: usize = 2 << 20;
 
+/// The largest entry, below 1 GiB, of mappings of memory without struct pages: Documentation/mmap.md.
+pub fn without_pages() -> usize {
+    if sys::series() < (7, 3) {
+        PAGE
+    } else {
+        HUGE
+    }
+}
+
 /// Exit status of a process whose access ended in SIGBUS, and one that nothing else gives.
 pub const GOT_SIGBUS: i32 = 77;
 

@@ -57,8 +57,7 @@ fn combination(scene: &Scene, c: &Combination, prefault: bool) -> Check {
     let before = page_tables()?;
     work.map(c.kind)?;
     let size = work.make_entry(c, prefault && c.row.call != Call::Cannot)?;
-    let most = scene.mode.largest(c.kind);
-    if size != c.entry.min(most) {
+    if size != scene.mode.made(c.kind, c.entry) {
         return Err(format!("an entry of {size:#x} bytes"));
     }
     work.touch()?;

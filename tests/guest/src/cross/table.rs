@@ -43,6 +43,8 @@ pub struct Mode {
     pub synchronous: bool,
     /// The largest entry of a mapping whose stores are not tracked by the page.
     pub largest: u64,
+    /// The first series in which it may have entries of 2 MiB: see Documentation/upstream-bugs.md.
+    pub huge_since: (u32, u32),
     /// For `ndctl create-namespace`.
     pub create: &'static [&'static str],
 }
@@ -53,6 +55,7 @@ const fn frames(name: &'static str, largest: u64, create: &'static [&'static str
         memory: Memory::Frames,
         synchronous: true,
         largest,
+        huge_since: (0, 0),
         create,
     }
 }
@@ -63,11 +66,16 @@ const fn folios(name: &'static str, largest: u64, create: &'static [&'static str
         memory: Memory::Folios,
         synchronous: true,
         largest,
+        huge_since: (0, 0),
         create,
     }
 }
 
-pub const RAW: Mode = frames("raw", GIB, &[]);
+/// The only one without struct pages.
+pub const RAW: Mode = Mode {
+    huge_since: (7, 3),
+    ..frames("raw", GIB, &[])
+};
 pub const E820: Mode = frames("e820", GIB, &[]);
 pub const FSDAX: Mode = frames("fsdax", GIB, &["-m", "fsdax", "-M", "mem", "-s", "2560M"]);
 pub const DEVDAX_4K: Mode = folios(
@@ -91,6 +99,7 @@ pub const VIRTIO: Mode = Mode {
     memory: Memory::Frames,
     synchronous: false,
     largest: HUGE,
+    huge_since: (0, 0),
     create: &[],
 };
 
@@ -123,6 +132,14 @@ impl Mode {
             // Stores are tracked by the page.
             (Memory::Frames, Kind::Plain) => PAGE,
             _ => self.largest,
+        }
+    }
+
+    /// The size of the entry that a mapping gets where there is room for one of `entry` bytes.
+    pub fn made(&self, kind: Kind, entry: u64) -> u64 {
+        match entry.min(self.largest(kind)) {
+            HUGE if sys::series() < self.huge_since => PAGE,
+            made => made,
         }
     }
 }
@@ -243,8 +260,6 @@ pub struct Row {
     pub read_only: Option<i32>,
     /// What a kernel has that knows the call; the others answer EINVAL.
     pub needs: Option<&'static str>,
-    /// The first series in which the call does not take page frames for pages.
-    pub mended: (u32, u32),
 }
 
 impl Row {
@@ -257,7 +272,6 @@ impl Row {
             folios: 0,
             read_only: None,
             needs: None,
-            mended: (0, 0),
         }
     }
 
@@ -295,14 +309,6 @@ impl Row {
         }
     }
 
-    /// Linux before that series oopses, see Documentation/upstream-bugs.md.
-    const fn oops_before(self, major: u32, minor: u32) -> Row {
-        Row {
-            mended: (major, minor),
-            ..self
-        }
-    }
-
     const fn userfault(name: &'static str, mode: u64, features: u64) -> Row {
         Row::range(name, Call::Userfault { mode, features }).fails(EINVAL, EINVAL)
     }
@@ -313,9 +319,6 @@ impl Row {
 
     /// What it answers.
     pub fn errno(&self, memory: Memory, kind: Kind) -> i32 {
-        if memory == Memory::Frames && sys::series() < self.mended {
-            return UNTRIED;
-        }
         let is_there = |path| std::path::Path::new(path).exists();
         if !self.needs.is_none_or(is_there) {
             return EINVAL;
@@ -417,12 +420,11 @@ pub static ROWS: &[Row] = &[
     Row::userfault("userfaultfd, read-write-protect", 1 << 3, UFFD_RWP),
     Row::range("mseal", Call::Seal),
     Row::range("mbind", Call::Bind { flags: 0 }),
-    Row::range("mbind, MPOL_MF_STRICT", Call::Bind { flags: 1 }).oops_before(7, 3),
+    Row::range("mbind, MPOL_MF_STRICT", Call::Bind { flags: 1 }),
     Row::range(
         "mbind, MPOL_MF_STRICT, MPOL_MF_MOVE",
         Call::Bind { flags: 3 },
-    )
-    .oops_before(7, 3),
+    ),
     Row::process("PR_SET_THP_DISABLE", Call::ThpDisable),
     Row::process("core dump", Call::CoreDump),
     Row::process("exec", Call::Exec),
@@ -600,7 +602,7 @@ pub fn all(mode: &Mode, extent: &Extent) -> Vec<Combination> {
     for row in [&CANNOT].into_iter().chain(ROWS) {
         for kind in KINDS {
             for entry in ENTRIES {
-                let can = mode.offers(kind) && entry <= mode.largest(kind);
+                let can = mode.offers(kind) && mode.made(kind, entry) == entry;
                 if can == (row.call == Call::Cannot) {
                     continue;
                 }

@@ -282,7 +282,7 @@ impl Work<'_> {
         if prefault {
             let write = u32::from(c.kind != Kind::PlainRead);
             let file = self.scene.file(c.kind);
-            let len = c.entry.min(self.scene.mode.largest(c.kind));
+            let len = self.scene.mode.made(c.kind, c.entry);
             let done = tools::prefault_at(file, at as usize, len, write);
             if done != (len, 0) {
                 return Err(format!("RPMEM_PREFAULT: {done:?}"));
@@ -454,7 +454,7 @@ impl Work<'_> {
                 Call::Fsync => result(libc::fsync(self.scene.device.rw.as_raw_fd()).into()),
                 Call::Prefault { write } => {
                     // Of small entries not too many.
-                    let most = if self.scene.mode.largest(c.kind) == PAGE {
+                    let most = if self.scene.mode.made(c.kind, HUGE) == PAGE {
                         4 * HUGE
                     } else {
                         u64::MAX
