@@ -20,8 +20,7 @@
 
 #define MEMBER(s, m)	OFFSET(s.m, s, m);
 
-void rpmem_offsets(void);
-void rpmem_offsets(void)
+static void __used rpmem_offsets(void)
 {
 	RPMEM_ND_MEMBERS(MEMBER)
 	RPMEM_BTT_MEMBERS(MEMBER)

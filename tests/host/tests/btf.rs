@@ -46,7 +46,7 @@ impl Blob {
     fn structure(&mut self, name: u32, flag: bool, members: &[(u32, u32)]) {
         self.words(&[
             name,
-            u32::from(flag) << 31 | KIND_STRUCT << 24 | members.len() as u32,
+            (u32::from(flag) << 31) | (KIND_STRUCT << 24) | members.len() as u32,
             64,
         ]);
         for (name, bits) in members {
@@ -95,7 +95,7 @@ fn kernel() -> (Vec<u8>, Vec<u8>) {
         (18, 0, 0),
         (19, 1, 3),
     ] {
-        image.words(&[int, kind << 24 | count, 4]);
+        image.words(&[int, (kind << 24) | count, 4]);
         image.words(&vec![0; rest]);
     }
     image.structure(other, false, &[(id, 32)]);
@@ -109,7 +109,7 @@ fn kernel() -> (Vec<u8>, Vec<u8>) {
     module.structure(
         region,
         true,
-        &[(id, 0), (ro, 936 * 8), (bits, 3 << 24 | 7496)],
+        &[(id, 0), (ro, 936 * 8), (bits, (3 << 24) | 7496)],
     );
     (image.bytes(), module.bytes())
 }
