@@ -528,6 +528,17 @@ impl Ctx {
         )))
     }
 
+    /// Does it until the log has the text: what users can make it say, the driver says ten times in
+    /// five seconds, and tests before this one have had their share.
+    pub fn until_said(&self, text: &str, mut act: impl FnMut() -> TestResult) -> TestResult {
+        let mut failed = Ok(());
+        self.wait_for(&format!("the kernel log to have {text:?}"), || {
+            failed = act();
+            failed.is_err() || self.dmesg_has(text).is_ok()
+        })?;
+        failed
+    }
+
     // File systems.
 
     /// mkfs with the tool's usual quiet options; `fs` is "ext4" or "xfs". ext4 gets all of its tables

@@ -99,12 +99,14 @@ fn user(c: &mut Ctx) -> TestResult {
     check_eq!(holders.trim(), "0 1 1 rpmem_user", "holders");
     // Polite tools do not get past it.
     check!(c.try_rmmod("rpmem").is_err(), "rmmod");
-    let out = c.fails(&["ndctl", "disable-namespace", &space.nd])?;
-    check!(
-        out.contains("busy") || out.contains("0 namespace"),
-        "ndctl: {out}"
-    );
-    c.dmesg_has("cannot be mounted, disabled or held")?;
+    c.until_said("cannot be mounted, disabled or held", || {
+        let out = c.fails(&["ndctl", "disable-namespace", &space.nd])?;
+        check!(
+            out.contains("busy") || out.contains("0 namespace"),
+            "ndctl: {out}"
+        );
+        Ok(())
+    })?;
     c.dmesg_has("held by rpmem_user (pid 0)")?;
     check_eq!(get(c, "0"), 0);
     check_eq!(c.read("/sys/module/rpmem/refcnt")?, before, "references");

@@ -603,6 +603,11 @@ pub struct Info {
     pub reserved: u64,
 }
 
+/// Faults for `pages` huge pages of such memory: one for an entry, or for 64 pages.
+pub fn faults_without_pages(pages: usize) -> i64 {
+    (pages * HUGE / without_pages().max(64 * PAGE)) as i64
+}
+
 /// `struct rpmem_prefault` of include/uapi/linux/rpmem.h.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
