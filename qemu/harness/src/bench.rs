@@ -72,8 +72,8 @@ fn timed(on: Accel) -> impl Iterator<Item = Bench> {
 }
 /// Seconds on hardware for one of them.
 const TIMEOUT: u64 = 240;
-/// By how much two passes may differ.
-const AGREE: f64 = 0.005;
+/// By how much two passes may differ. msync of 1 GiB by the page does by 0.56 % on Linux 7.3.
+const AGREE: f64 = 0.01;
 /// The same for threads, whose places in time differ, and for binding, which depends on what the
 /// allocators have at hand.
 const AGREE_COARSE: f64 = 0.03;
