@@ -113,10 +113,10 @@ fn facts(wanted: &[String], files: &[String]) -> Result<(), String> {
         let module = Kernel::new(module, &kernels[0].types)?;
         kernels.push(module);
     }
+    let modules: Vec<Btf<'_>> = kernels.iter().skip(1).map(|kernel| kernel.btf).collect();
     for word in wanted {
         if let Some((structure, member)) = word.split_once('.') {
-            let all: Vec<Btf<'_>> = kernels.iter().map(|kernel| kernel.btf).collect();
-            let answer = Btf::place_in(&all, structure.as_bytes(), member.as_bytes())
+            let answer = Btf::place_in(&base, &modules, structure.as_bytes(), member.as_bytes())
                 .map_err(|err| format!("struct {structure}: {err:?}"))?;
             match answer {
                 Place::At(byte) => println!("offset {structure} {member} {byte}"),

@@ -52,9 +52,12 @@ impl Proven {
                 Err(_) => return Ok(Self::unproven(EINVAL)),
             }
         }
+        let Some((image, modules)) = kernels.split_first() else {
+            return Ok(Self::unproven(ENOENT));
+        };
         for member in members() {
             let (structure, name) = (text(&member.structure), text(&member.member));
-            match Btf::place_in(&kernels, structure.as_bytes(), name.as_bytes()) {
+            match Btf::place_in(image, modules, structure.as_bytes(), name.as_bytes()) {
                 Ok(Place::At(byte)) if byte == member.offset => {}
                 // Of a later kernel, with kinds of types that are not known here.
                 Err(btf::Error::Types) => return Ok(Self::unproven(EINVAL)),

@@ -140,15 +140,20 @@ impl<'a> Btf<'a> {
         Ok(place)
     }
 
-    /// Where the member is that one of these kernels and modules tells of: each has the structures
-    /// that it uses.
+    /// Where the member is that the image or these modules tell of: each has the structures that it
+    /// uses. The image, with a hundred thousand types, is looked at if no module has the structure.
     ///
     /// # Errors
     ///
     /// [`Error::Types`], [`Error::Ambiguous`].
-    pub fn place_in(all: &[Self], structure: &[u8], member: &[u8]) -> Result<Place, Error> {
+    pub fn place_in(
+        image: &Self,
+        modules: &[Self],
+        structure: &[u8],
+        member: &[u8],
+    ) -> Result<Place, Error> {
         let mut answer = Place::NoStructure;
-        for btf in all {
+        for btf in modules {
             let place = btf.place(structure, member)?;
             if answer == Place::NoStructure {
                 answer = place;
@@ -156,7 +161,10 @@ impl<'a> Btf<'a> {
                 return Err(Error::Ambiguous);
             }
         }
-        Ok(answer)
+        match answer {
+            Place::NoStructure => image.place(structure, member),
+            answer => Ok(answer),
+        }
     }
 
     fn member(&self, structure: &Type<'_>, member: &[u8]) -> Place {

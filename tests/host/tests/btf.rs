@@ -114,8 +114,10 @@ fn kernel() -> (Vec<u8>, Vec<u8>) {
     (image.bytes(), module.bytes())
 }
 
+/// Of an image and modules.
 fn place(all: &[Btf<'_>], structure: &str, member: &str) -> Result<Place, Error> {
-    Btf::place_in(all, structure.as_bytes(), member.as_bytes())
+    let (image, modules) = all.split_first().unwrap();
+    Btf::place_in(image, modules, structure.as_bytes(), member.as_bytes())
 }
 
 #[test]
@@ -163,9 +165,11 @@ fn two_of_one_name() {
     let third = third.bytes();
     let third = Btf::parse(&third, None).unwrap();
     assert_eq!(
-        place(&[same, third], "btt", "btt_disk"),
+        place(&[other, same, third], "btt", "btt_disk"),
         Err(Error::Ambiguous)
     );
+    // What a module says of its own is not looked for in the image.
+    assert_eq!(place(&[other, third], "btt", "btt_disk"), Ok(Place::At(8)));
 }
 
 #[test]
