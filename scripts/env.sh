@@ -27,9 +27,14 @@ rpmem_hash() {
 
 RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
 
-# rpmem_list FILE...: the words of lists with comments.
+# rpmem_list FILE...: lists without their comments.
 rpmem_list() {
-	sed 's/#.*//' "$@"
+	sed 's/#.*//' "$@" | grep .
+}
+
+# rpmem_is_later SERIES OTHER: of two like 7.2.
+rpmem_is_later() {
+	[ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | tail -n 1)" = "$1" ]
 }
 
 # Which kernel: nothing for the newest supported series of the first suite that
