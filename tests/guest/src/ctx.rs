@@ -541,20 +541,19 @@ impl Ctx {
 
     // File systems.
 
-    /// mkfs with the tool's usual quiet options; `fs` is "ext4" or "xfs". ext4 gets all of its tables
-    /// now, and not by a thread of the kernel's that writes while the test counts.
+    /// An ext4 of that size, or of the whole device. It gets all of its tables now, and not by a thread of
+    /// the kernel's that writes while the test counts.
+    pub fn mkfs_ext4(&self, dev: &str, size: Option<&str>) -> TestResult<String> {
+        let mut cmd = vec!["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", EXT4_NOT_LAZY];
+        cmd.push(dev);
+        cmd.extend(size);
+        self.ok(&cmd)
+    }
+
+    /// mkfs with the tool's usual quiet options; `fs` is "ext4" or "xfs".
     pub fn mkfs(&self, fs: &str, dev: &str) -> TestResult {
         match fs {
-            "ext4" => self.ok(&[
-                "mkfs.ext4",
-                "-q",
-                "-F",
-                "-b",
-                "4096",
-                "-E",
-                EXT4_NOT_LAZY,
-                dev,
-            ])?,
+            "ext4" => self.mkfs_ext4(dev, None)?,
             // Reflink and DAX go together on newer kernels only for some uses; keep it plain.
             "xfs" => self.ok(&["mkfs.xfs", "-q", "-f", "-m", "reflink=0", dev])?,
             other => return Err(Outcome::Fail(format!("unknown file system {other}"))),

@@ -6,7 +6,7 @@
 //! What is promised: a bind that fails leaves nothing behind, and the next one succeeds; a bind
 //! that succeeds in spite of a failed allocation gives a disk that works.
 
-use crate::ctx::{Ctx, TestResult, EXT4_NOT_LAZY};
+use crate::ctx::{Ctx, TestResult};
 use crate::ctx::{Outcome, Test};
 use crate::disk::{self, Buf};
 use crate::t_namespace::{active, release};
@@ -549,17 +549,7 @@ const IO_AT: u64 = 13 << 20;
 
 /// A file system in front of `IO_AT`.
 fn mkfs(c: &Ctx, s: &Space) -> TestResult {
-    c.ok(&[
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-b",
-        "4096",
-        "-E",
-        EXT4_NOT_LAZY,
-        &s.dev(),
-        "12M",
-    ])?;
+    c.mkfs_ext4(&s.dev(), Some("12M"))?;
     Ok(())
 }
 
