@@ -109,10 +109,10 @@ impl Ram {
 }
 
 /// Claims `len` bytes of physical address space where nothing is, far above memory and NVDIMMs.
-pub(crate) fn claim_nothing(len: u64, owner: ARef<Device>) -> Result<(u64, MemRegion)> {
+pub(crate) fn claim_nothing(len: u64, name: &CStr) -> Result<(u64, MemRegion)> {
     for gib in 64..128 {
         let start = gib << 30;
-        if let Ok(claim) = MemRegion::request(start, len, owner.clone()) {
+        if let Ok(claim) = MemRegion::request(start, len, name) {
             return Ok((start, claim));
         }
     }

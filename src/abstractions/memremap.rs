@@ -37,7 +37,6 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    device::Device,
     error::{
         from_err_ptr,
         to_result, //
@@ -48,8 +47,8 @@ use kernel::{
         c_void, //
     },
     prelude::*,
+    str::CString,
     sync::{
-        aref::ARef,
         atomic::{
             Acquire,
             Atomic,
@@ -61,29 +60,29 @@ use kernel::{
     types::Opaque, //
 };
 
-/// An exclusive claim on a physical range in `/proc/iomem`, under the name of a device.
+/// An exclusive claim on a physical range in `/proc/iomem`. It can outlive the device whose name it
+/// bears.
 ///
 /// # Invariants
 ///
-/// The range was taken by `request_mem_region()`, with the name of `_owner`, which keeps the name
-/// alive.
+/// The range was taken by `request_mem_region()`, with `_name`.
 pub(crate) struct MemRegion {
     start: u64,
     len: u64,
-    _owner: ARef<Device>,
+    _name: CString,
 }
 
 impl MemRegion {
-    /// Takes `len` bytes at physical address `start`.
+    /// Takes `len` bytes at physical address `start`, as `name`.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if anybody has a part of it. Context: may sleep.
-    pub(crate) fn request(start: u64, len: u64, owner: ARef<Device>) -> Result<Self> {
-        // SAFETY: The name lives as long as the device, to which the result holds a reference.
-        let res = unsafe {
-            bindings::rpmem_helper_request_mem_region(start, len, owner.name().as_char_ptr())
-        };
+    /// `EBUSY` if anybody has a part of it; `ENOMEM`. Context: may sleep.
+    pub(crate) fn request(start: u64, len: u64, name: &CStr) -> Result<Self> {
+        let name = CString::try_from(name)?;
+        // SAFETY: The name is a string, which does not move and lives as long as the result.
+        let res =
+            unsafe { bindings::rpmem_helper_request_mem_region(start, len, name.as_char_ptr()) };
         if res.is_null() {
             return Err(EBUSY);
         }
@@ -91,7 +90,7 @@ impl MemRegion {
         Ok(Self {
             start,
             len,
-            _owner: owner,
+            _name: name,
         })
     }
 }
@@ -834,7 +833,7 @@ mod tests {
     #[test]
     fn a_range_is_claimed_once() -> Result {
         let dev = TestDevice::new()?;
-        let (start, claim) = claim_nothing(4 * MIB, dev.get())?;
+        let (start, claim) = claim_nothing(4 * MIB, dev.name())?;
         // All, the first page, the last page, across the end, more than all.
         for (at, len) in [
             (start, 4 * MIB),
@@ -843,25 +842,25 @@ mod tests {
             (start + 4 * MIB - 4096, 8192),
             (start - 4096, 5 * MIB),
         ] {
-            assert_eq!(MemRegion::request(at, len, dev.get()).err(), Some(EBUSY));
+            assert_eq!(MemRegion::request(at, len, dev.name()).err(), Some(EBUSY));
         }
         // What was refused has left nothing behind, and the neighbours are free.
-        drop(MemRegion::request(start - 4096, 4096, dev.get())?);
-        drop(MemRegion::request(start + 4 * MIB, 4096, dev.get())?);
+        drop(MemRegion::request(start - 4096, 4096, dev.name())?);
+        drop(MemRegion::request(start + 4 * MIB, 4096, dev.name())?);
         assert_eq!(
-            MemRegion::request(start, 4 * MIB, dev.get()).err(),
+            MemRegion::request(start, 4 * MIB, dev.name()).err(),
             Some(EBUSY)
         );
         drop(claim);
-        drop(MemRegion::request(start, 4 * MIB, dev.get())?);
+        drop(MemRegion::request(start, 4 * MIB, dev.name())?);
         Ok(())
     }
 
     #[test]
     fn claims_are_released_once() -> Result {
         let dev = TestDevice::new()?;
-        let (start, claim) = claim_nothing(MIB, dev.get())?;
-        let (trace, refused) = Trace::of(|| MemRegion::request(start, MIB, dev.get()).err())?;
+        let (start, claim) = claim_nothing(MIB, dev.name())?;
+        let (trace, refused) = Trace::of(|| MemRegion::request(start, MIB, dev.name()).err())?;
         assert_eq!(refused, Some(EBUSY));
         assert!(trace.is(&[c"__request_region"]));
         let (trace, ()) = Trace::of(|| drop(claim))?;
@@ -870,14 +869,14 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_bears_the_name_of_its_owner() -> Result {
+    fn a_claim_outlives_the_device_whose_name_it_bears() -> Result {
         let dev = TestDevice::new()?;
-        let owner = dev.get();
-        let (start, claim) = claim_nothing(MIB, owner)?;
-        assert!(claim._owner.name() == dev.name());
-        // The name is used, hence has to live, until the release.
-        drop(dev);
+        let (start, claim) = claim_nothing(MIB, dev.name())?;
+        assert!(*claim._name == *dev.name());
         assert_eq!((claim.start, claim.len), (start, MIB));
+        drop(dev);
+        // The name is looked at.
+        assert_eq!(MemRegion::request(start, MIB, c"other").err(), Some(EBUSY));
         Ok(())
     }
 
@@ -971,7 +970,7 @@ mod tests {
     #[test]
     fn a_range_without_memory_is_mapped_and_unmapped() -> Result {
         let dev = TestDevice::new()?;
-        let (start, _claim) = claim_nothing(MIB, dev.get())?;
+        let (start, _claim) = claim_nothing(MIB, dev.name())?;
         let mapping = Mapping::remap(start, MIB as usize)?;
         assert!(!mapping.has_pages());
         let (trace, ()) = Trace::of(|| drop(mapping))?;
@@ -997,7 +996,7 @@ mod tests {
     #[test]
     fn a_range_gets_struct_pages_and_loses_them() -> Result {
         let dev = TestDevice::new()?;
-        let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
+        let (start, _claim) = claim_nothing(4 * MIB, dev.name())?;
         for _ in 0..2 {
             let range = PageMapRange::new(start, start + 4 * MIB - 1);
             let mapping = Mapping::pages(range, PageUse::FsDax, start + MIB, dev.core())?;
@@ -1012,7 +1011,7 @@ mod tests {
     #[test]
     fn a_range_gets_folios_and_loses_them() -> Result {
         let dev = TestDevice::new()?;
-        let (start, _claim) = claim_nothing(8 * MIB, dev.get())?;
+        let (start, _claim) = claim_nothing(8 * MIB, dev.name())?;
         let (pfn, pages) = (Pfn(start >> 12), 8 * MIB >> 12);
         for order in [0, 9] {
             let range = PageMapRange::new(start, start + 8 * MIB - 1);
@@ -1049,7 +1048,7 @@ mod tests {
     #[test]
     fn failures_without_a_holder_are_nobodys() -> Result {
         let dev = TestDevice::new()?;
-        let (start, _claim) = claim_nothing(4 * MIB, dev.get())?;
+        let (start, _claim) = claim_nothing(4 * MIB, dev.name())?;
         let range = PageMapRange::new(start, start + 4 * MIB - 1);
         let mapping = Mapping::pages(range, PageUse::FsDax, start + MIB, dev.core())?;
         let Backing::Pages(map) = &mapping.backing else {

@@ -9,9 +9,11 @@
 //!
 //! # Who keeps whom alive
 //!
-//! A namespace device (or the btt, pfn or dax device on it) holds a reference to its parent, the
-//! region device. A [`Region`] holds a reference to the child, hence the region's memory. A
-//! [`Namespace`] borrows the bound device: libnvdimm does not change resource, claim or uuid of a
+//! A namespace device (or the btt, pfn or dax device on it) has a reference to its parent, the region
+//! device, until it is removed (`device_del()`), and not until it is freed; the region has one to the
+//! bus likewise. But what frees them looks at their parents. So a [`Region`] holds all three, and lets
+//! go of them in that order. It is dropped before the device is unbound: nothing that can stay for
+//! longer, such as pinned pages, has one. A [`Namespace`] borrows the bound device: libnvdimm does not change resource, claim or uuid of a
 //! namespace while a driver is bound to it or to the device that claims it.
 
 use super::{
@@ -257,10 +259,10 @@ impl<'a> Namespace<'a> {
         unsafe { bindings::rpmem_helper_to_nd_namespace_io(self.ndns) }
     }
 
-    /// The namespace device, whose name is that of the memory region.
-    pub(crate) fn device(&self) -> ARef<Device> {
-        // SAFETY: By the type invariants `ndns` is valid, hence has a reference.
-        unsafe { Device::get_device(&raw mut (*self.ndns).dev) }
+    /// The name of the namespace device, which is that of the claim on its memory.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: By the type invariants `ndns` is valid.
+        unsafe { Device::<device::Normal>::from_raw(&raw mut (*self.ndns).dev) }.name()
     }
 
     /// First and last physical address.
@@ -524,14 +526,17 @@ impl Drop for Btt {
     }
 }
 
-/// A region: the DIMMs behind a namespace, and the flush that makes writes to them durable.
+/// A region: the DIMMs behind a namespace, and the flush that makes writes to them durable. Fields are
+/// dropped in this order.
 ///
 /// # Invariants
 ///
-/// `ptr` is the region that is the parent of `child`, and `child` keeps it alive.
+/// `ptr` is the region that is the parent of `child`, and `parents` are its device and that of its bus.
 pub(crate) struct Region {
     ptr: *mut bindings::nd_region,
     child: ARef<Device>,
+    /// `None` for tests, whose bus stays.
+    _parents: Option<(ARef<Device>, ARef<Device>)>,
 }
 
 // SAFETY: `struct nd_region` may be used from any thread: flush and poison functions lock by
@@ -544,12 +549,20 @@ impl Region {
     /// The region of a device that is being bound.
     pub(crate) fn of(dev: &Device<Core<'_>>) -> Self {
         // SAFETY: `dev` is a device on the libnvdimm bus of a type whose parent is a region:
-        // namespace or one of the personalities.
-        let ptr = unsafe { bindings::to_nd_region((*device_raw(dev)).parent) };
-        // SAFETY: `dev` is valid with a non-zero reference count.
-        let child = unsafe { Device::get_device(device_raw(dev)) };
-        // INVARIANT: `child` holds a reference to its parent until it is freed.
-        Self { ptr, child }
+        // namespace or one of the personalities. It is bound, so that none of the three has been
+        // removed, and all have references.
+        unsafe {
+            let region = (*device_raw(dev)).parent;
+            // INVARIANT: As said.
+            Self {
+                ptr: bindings::to_nd_region(region),
+                child: Device::get_device(device_raw(dev)),
+                _parents: Some((
+                    Device::get_device(region),
+                    Device::get_device((*region).parent),
+                )),
+            }
+        }
     }
 
     /// The region and the device of a bus that is there for tests, and has to outlive the result.
@@ -559,6 +572,7 @@ impl Region {
         Self {
             ptr: bus.region(),
             child: bus.child().get(),
+            _parents: None,
         }
     }
 

@@ -389,7 +389,7 @@ fn attach(
     let synchronous = region.is_sync();
     let write_cache = region.has_cache();
 
-    let claim = MemRegion::request(first, size, namespace.device()).inspect_err(|_| {
+    let claim = MemRegion::request(first, size, namespace.name()).inspect_err(|_| {
         dev_warn!(
             dev,
             "could not reserve region {:#x}-{:#x}: see /proc/iomem\n",

@@ -48,7 +48,7 @@ impl Setup {
         let ram = Ram::new(0x11)?;
         let bus = TestBus::new()?;
         let geometry = Geometry::new(ram.phys(), RAM_SIZE as u64, DATA as u64)?;
-        let (_, claim) = claim_nothing(1 << 20, bus.child().get())?;
+        let (_, claim) = claim_nothing(1 << 20, bus.child().name())?;
         let pmem = Pmem::new(geometry, ram.map()?, claim, Region::of_bus(&bus));
         let pmem = Arc::pin_init(pmem, GFP_KERNEL)?;
         Ok(Self { pmem, bus, ram })
