@@ -353,21 +353,21 @@ impl<T: Operations> Drop for Device<T> {
 }
 
 /// The link from a disk to its DAX device, by which file systems find it. Dropping it kills the
-/// device: new translations fail, and those under way are waited for.
+/// device: new translations fail, and those under way are waited for. Files that have pinned pages
+/// are kept from then on: the end of the disk has idle ones evicted, and must not wait for pins.
 ///
 /// Drop it before the [`block::GenDisk`], so that no file system finds the device of a disk that
 /// goes.
 ///
 /// # Invariants
 ///
-/// `disk` is registered as host of `dax`.
+/// `disk` is there, and registered as host of `dax`.
 pub(crate) struct Host<T: Operations> {
     dax: Arc<Device<T>>,
-    /// Key in the registry, never dereferenced here.
     disk: *mut bindings::gendisk,
 }
 
-// SAFETY: The pointer is a key alone.
+// SAFETY: A `struct gendisk` is not tied to a thread.
 unsafe impl<T: Operations> Send for Host<T> {}
 // SAFETY: As above.
 unsafe impl<T: Operations> Sync for Host<T> {}
@@ -402,6 +402,10 @@ impl<T: Operations> Drop for Host<T> {
         self.dax.release_holder();
         // SAFETY: The device is valid.
         unsafe { bindings::kill_dax(self.dax.ptr.as_ptr()) };
+        // SAFETY: By the type invariants the disk is there.
+        if unsafe { bindings::rpmem_helper_disk_is_open(self.disk) } {
+            self.dax.data.mapping().memory().keep_pinned_files();
+        }
     }
 }
 

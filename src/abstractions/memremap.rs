@@ -8,7 +8,8 @@
 //!
 //! Staging module until it can move to `kernel::mm::memremap`.
 //!
-//! Nothing here is device-managed: the driver core frees a Rust driver's data before devres runs
+//! Nothing here refers to a device, which can go before the last user of a page does. Nothing is
+//! device-managed: the driver core frees a Rust driver's data before devres runs
 //! (`device_unbind_cleanup()`), so that a `struct dev_pagemap` in that data would be used after it
 //! is freed.
 //!
@@ -26,6 +27,7 @@ use super::{
     },
     errno::eopnotsupp,
     platform,
+    release::Retire,
     space::AddressSpace, //
 };
 use crate::{
@@ -37,15 +39,13 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    error::{
-        from_err_ptr,
-        to_result, //
-    },
+    error::from_err_ptr,
     ffi::{
         c_int,
         c_ulong,
         c_void, //
     },
+    new_mutex,
     prelude::*,
     str::CString,
     sync::{
@@ -55,6 +55,7 @@ use kernel::{
             Release, //
         },
         Arc,
+        Mutex,
         SetOnce, //
     },
     types::Opaque, //
@@ -199,166 +200,106 @@ impl PageMap {
         true
     }
 
-    /// Waits until nobody has a reference to a page from `self.data_phys` on, and takes the pages
-    /// off the address space that they were mapped from, which has to be there till then.
+    /// Takes the pages from its users, as far as that takes no wait for them, from `taken.next` on:
+    /// `Ok` if none is left. `memunmap_pages()` does not: user page tables and files would go on
+    /// referring to struct pages that are gone. Context: may sleep.
     ///
-    /// No new references come up: nothing is mapped, and faults fail.
-    fn wait_for_pins(&self) {
-        /// In milliseconds.
-        const MOMENT: u32 = 1000;
-        const STEP: u32 = 10;
-        let mut waited = 0u32;
+    /// No new references come up: nothing is mapped, and faults fail, as the DAX device is dead.
+    fn withdraw(&self, taken: &mut Taken) -> Result<(), User> {
+        let end = self.pages().end;
+        while taken.next < end {
+            // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
+            let (folio, pages) = unsafe {
+                let page = bindings::rpmem_helper_pfn_to_page(taken.next as c_ulong);
+                let folio = bindings::rpmem_helper_page_folio(page);
+                (folio, bindings::rpmem_helper_folio_nr_pages(folio) as u64)
+            };
+            match self.page_use {
+                PageUse::Generic(_) => Self::withdraw_folio(folio)?,
+                PageUse::FsDax => self.withdraw_from_file(folio, taken)?,
+            }
+            taken.next = (taken.next | (pages - 1)) + 1;
+            platform::cond_resched();
+        }
+        Ok(())
+    }
+
+    /// Takes a folio off the address space that it was mapped from, unless it is pinned.
+    fn withdraw_folio(folio: *mut bindings::folio) -> Result<(), User> {
+        // SAFETY: The folio is of pages in the pagemap, which have one reference when nobody uses them
+        // (`__init_zone_device_page()`).
+        if unsafe { bindings::rpmem_helper_folio_ref_count(folio) } > 1 {
+            return Err(User::Pin);
+        }
+        // SAFETY: As above; nobody else has a reference.
+        unsafe { bindings::rpmem_helper_folio_clear_mapping(folio) };
+        Ok(())
+    }
+
+    /// Takes all pages out of the file that a folio is of, unless one is pinned.
+    fn withdraw_from_file(
+        &self,
+        folio: *mut bindings::folio,
+        taken: &mut Taken,
+    ) -> Result<(), User> {
+        if let Some(pfn) = taken.pinned {
+            // SAFETY: The page is in the pagemap.
+            let pinned = unsafe {
+                let page = bindings::rpmem_helper_pfn_to_page(pfn as c_ulong);
+                bindings::rpmem_helper_folio_ref_count(bindings::rpmem_helper_page_folio(page)) != 0
+            };
+            if pinned {
+                return Err(User::Pin);
+            }
+            taken.pinned = None;
+        }
+        let Some(file) = File::of(folio)? else {
+            return Ok(());
+        };
+        if let Some(page) = file.take_pages() {
+            taken.keep(file);
+            // SAFETY: A page of a file has a pfn.
+            let pfn = unsafe { bindings::rpmem_helper_page_to_pfn(page) } as u64;
+            taken.pinned = self.pages().contains(&pfn).then_some(pfn);
+            return Err(User::Pin);
+        }
+        taken.let_go(file);
+        // The entries of the file are gone. Else it is not as we think: it is looked at again later.
+        match File::of(folio)? {
+            None => Ok(()),
+            Some(file) => {
+                taken.let_go(file);
+                Err(User::Other)
+            }
+        }
+    }
+
+    /// Keeps the files that have pinned pages, in `taken`: nobody waits for their pins who has them
+    /// evicted. Takes all pages out of page tables. Context: may sleep.
+    fn keep_pinned_files(&self, taken: &mut Taken) {
+        if self.page_use != PageUse::FsDax {
+            return;
+        }
         Self::all_folios(self.pages(), |folio| {
-            // Nothing is woken when the last pin of such a page goes.
-            //
-            // SAFETY: The folio is of pages in the pagemap, which have one reference when nobody
-            // uses them (`__init_zone_device_page()`).
-            while unsafe { bindings::rpmem_helper_folio_ref_count(folio) } > 1 {
-                // SAFETY: We are in process context and hold no lock.
-                unsafe { bindings::msleep(STEP) };
-                waited = waited.saturating_add(STEP);
-                if waited == MOMENT {
-                    pr_notice!(
-                        "waiting for pinned pages from {:#x} on: {}\n",
-                        self.data_phys,
-                        "who uses them for RDMA, io_uring or O_DIRECT has to let go"
-                    );
+            // SAFETY: The folio is of pages in the pagemap.
+            let (in_use, mapping) = unsafe {
+                (
+                    bindings::rpmem_helper_folio_ref_count(folio) != 0,
+                    bindings::rpmem_helper_folio_mapping(folio),
+                )
+            };
+            if !in_use || taken.has(mapping) {
+                return true;
+            }
+            if let Ok(Some(file)) = File::of(folio) {
+                if file.pinned_page().is_some() {
+                    taken.keep(file);
+                } else {
+                    taken.let_go(file);
                 }
             }
-            // SAFETY: As above; nobody else has a reference.
-            unsafe { bindings::rpmem_helper_folio_clear_mapping(folio) };
             true
         });
-    }
-
-    /// Waits until no file refers to a page from `self.data_phys` on: takes the pages out of user
-    /// page tables and file mappings, and waits for the pins that are left. `memunmap_pages()` does
-    /// not: user page tables and inodes would go on referring to struct pages that are gone.
-    ///
-    /// No new references come up: the DAX device is dead, so that faults in files fail.
-    fn revoke(&self) {
-        if let PageUse::Generic(_) = self.page_use {
-            return self.wait_for_pins();
-        }
-        let Range {
-            start: mut pfn,
-            end,
-        } = self.pages();
-        let mut waits = 0u32;
-
-        while pfn < end {
-            // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
-            let folio = unsafe {
-                bindings::rpmem_helper_page_folio(bindings::rpmem_helper_pfn_to_page(
-                    pfn as c_ulong,
-                ))
-            };
-            match Self::user_of(folio) {
-                User::None => {
-                    // SAFETY: As above.
-                    pfn += unsafe { bindings::rpmem_helper_folio_nr_pages(folio) } as u64;
-                    waits = 0;
-                    // SAFETY: We are in process context and hold no lock.
-                    unsafe { bindings::rpmem_helper_cond_resched() };
-                }
-                User::Inode(inode) => {
-                    // SAFETY: `inode` is a reference from `igrab()`.
-                    let done = unsafe { Self::revoke_inode(inode) };
-                    // SAFETY: As above; it is given up here.
-                    unsafe { bindings::iput(inode) };
-                    if done.is_err() {
-                        // A signal ends the wait for a pin, not the need to wait.
-                        // SAFETY: We are in process context and hold no lock.
-                        unsafe { bindings::msleep(10) };
-                    }
-                }
-                User::Unknown => {
-                    if waits == 1000 {
-                        pr_warn!(
-                            "waiting for files that use pfn {:#x}: unmount the file system\n",
-                            pfn
-                        );
-                    }
-                    waits = waits.saturating_add(1);
-                    // SAFETY: We are in process context and hold no lock.
-                    unsafe { bindings::msleep(10) };
-                }
-            }
-        }
-    }
-
-    /// Takes all DAX pages out of a file: unmaps them, waits for pins, and deletes the entries.
-    ///
-    /// # Errors
-    ///
-    /// `ERESTARTSYS` if a signal has ended the wait.
-    ///
-    /// # Safety
-    ///
-    /// The caller holds a reference to `inode`, whose file system uses DAX.
-    unsafe fn revoke_inode(inode: *mut bindings::inode) -> Result {
-        // SAFETY: The caller guarantees that the inode is valid.
-        let lock = unsafe { &raw mut (*(*inode).i_mapping).invalidate_lock };
-        // Faults hold this lock shared from before they translate until their entry is in the
-        // page tables (`filemap_invalidate_lock_shared()`), so that none is under way.
-        // SAFETY: The lock is part of the inode.
-        unsafe { bindings::down_write(lock) };
-        // SAFETY: The inode is valid, and locked as the callback expects.
-        let ret = unsafe {
-            bindings::dax_break_layout(inode, 0, i64::MAX, Some(Self::wait_unlocked_callback))
-        };
-        // SAFETY: Locked above, and again by the callback.
-        unsafe { bindings::up_write(lock) };
-        to_result(ret)
-    }
-
-    /// Sleeps without the lock, which who holds a page may need to let go of it.
-    ///
-    /// # Safety
-    ///
-    /// For `dax_break_layout()` only, called by `revoke_inode`: that holds the lock and a
-    /// reference.
-    unsafe extern "C" fn wait_unlocked_callback(inode: *mut bindings::inode) {
-        // SAFETY: `dax_break_layout()` passes the inode that it was called for, with the lock held
-        // by `revoke_inode`, and has set the task's state.
-        unsafe {
-            let lock = &raw mut (*(*inode).i_mapping).invalidate_lock;
-            bindings::up_write(lock);
-            bindings::schedule();
-            bindings::down_write(lock);
-        }
-    }
-
-    fn user_of(folio: *mut bindings::folio) -> User {
-        let guard = kernel::sync::rcu::read_lock();
-        // SAFETY: The folio is of pages in the pagemap.
-        let mapping = unsafe { bindings::rpmem_helper_folio_mapping(folio) };
-        if !mapping.is_null() {
-            // SAFETY: A folio is taken off its mapping before the inode that this belongs to is
-            // freed, and inodes are freed after an RCU grace period.
-            let inode = unsafe { bindings::igrab((*mapping).host) };
-            drop(guard);
-            // Without a reference the inode is being evicted, and its pages with it.
-            return if inode.is_null() {
-                User::Unknown
-            } else {
-                User::Inode(inode)
-            };
-        }
-        drop(guard);
-        // A page that several files share (reflink) does not say which; they let go of it when they
-        // are evicted, as idle ones were when the disk went.
-        //
-        // SAFETY: The folio is of pages in the pagemap.
-        let in_use = unsafe {
-            bindings::rpmem_helper_folio_share(folio) != 0
-                || bindings::rpmem_helper_folio_ref_count(folio) != 0
-        };
-        if in_use {
-            User::Unknown
-        } else {
-            User::None
-        }
     }
 
     /// # Safety
@@ -397,20 +338,343 @@ impl PageMap {
     }
 }
 
-/// Who uses a page of a pagemap.
+/// Who still uses a page of a pagemap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
-    None,
-    /// A file, of which this is a reference.
-    Inode(*mut bindings::inode),
-    /// Somebody who cannot be told.
-    Unknown,
+    /// Somebody who has pinned it, or another one of its file.
+    Pin,
+    /// A file that cannot be told from the page.
+    Other,
 }
 
+/// An active reference to a super block: it is not shut down by an unmount.
+///
+/// # Invariants
+///
+/// The reference is ours.
+struct SuperBlock(NonNull<bindings::super_block>);
+
+// SAFETY: The reference is not tied to a thread.
+unsafe impl Send for SuperBlock {}
+
+impl SuperBlock {
+    /// Lets go of it, unless it is the last one, which unmounts the file system.
+    fn let_go(self) -> Result<(), Self> {
+        // SAFETY: By the type invariants the reference is ours.
+        if unsafe { bindings::rpmem_helper_super_put_unless_last(self.0.as_ptr()) } {
+            core::mem::forget(self);
+            Ok(())
+        } else {
+            Err(self)
+        }
+    }
+}
+
+impl Drop for SuperBlock {
+    /// Context: may sleep, and unmounts if it is the last one, which waits for pins: no locks.
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::deactivate_super(self.0.as_ptr()) };
+    }
+}
+
+/// A reference to the inode of a file with DAX pages. It goes before that to its super block.
+///
+/// # Invariants
+///
+/// The reference is ours.
+struct Inode(NonNull<bindings::inode>);
+
+// SAFETY: The reference is not tied to a thread.
+unsafe impl Send for Inode {}
+
+impl Drop for Inode {
+    /// Context: may sleep, and for the last reference waits for pins of the file.
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the reference is ours.
+        unsafe { bindings::iput(self.0.as_ptr()) };
+    }
+}
+
+/// A file with DAX pages, and its file system. Fields are dropped in this order.
+struct File {
+    inode: Inode,
+    sb: SuperBlock,
+}
+
+impl File {
+    /// The one that a folio is of; `None` if nobody uses that.
+    ///
+    /// # Errors
+    ///
+    /// [`User::Other`] if there is a user that cannot be told.
+    fn of(folio: *mut bindings::folio) -> Result<Option<Self>, User> {
+        let guard = kernel::sync::rcu::read_lock();
+        // SAFETY: The folio is of pages in the pagemap.
+        let mapping = unsafe { bindings::rpmem_helper_folio_mapping(folio) };
+        if !mapping.is_null() {
+            // SAFETY: A folio is taken off its mapping before the inode that this belongs to is freed,
+            // and inodes are freed after an RCU grace period, as are super blocks after them.
+            let (inode, sb) = unsafe {
+                let inode = (*mapping).host;
+                (inode, (*inode).i_sb)
+            };
+            // The super block first: an inode that is held when the last active reference has gone is
+            // in the way of the unmount.
+            //
+            // SAFETY: As above.
+            if !unsafe { bindings::rpmem_helper_super_get(sb) } {
+                return Err(User::Other);
+            }
+            // SAFETY: As above; an inode without users is not given.
+            let inode = NonNull::new(unsafe { bindings::igrab(inode) });
+            drop(guard);
+            // INVARIANT: Got just now.
+            let sb = SuperBlock(NonNull::new(sb).ok_or(User::Other)?);
+            // If there is none, it is being evicted, and its pages with it.
+            //
+            // INVARIANT: As above.
+            let inode = Inode(inode.ok_or(User::Other)?);
+            return Ok(Some(Self { inode, sb }));
+        }
+        drop(guard);
+        // A page that several files share (reflink) does not say which; they let go of it when they
+        // are evicted, as idle ones were when the disk went.
+        //
+        // SAFETY: The folio is of pages in the pagemap.
+        let in_use = unsafe {
+            bindings::rpmem_helper_folio_share(folio) != 0
+                || bindings::rpmem_helper_folio_ref_count(folio) != 0
+        };
+        if in_use {
+            Err(User::Other)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn mapping(&self) -> *mut bindings::address_space {
+        // SAFETY: By the type invariants the inode is valid.
+        unsafe { (*self.inode.0.as_ptr()).i_mapping }
+    }
+
+    /// Takes the pages of the file out of page tables; gives one that is pinned.
+    fn pinned_page(&self) -> Option<*mut bindings::page> {
+        let mapping = self.mapping();
+        // Faults hold this lock shared from before they translate until their entry is in the page
+        // tables (`filemap_invalidate_lock_shared()`), so that none is under way.
+        //
+        // SAFETY: The lock is part of the inode, which is valid by the type invariants.
+        let page = unsafe {
+            let lock = &raw mut (*mapping).invalidate_lock;
+            bindings::down_write(lock);
+            let page = bindings::dax_layout_busy_page_range(mapping, 0, i64::MAX);
+            bindings::up_write(lock);
+            page
+        };
+        (!page.is_null()).then_some(page)
+    }
+
+    /// Takes the pages out of page tables and out of the file, unless one is pinned: gives that.
+    fn take_pages(&self) -> Option<*mut bindings::page> {
+        if let Some(page) = self.pinned_page() {
+            return Some(page);
+        }
+        let (inode, mapping) = (self.inode.0.as_ptr(), self.mapping());
+        // What is pinned by now stays, and is found at the next look.
+        //
+        // SAFETY: As above. Without a callback this does not wait.
+        unsafe {
+            let lock = &raw mut (*mapping).invalidate_lock;
+            bindings::down_write(lock);
+            let _ = bindings::dax_break_layout(inode, 0, i64::MAX, None);
+            bindings::up_write(lock);
+        }
+        None
+    }
+}
+
+/// How far the pages have been taken from their users.
+struct Taken {
+    /// No page in front of it is used; a pfn.
+    next: u64,
+    /// A pinned page of the file that the one at `next` is of; a pfn.
+    pinned: Option<u64>,
+    /// Held until nobody uses a page.
+    files: KVec<File>,
+    /// Those that are unmounted then.
+    unmounted: KVec<SuperBlock>,
+    /// User page tables have been cleared.
+    unmapped: bool,
+}
+
+impl Taken {
+    /// Keeps a file that has pinned pages.
+    fn keep(&mut self, file: File) {
+        if self.has(file.mapping()) {
+            return self.let_go(file);
+        }
+        // Without memory, who evicts it waits.
+        let _ = self.files.push(file, GFP_KERNEL);
+    }
+
+    fn has(&self, mapping: *mut bindings::address_space) -> bool {
+        self.files.iter().any(|file| file.mapping() == mapping)
+    }
+
+    /// Lets go of a file that has no pinned pages or is kept, but does not unmount its file system.
+    fn let_go(&mut self, file: File) {
+        let File { inode, sb } = file;
+        drop(inode);
+        if let Err(sb) = sb.let_go() {
+            let _ = self.unmounted.push(sb, GFP_KERNEL);
+        }
+    }
+
+    /// Whether all that is held can be let go of without a wait.
+    fn holds_nothing(&self) -> bool {
+        self.files.is_empty() && self.unmounted.is_empty()
+    }
+}
+
+/// How a range is mapped into the kernel. Nobody uses it any more when this is dropped.
 enum Backing {
-    /// `memremap()`: no struct pages.
-    Remap,
+    /// `memremap()`, at that address: no struct pages.
+    Remap(NonNull<u8>),
     /// `memremap_pages()`.
     Pages(Pin<KBox<PageMap>>),
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        match self {
+            // SAFETY: The address is from `memremap()`.
+            Backing::Remap(addr) => unsafe { bindings::memunmap(addr.as_ptr().cast()) },
+            // SAFETY: The pagemap was registered by `memremap_pages()`.
+            Backing::Pages(map) => unsafe { bindings::memunmap_pages(map.pgmap.get()) },
+        }
+    }
+}
+
+/// Memory that is mapped into the kernel, for as long as anybody uses it: what is left of a
+/// [`Mapping`] when its device has gone.
+///
+/// It refers to no device.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Memory {
+    backing: Backing,
+    /// Where users have mapped it. Pages refer to it for as long as they are pinned.
+    users: SetOnce<Arc<AddressSpace>>,
+    /// Given up when it is not mapped any more.
+    claim: SetOnce<MemRegion>,
+    #[pin]
+    taken: Mutex<Taken>,
+}
+
+// SAFETY: Nothing of it is tied to a thread.
+unsafe impl Send for Memory {}
+// SAFETY: What changes is under a lock.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(backing: Backing) -> Result<Arc<Self>> {
+        let next = match &backing {
+            Backing::Remap(_) => 0,
+            Backing::Pages(map) => map.pages().start,
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                backing,
+                users: SetOnce::new(),
+                claim: SetOnce::new(),
+                taken <- new_mutex!(Taken {
+                    next,
+                    pinned: None,
+                    files: KVec::new(),
+                    unmounted: KVec::new(),
+                    unmapped: false,
+                }),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Keeps the files that have pinned pages until nobody has: before the disk goes, which has idle
+    /// files evicted, and that waits for pins. The DAX device is dead. Context: may sleep.
+    pub(crate) fn keep_pinned_files(&self) {
+        if let Backing::Pages(map) = &self.backing {
+            map.keep_pinned_files(&mut self.taken.lock());
+        }
+    }
+
+    fn withdraw(&self) -> Result<(), (User, u64)> {
+        let mut taken = self.taken.lock();
+        if !taken.unmapped {
+            if let Some(users) = self.users.as_ref() {
+                users.unmap_all();
+            }
+            taken.unmapped = true;
+        }
+        if let Backing::Pages(map) = &self.backing {
+            map.withdraw(&mut taken)
+                .map_err(|user| (user, taken.next))?;
+        }
+        Ok(())
+    }
+}
+
+impl Retire for Arc<Memory> {
+    fn withdraw(&self) -> bool {
+        Memory::withdraw(self).is_ok() && self.taken.lock().holds_nothing()
+    }
+
+    fn wait(&self) {
+        Memory::wait(self);
+    }
+}
+
+impl Memory {
+    /// Waits until nobody uses it. Context: process, no locks.
+    fn wait(&self) {
+        /// In milliseconds.
+        const MOMENT: u32 = 1000;
+        const LONG: u32 = 10_000;
+        const STEP: u32 = 10;
+        let mut waited = 0u32;
+        while let Err((user, pfn)) = self.withdraw() {
+            // Nothing is woken when the last pin of such a page goes.
+            //
+            // SAFETY: We are in process context and hold no lock.
+            unsafe { bindings::msleep(STEP) };
+            waited = waited.saturating_add(STEP);
+            match (user, waited) {
+                (User::Pin, MOMENT) => pr_notice!(
+                    "waiting for pinned pages from pfn {:#x} on: {}\n",
+                    pfn,
+                    "who uses them for RDMA, io_uring or O_DIRECT has to let go"
+                ),
+                (User::Other, LONG) => pr_warn!(
+                    "waiting for files that use pfn {:#x}: unmount the file system\n",
+                    pfn
+                ),
+                _ => (),
+            }
+        }
+        let mut taken = self.taken.lock();
+        let held = (
+            core::mem::take(&mut taken.files),
+            core::mem::take(&mut taken.unmounted),
+        );
+        drop(taken);
+        drop(held);
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Memory {
+    fn drop(self: Pin<&mut Self>) {
+        self.wait();
+    }
 }
 
 /// A write-back mapping of a physical range into the kernel.
@@ -421,16 +685,16 @@ enum Backing {
 ///
 /// # Invariants
 ///
-/// `addr` is valid for `len` bytes for as long as `self` lives; physical address `phys` is there. Page
+/// `addr` is valid for `len` bytes for as long as `memory` lives; physical address `phys` is there. Page
 /// tables have entries of it only in `users`, and only while it lives: [`Frames`] are needed to make
-/// them, which borrow it, and its drop begins with taking them away.
+/// them, which borrow it, and the drop of `memory` begins with taking them away.
 pub(crate) struct Mapping {
     addr: NonNull<u8>,
     phys: u64,
     len: usize,
-    backing: Backing,
-    /// Where users have mapped it. Pages refer to it for as long as they are pinned.
+    /// Those of `memory`.
     users: SetOnce<Arc<AddressSpace>>,
+    memory: Arc<Memory>,
 }
 
 // SAFETY: The mapping is not tied to a thread; access goes through copy functions on raw memory.
@@ -448,13 +712,14 @@ impl Mapping {
     pub(crate) fn remap(phys: u64, len: usize) -> Result<Self> {
         // SAFETY: No conditions; the function refuses ranges that it cannot map.
         let addr = unsafe { bindings::memremap(phys, len, bindings::ARCH_MEMREMAP_PMEM) };
+        let addr = NonNull::new(addr.cast()).ok_or(ENOMEM)?;
         // INVARIANT: `memremap()` gives an address valid for `len` bytes until `memunmap()`.
         Ok(Self {
-            addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
+            addr,
             phys,
             len,
-            backing: Backing::Remap,
             users: SetOnce::new(),
+            memory: Memory::new(Backing::Remap(addr))?,
         })
     }
 
@@ -504,25 +769,25 @@ impl Mapping {
             addr: NonNull::new(addr.cast()).ok_or(ENOMEM)?,
             phys,
             len,
-            backing: Backing::Pages(map),
             users: SetOnce::new(),
+            memory: Memory::new(Backing::Pages(map))?,
         })
     }
 
     /// Whether the range has struct pages.
     pub(crate) fn has_pages(&self) -> bool {
-        matches!(self.backing, Backing::Pages(_))
+        matches!(self.memory.backing, Backing::Pages(_))
     }
 
     /// log2 of the pages of the folios that mappings of the device can have; `None` if they are not
     /// for that.
     pub(crate) fn folio_order(&self) -> Option<u32> {
-        match &self.backing {
+        match &self.memory.backing {
             Backing::Pages(map) => match map.page_use {
                 PageUse::Generic(order) => Some(order),
                 PageUse::FsDax => None,
             },
-            Backing::Remap => None,
+            Backing::Remap(_) => None,
         }
     }
 
@@ -546,7 +811,25 @@ impl Mapping {
     ///
     /// `EBUSY` if they can do so in another one.
     pub(crate) fn set_users(&self, space: Arc<AddressSpace>) -> Result {
-        if self.users.populate(space) {
+        if self.memory.users.populate(space.clone()) && self.users.populate(space) {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    /// What there is of it until its last user has gone.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Keeps the claim on its physical range until its last user has gone.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if it has one.
+    pub(crate) fn keep_claim(&self, claim: MemRegion) -> Result {
+        if self.memory.claim.populate(claim) {
             Ok(())
         } else {
             Err(EBUSY)
@@ -565,7 +848,7 @@ impl Mapping {
     ///
     /// `holder` is null, or valid until it has been cleared and a grace period has passed.
     pub(super) unsafe fn set_holder(&self, holder: *mut bindings::dax_device) {
-        if let Backing::Pages(map) = &self.backing {
+        if let Backing::Pages(map) = &self.memory.backing {
             map.holder.store(holder, Release);
         }
     }
@@ -795,23 +1078,6 @@ impl Folios<'_> {
             // SAFETY: By the type invariants the folio is of pages in a pagemap.
             !unsafe { bindings::rpmem_helper_folio_maybe_dma_pinned(folio) }
         })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        if let Some(users) = self.users.as_ref() {
-            users.unmap_all();
-        }
-        match &self.backing {
-            // SAFETY: By the type invariants the address is from `memremap()`.
-            Backing::Remap => unsafe { bindings::memunmap(self.addr.as_ptr().cast()) },
-            Backing::Pages(map) => {
-                map.revoke();
-                // SAFETY: The pagemap was registered by `memremap_pages()`.
-                unsafe { bindings::memunmap_pages(map.pgmap.get()) };
-            }
-        }
     }
 }
 
@@ -1051,7 +1317,7 @@ mod tests {
         let (start, _claim) = claim_nothing(4 * MIB, dev.name())?;
         let range = PageMapRange::new(start, start + 4 * MIB - 1);
         let mapping = Mapping::pages(range, PageUse::FsDax, start + MIB, dev.core())?;
-        let Backing::Pages(map) = &mapping.backing else {
+        let Backing::Pages(map) = &mapping.memory.backing else {
             return Err(EINVAL);
         };
         for phys in [start, start + MIB, start + 3 * MIB] {

@@ -1,25 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Dropping what others may go on using for as long as they like.
+//! Giving up what others may go on using for as long as they like.
 //!
 //! C headers: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h),
-//! [`include/linux/module.h`](srctree/include/linux/module.h)
+//! [`include/linux/file.h`](srctree/include/linux/file.h)
 //!
-//! The driver's own. A task that waits for others must be one that can be killed: they may be its
-//! own. `kernel::workqueue` has no queue of a module's own, which the module can empty before it
-//! goes.
+//! The driver's own. A driver is unbound under the lock of its device, which others need: its
+//! attributes, and libnvdimm when it has news of new poison. So nothing here waits for users of a
+//! value under that lock:
+//!
+//! - what nobody uses any more is dropped at once;
+//! - the rest is dropped by a work item, when its last user has let go;
+//! - the task that unbinds waits for that on its way back to user mode, where it has no lock and
+//!   where a signal ends the wait: the users may be its own.
 //!
 //! # Who keeps whom alive
 //!
-//! A value whose drop goes on when nobody waits for it any more holds [`compat::THIS_MODULE`]. The end
-//! of that is code of the module, too, which [`Queue`] waits for.
+//! A value in the queue refers to no device: those go before it does. It holds [`compat::THIS_MODULE`];
+//! if that is on its way out, and cannot be held, [`Queue`] waits for it. The end of the last work item
+//! is code of the module, too, for which [`Queue`] waits in any case.
 
 use super::compat;
 use crate::bindings;
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 use kernel::{
+    error::from_err_ptr,
+    ffi::c_int,
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{
         atomic::{
             Acquire,
@@ -39,22 +51,104 @@ use kernel::{
     }, //
 };
 
-/// How long no signal ends a wait, in milliseconds: what takes longer waits for others.
+/// How long no signal ends the wait of who unbinds, in milliseconds: what takes longer waits for
+/// others.
 const PATIENCE: u32 = 2000;
 
-/// The queue of this module; null while there is none.
-static QUEUE: Atomic<*mut bindings::workqueue_struct> = Atomic::new(core::ptr::null_mut());
+/// What others may go on using after its owner has given it up. It must not need its device, which
+/// can be gone by the time that it is dropped.
+pub(crate) trait Retire: Send + Unpin + 'static {
+    /// Takes it from its users, as far as that takes no wait for them; whether none is left. There
+    /// are no new ones. Context: may sleep.
+    fn withdraw(&self) -> bool;
+
+    /// Waits until [`Retire::withdraw`] is true. Context: process, no lock held.
+    fn wait(&self);
+}
+
+/// A value in the queue, as others see it.
+#[pin_data]
+struct Pending {
+    /// For messages.
+    name: CString,
+    /// The physical addresses that it occupies.
+    range: Range<u64>,
+    #[pin]
+    done: Opaque<bindings::completion>,
+}
+
+// SAFETY: A completion is not tied to a thread.
+unsafe impl Send for Pending {}
+// SAFETY: It locks by itself; all else does not change.
+unsafe impl Sync for Pending {}
+
+impl Pending {
+    fn new(name: CString, range: Range<u64>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            name,
+            range,
+            // SAFETY: The pointer is valid for writes.
+            done <- Opaque::ffi_init(|done| unsafe { bindings::init_completion(done) }),
+        })
+    }
+
+    fn complete(&self) {
+        // SAFETY: Initialised when it was made.
+        unsafe { bindings::complete_all(self.done.get()) };
+    }
+
+    /// Waits for the end; after [`PATIENCE`] a signal ends the wait: `false` if so. Context: process.
+    fn wait_interruptible(&self) -> bool {
+        // SAFETY: As above.
+        unsafe {
+            bindings::wait_for_completion_timeout(self.done.get(), msecs_to_jiffies(PATIENCE)) != 0
+                || bindings::wait_for_completion_interruptible(self.done.get()) == 0
+        }
+    }
+}
+
+/// What is pending.
+struct List {
+    /// Never longer than `room`, which it has memory for.
+    values: KVec<Arc<Pending>>,
+    room: usize,
+}
+
+impl List {
+    /// Makes room for one more.
+    fn reserve(&mut self) -> Result {
+        let additional = self.room + 1 - self.values.len();
+        self.values.reserve(additional, GFP_KERNEL)?;
+        self.room += 1;
+        Ok(())
+    }
+}
+
+/// What there is one of in the module.
+///
+/// # Invariants
+///
+/// `queue` is a work queue.
+#[pin_data]
+struct Shared {
+    queue: NonNull<bindings::workqueue_struct>,
+    #[pin]
+    pending: Mutex<List>,
+}
+
+/// That of this module; null while there is none.
+static SHARED: Atomic<*mut Shared> = Atomic::new(core::ptr::null_mut());
 
 /// The queue on which values are dropped. Dropping it waits for all of them.
 ///
 /// # Invariants
 ///
-/// The pointer is to a queue, which is that in [`QUEUE`].
-pub(crate) struct Queue(NonNull<bindings::workqueue_struct>);
+/// It is that in [`SHARED`].
+pub(crate) struct Queue(Pin<KBox<Shared>>);
 
-// SAFETY: A queue is not tied to a thread.
+// SAFETY: A work queue is not tied to a thread.
 unsafe impl Send for Queue {}
-// SAFETY: A queue locks by itself.
+// SAFETY: It locks by itself.
 unsafe impl Sync for Queue {}
 
 impl Queue {
@@ -73,61 +167,83 @@ impl Queue {
             )
         };
         let queue = NonNull::new(queue).ok_or(ENOMEM)?;
-        QUEUE.store(queue.as_ptr(), Release);
+        let shared = KBox::pin_init(
+            pin_init!(Shared {
+                queue,
+                pending <- new_mutex!(List {
+                    values: KVec::new(),
+                    room: 0,
+                }),
+            }),
+            GFP_KERNEL,
+        )
+        .inspect_err(|_| {
+            // SAFETY: Made just now, and empty.
+            unsafe { bindings::destroy_workqueue(queue.as_ptr()) }
+        })?;
+        SHARED.store(core::ptr::from_ref(&*shared).cast_mut(), Release);
         // INVARIANT: As said just now.
-        Ok(Self(queue))
+        Ok(Self(shared))
+    }
+
+    /// The one of this module.
+    fn get() -> Option<&'static Shared> {
+        // SAFETY: It stays until the drivers have been unregistered and the queue is empty; who calls
+        // this is a driver, or in the queue.
+        unsafe { SHARED.load(Acquire).as_ref() }
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        QUEUE.store(core::ptr::null_mut(), Relaxed);
         // SAFETY: By the type invariants this is a queue. Nobody adds to it any more: the drivers
         // have been unregistered.
-        unsafe { bindings::destroy_workqueue(self.0.as_ptr()) };
+        unsafe { bindings::destroy_workqueue(self.0.queue.as_ptr()) };
+        SHARED.store(core::ptr::null_mut(), Relaxed);
     }
 }
 
-/// How far the drop of a value is.
-struct State<T> {
-    value: Option<T>,
-    done: bool,
-    /// Nobody waits for it any more, and it holds the module.
-    holds_module: bool,
+/// The name of a value that is pending in a part of `range`, physical addresses.
+pub(crate) fn pending_in(range: &Range<u64>) -> Option<CString> {
+    let pending = Queue::get()?.pending.lock();
+    let mut values = pending.values.iter();
+    let value = values.find(|v| v.range.start < range.end && range.start < v.range.end)?;
+    CString::try_from(&*value.name).ok()
 }
 
 /// A value in the queue.
 #[pin_data]
-struct Item<T: Send + Unpin + 'static> {
+struct Item<T: Retire> {
     #[pin]
     work: Work<Self>,
     #[pin]
-    state: Mutex<State<T>>,
-    #[pin]
-    done: Opaque<bindings::completion>,
+    value: Mutex<Option<T>>,
+    pending: Arc<Pending>,
+    /// It holds the module.
+    holds_module: Atomic<i32>,
 }
-
-// SAFETY: A work item and a completion are not tied to a thread, and `T` is `Send`.
-unsafe impl<T: Send + Unpin + 'static> Send for Item<T> {}
-// SAFETY: Both lock by themselves; the value is under a lock.
-unsafe impl<T: Send + Unpin + 'static> Sync for Item<T> {}
 
 workqueue::impl_has_work! {
-    impl{T: Send + Unpin + 'static} HasWork<Self> for Item<T> { self.work }
+    impl{T: Retire} HasWork<Self> for Item<T> { self.work }
 }
 
-impl<T: Send + Unpin + 'static> WorkItem for Item<T> {
+impl<T: Retire> WorkItem for Item<T> {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
-        let value = this.state.lock().value.take();
+        let value = this.value.lock().take();
+        if let Some(value) = &value {
+            value.wait();
+        }
         drop(value);
-        let mut state = this.state.lock();
-        state.done = true;
-        let holds_module = state.holds_module;
-        drop(state);
-        // SAFETY: Initialised when the item was made.
-        unsafe { bindings::complete_all(this.done.get()) };
+        if let Some(shared) = Queue::get() {
+            let mut list = shared.pending.lock();
+            list.values
+                .retain(|other| !Arc::ptr_eq(other, &this.pending));
+            list.room -= 1;
+        }
+        this.pending.complete();
+        let holds_module = this.holds_module.load(Relaxed) != 0;
         drop(this);
         if holds_module {
             // SAFETY: The reference is from `try_module_get()`. The code behind this call stays until
@@ -137,62 +253,119 @@ impl<T: Send + Unpin + 'static> WorkItem for Item<T> {
     }
 }
 
-/// What it takes to have a value dropped on the queue.
-pub(crate) struct Releaser<T: Send + Unpin + 'static>(Arc<Item<T>>);
+/// A value that is given up when this is dropped.
+///
+/// Others may have it as well ([`Arc`]), but have let go of it by then.
+pub(crate) struct Retiring<T: Retire>(Option<(T, Arc<Item<T>>)>);
 
-impl<T: Send + Unpin + 'static> Releaser<T> {
-    /// Gets it ready, ahead of time as it may fail.
+impl<T: Retire> Retiring<T> {
+    /// Gets ready to give up `value`, ahead of time as that may fail. It is called `name` in messages
+    /// and occupies `range` of physical memory.
     ///
     /// # Errors
     ///
     /// `ENOMEM`. Context: may sleep.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(value: T, name: &CStr, range: Range<u64>) -> Result<Self> {
+        let pending = Pending::new(CString::try_from(name)?, range);
         let item = Arc::pin_init(
-            pin_init!(Item {
+            try_pin_init!(Item {
                 work <- workqueue::new_work!("rpmem::release"),
-                state <- new_mutex!(State {
-                    value: None,
-                    done: false,
-                    holds_module: false,
-                }),
-                // SAFETY: The pointer is valid for writes.
-                done <- Opaque::ffi_init(|done| unsafe { bindings::init_completion(done) }),
-            }),
+                value <- new_mutex!(None),
+                pending: Arc::pin_init(pending, GFP_KERNEL)?,
+                holds_module: Atomic::new(0),
+            }? Error),
             GFP_KERNEL,
         )?;
-        Ok(Self(item))
-    }
-
-    /// Drops `value` on the queue, and waits for the end of that. After [`PATIENCE`] a signal ends the
-    /// wait, not the drop: `false` if so. Context: may sleep; needs a [`Queue`], else drops it here.
-    pub(crate) fn release(self, value: T) -> bool {
-        let Self(item) = self;
-        let queue = QUEUE.load(Acquire);
-        if queue.is_null() {
-            return true;
+        if let Some(shared) = Queue::get() {
+            shared.pending.lock().reserve()?;
         }
-        item.state.lock().value = Some(value);
-        // SAFETY: This is a queue, which stays until the driver that drops values has gone.
-        let queue = unsafe { workqueue::Queue::from_raw(queue) };
+        Ok(Self(Some((value, item))))
+    }
+}
+
+impl<T: Retire> Drop for Retiring<T> {
+    /// Context: may sleep; waits for nobody.
+    fn drop(&mut self) {
+        let Some((value, item)) = self.0.take() else {
+            return;
+        };
+        let Some(shared) = Queue::get() else {
+            return;
+        };
+        if value.withdraw() {
+            shared.pending.lock().room -= 1;
+            return;
+        }
+        *item.value.lock() = Some(value);
+        // One that is on its way out waits in `Queue`.
+        //
+        // SAFETY: The module is there: this is its code.
+        let held = unsafe { bindings::try_module_get(compat::THIS_MODULE.as_ptr()) };
+        item.holds_module.store(held.into(), Relaxed);
+        let pending = item.pending.clone();
+        let _ = shared
+            .pending
+            .lock()
+            .values
+            .push_within_capacity(pending.clone());
+        // SAFETY: By the type invariants this is a queue.
+        let queue = unsafe { workqueue::Queue::from_raw(shared.queue.as_ptr()) };
         // It is in no queue yet.
-        let _ = queue.enqueue(item.clone());
-
-        // SAFETY: Initialised when the item was made; we are in process context.
-        unsafe {
-            if bindings::wait_for_completion_timeout(item.done.get(), msecs_to_jiffies(PATIENCE))
-                != 0
-                || bindings::wait_for_completion_interruptible(item.done.get()) == 0
-            {
-                return true;
-            }
-        }
-        let mut state = item.state.lock();
-        if !state.done {
-            // A module that is on its way out cannot be held, and waits in `Queue`.
-            //
-            // SAFETY: The module is there: this is its code.
-            state.holds_module = unsafe { bindings::try_module_get(compat::THIS_MODULE.as_ptr()) };
-        }
-        state.done
+        let _ = queue.enqueue(item);
+        wait_on_return(pending);
     }
+}
+
+/// Has the task wait for `pending` on its way back to user mode, if it is of user mode: what the task
+/// has asked for is done when it goes on.
+///
+/// The last reference to a file is such a thing: fput() leaves it to the task until then.
+fn wait_on_return(pending: Arc<Pending>) {
+    const FOPS: bindings::file_operations = bindings::file_operations {
+        owner: compat::THIS_MODULE.as_ptr(),
+        release: Some(return_callback),
+        ..pin_init::zeroed()
+    };
+
+    // SAFETY: The current task is valid.
+    if unsafe { (*bindings::get_current()).flags } & bindings::PF_KTHREAD != 0 {
+        return;
+    }
+    let pending = Arc::into_raw(pending);
+    // SAFETY: The name is a string, the operations are static and hold the module; the private data is
+    // for them.
+    let file = from_err_ptr(unsafe {
+        bindings::anon_inode_getfile(
+            c"[rpmem-unbind]".as_char_ptr(),
+            &FOPS,
+            pending.cast_mut().cast(),
+            bindings::O_RDONLY as i32,
+        )
+    });
+    match file {
+        // SAFETY: The reference is ours.
+        Ok(file) => unsafe { bindings::fput(file) },
+        // Without memory nobody waits, or the module is on its way out, which waits itself.
+        //
+        // SAFETY: From above.
+        Err(_) => drop(unsafe { Arc::from_raw(pending) }),
+    }
+}
+
+/// # Safety
+///
+/// For the files of [`wait_on_return`].
+unsafe extern "C" fn return_callback(
+    _inode: *mut bindings::inode,
+    file: *mut bindings::file,
+) -> c_int {
+    // SAFETY: The private data is a reference to what is pending, and ours from now on.
+    let pending = unsafe { Arc::from_raw((*file).private_data.cast::<Pending>()) };
+    if !pending.wait_interruptible() {
+        pr_notice!(
+            "{}: a signal ends the wait for users of its pages: it can be bound again when they let go\n",
+            &*pending.name
+        );
+    }
+    0
 }

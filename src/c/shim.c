@@ -52,6 +52,11 @@ struct gendisk *rpmem_helper_dev_to_disk(struct device *dev)
 	return dev_to_disk(dev);
 }
 
+bool rpmem_helper_disk_is_open(struct gendisk *disk)
+{
+	return disk_openers(disk) != 0;
+}
+
 void rpmem_helper_flush_dcache_page(struct page *page)
 {
 	flush_dcache_page(page);
@@ -106,6 +111,11 @@ struct folio *rpmem_helper_page_folio(struct page *page)
 	return page_folio(page);
 }
 
+unsigned long rpmem_helper_page_to_pfn(struct page *page)
+{
+	return page_to_pfn(page);
+}
+
 struct page *rpmem_helper_pfn_to_page(unsigned long pfn)
 {
 	return pfn_to_page(pfn);
@@ -122,6 +132,17 @@ struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource
 	return request_mem_region(start, n, name);
 }
 ALLOW_ERROR_INJECTION(rpmem_helper_request_mem_region, NULL);
+
+/* An active reference, if it has any. */
+bool rpmem_helper_super_get(struct super_block *sb)
+{
+	return atomic_inc_not_zero(&sb->s_active);
+}
+
+bool rpmem_helper_super_put_unless_last(struct super_block *sb)
+{
+	return atomic_add_unless(&sb->s_active, -1, 1);
+}
 
 void rpmem_helper_sysfs_put(struct kernfs_node *kn)
 {

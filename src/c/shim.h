@@ -20,12 +20,14 @@ struct nd_namespace_common;
 struct nd_namespace_io;
 struct nd_pfn;
 struct page;
+struct super_block;
 
 bool rpmem_helper_bdev_file_read_only(struct file *file);
 void *rpmem_helper_bvec_virt(struct bio_vec *bvec);
 unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len);
 void rpmem_helper_cond_resched(void);
 struct gendisk *rpmem_helper_dev_to_disk(struct device *dev);
+bool rpmem_helper_disk_is_open(struct gendisk *disk);
 void rpmem_helper_flush_dcache_page(struct page *page);
 void rpmem_helper_folio_clear_mapping(struct folio *folio);
 bool rpmem_helper_folio_maybe_dma_pinned(struct folio *folio);
@@ -37,10 +39,13 @@ void rpmem_helper_memcpy_flushcache(void *dst, const void *src, size_t len);
 int rpmem_helper_nvdimm_read_bytes(struct nd_namespace_common *ndns,
 				   resource_size_t offset, void *buf, size_t size);
 struct folio *rpmem_helper_page_folio(struct page *page);
+unsigned long rpmem_helper_page_to_pfn(struct page *page);
 struct page *rpmem_helper_pfn_to_page(unsigned long pfn);
 void rpmem_helper_release_mem_region(resource_size_t start, resource_size_t n);
 struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource_size_t n,
 						 const char *name);
+bool rpmem_helper_super_get(struct super_block *sb);
+bool rpmem_helper_super_put_unless_last(struct super_block *sb);
 void rpmem_helper_sysfs_put(struct kernfs_node *kn);
 struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, const char *name);
 void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn);

@@ -29,6 +29,7 @@ use crate::{
         memremap::{
             Mapping,
             MemRegion,
+            Memory,
             PageMapRange,
             PageUse, //
         },
@@ -43,7 +44,10 @@ use crate::{
             Region, //
         },
         platform,
-        release::Releaser,
+        release::{
+            pending_in,
+            Retiring, //
+        },
         sysfs::Dirent,
         vm::PMD_ORDER, //
     },
@@ -67,10 +71,7 @@ use kernel::{
         Device, //
     },
     prelude::*,
-    sync::{
-        aref::ARef,
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 /// The driver, on the libnvdimm bus.
@@ -99,44 +100,14 @@ impl Drop for FlushOnDrop {
 }
 
 /// A bound namespace. Fields are dropped in this order: mappings of the node end, file systems lose
-/// the DAX device, the disk goes when its I/O has ended, then the memory.
+/// the DAX device, the disk goes when its I/O has ended, then all that needs the region. The memory is
+/// left to those who use it.
 pub(crate) struct Bound {
     pub(super) node: Option<BoundNode>,
     pub(super) _host: dax::Host<Pmem>,
     pub(super) disk: GenDisk<Disk>,
     pub(super) pmem: Arc<Pmem>,
-    pub(super) _memory: Memory,
-}
-
-/// The last reference to the memory of a namespace. What is left of its users is waited for, unless
-/// there is a signal: they may be the task's own, which it cannot end here.
-pub(crate) struct Memory(Option<(Arc<Pmem>, Releaser<Arc<Pmem>>)>);
-
-impl Memory {
-    /// The last reference to `pmem`, and one to drop before it. Context: may sleep.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(super) fn new(pmem: Arc<Pmem>) -> Result<(Self, Arc<Pmem>)> {
-        let releaser = Releaser::new()?;
-        Ok((Self(Some((pmem.clone(), releaser))), pmem))
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let Some((pmem, releaser)) = self.0.take() else {
-            return;
-        };
-        let dev: ARef<Device> = pmem.region().child().into();
-        if !releaser.release(pmem) {
-            dev_notice!(
-                dev,
-                "a signal ends the wait for users of its pages: it can be bound again when they let go\n"
-            );
-        }
-    }
+    pub(super) _memory: Retiring<Arc<Memory>>,
 }
 
 impl nd::Driver for Driver {
@@ -193,6 +164,15 @@ fn flush(region: &Region) {
 
 fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
     let namespace = Namespace::probe(dev)?;
+    let (first, last) = namespace.resource();
+    if let Some(name) = pending_in(&(first..last)) {
+        dev_warn!(
+            dev,
+            "pages are in use since {} was unbound: who has pinned them has to let go\n",
+            &*name
+        );
+        return Err(EBUSY);
+    }
     let bound = match Personality::of(dev) {
         Personality::Btt => {
             return Ok(Attached::Sectors(Sectors {
@@ -417,7 +397,8 @@ fn attach(
     let fs_dax = mapping.has_pages() && mapping.folio_order().is_none();
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
-    let (memory, pmem) = Memory::new(pmem)?;
+    let memory = pmem.mapping().memory().clone();
+    let memory = Retiring::new(memory, dev.name(), first..last)?;
     pmem.region()
         .populate_badblocks(pmem.badblocks(), geometry.data_range());
 

@@ -33,9 +33,8 @@ use kernel::{
     }, //
 };
 
-/// The memory of a bound namespace. Shared by disk and DAX device; when the last of them and the
-/// driver's own reference are gone, fields are dropped in the order in which they stand here: the
-/// mapping goes before the claim on the physical range.
+/// The memory of a bound namespace. Shared by disk and DAX device; it goes with the last of them, before
+/// the namespace is unbound. What users of its pages need after that is [`Mapping::memory`].
 #[pin_data]
 pub(crate) struct Pmem {
     #[pin]
@@ -44,7 +43,6 @@ pub(crate) struct Pmem {
     badblocks_file: SetOnce<Dirent>,
     geometry: Geometry,
     mapping: Mapping,
-    _claim: MemRegion,
     region: Region,
     leases: Arc<Leases>,
 }
@@ -64,7 +62,7 @@ impl Pmem {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`. Context: may sleep.
+    /// `ENOMEM`; `EBUSY` if the mapping has another claim. Context: may sleep.
     pub(crate) fn new(
         geometry: Geometry,
         mapping: Mapping,
@@ -75,8 +73,10 @@ impl Pmem {
             badblocks <- Badblocks::new(),
             badblocks_file: SetOnce::new(),
             geometry,
-            mapping,
-            _claim: claim,
+            mapping: {
+                mapping.keep_claim(claim)?;
+                mapping
+            },
             region,
             leases: Arc::pin_init(Leases::new(), GFP_KERNEL)?,
         })
