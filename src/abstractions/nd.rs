@@ -21,7 +21,11 @@ use super::{
     block::Bio,
     device_raw,
     errno::eopnotsupp,
-    memremap::PageMapRange, //
+    memremap::PageMapRange,
+    release::{
+        self,
+        Provider, //
+    }, //
 };
 use crate::bindings;
 use kernel::{
@@ -536,7 +540,7 @@ pub(crate) struct Region {
     ptr: *mut bindings::nd_region,
     child: ARef<Device>,
     /// `None` for tests, whose bus stays.
-    _parents: Option<(ARef<Device>, ARef<Device>)>,
+    parents: Option<(ARef<Device>, ARef<Device>)>,
 }
 
 // SAFETY: `struct nd_region` may be used from any thread: flush and poison functions lock by
@@ -547,21 +551,26 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// The region of a device that is being bound.
-    pub(crate) fn of(dev: &Device<Core<'_>>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`. Context: may sleep.
+    pub(crate) fn of(dev: &Device<Core<'_>>) -> Result<Self> {
+        release::watch_removals(dev)?;
         // SAFETY: `dev` is a device on the libnvdimm bus of a type whose parent is a region:
         // namespace or one of the personalities. It is bound, so that none of the three has been
         // removed, and all have references.
         unsafe {
             let region = (*device_raw(dev)).parent;
             // INVARIANT: As said.
-            Self {
+            Ok(Self {
                 ptr: bindings::to_nd_region(region),
                 child: Device::get_device(device_raw(dev)),
-                _parents: Some((
+                parents: Some((
                     Device::get_device(region),
                     Device::get_device((*region).parent),
                 )),
-            }
+            })
         }
     }
 
@@ -572,8 +581,32 @@ impl Region {
         Self {
             ptr: bus.region(),
             child: bus.child().get(),
-            _parents: None,
+            parents: None,
         }
+    }
+
+    /// The region as what physical memory goes with when it is removed. `None` if the `len` bytes at
+    /// `start` are the machine's own, which its firmware has described, and stay.
+    pub(crate) fn provider(&self, start: u64, len: u64) -> Option<Provider> {
+        let parents = self.parents.as_ref()?;
+        let is_own = |kind| {
+            // SAFETY: No conditions.
+            let found = unsafe {
+                bindings::region_intersects(
+                    start,
+                    len as usize,
+                    bindings::IORESOURCE_MEM as usize,
+                    kind as usize,
+                )
+            };
+            found == bindings::REGION_INTERSECTS as c_int
+        };
+        if is_own(bindings::IORES_DESC_PERSISTENT_MEMORY)
+            || is_own(bindings::IORES_DESC_PERSISTENT_MEMORY_LEGACY)
+        {
+            return None;
+        }
+        Some(Provider::new(&parents.0))
     }
 
     /// The device whose region this is.

@@ -3,7 +3,8 @@
 //! Giving up what others may go on using for as long as they like.
 //!
 //! C headers: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h),
-//! [`include/linux/file.h`](srctree/include/linux/file.h)
+//! [`include/linux/file.h`](srctree/include/linux/file.h),
+//! [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
 //!
 //! The driver's own. A driver is unbound under the lock of its device, which others need: its
 //! attributes, and libnvdimm when it has news of new poison. So nothing here waits for users of a
@@ -12,7 +13,9 @@
 //! - what nobody uses any more is dropped at once;
 //! - the rest is dropped by a work item, when its last user has let go;
 //! - the task that unbinds waits for that on its way back to user mode, where it has no lock and
-//!   where a signal ends the wait: the users may be its own.
+//!   where a signal ends the wait: the users may be its own;
+//! - where the memory can leave the machine with the region that it is of, the removal of the region
+//!   waits, after it has let go of the lock of the region. No signal ends that.
 //!
 //! # Who keeps whom alive
 //!
@@ -27,8 +30,17 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    error::from_err_ptr,
-    ffi::c_int,
+    container_of,
+    device::Device,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_ulong,
+        c_void, //
+    },
     new_mutex,
     prelude::*,
     str::CString,
@@ -66,6 +78,23 @@ pub(crate) trait Retire: Send + Unpin + 'static {
     fn wait(&self);
 }
 
+/// Where physical memory comes from, and what takes it along when it goes: a device, as a name alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Provider(NonNull<bindings::device>);
+
+// SAFETY: The pointer is compared, and never dereferenced.
+unsafe impl Send for Provider {}
+// SAFETY: As above.
+unsafe impl Sync for Provider {}
+
+impl Provider {
+    /// The device. While values of it are pending its removal waits, so that no other one has its
+    /// address.
+    pub(super) fn new(dev: &Device) -> Self {
+        Self(NonNull::from(dev).cast())
+    }
+}
+
 /// A value in the queue, as others see it.
 #[pin_data]
 struct Pending {
@@ -73,6 +102,7 @@ struct Pending {
     name: CString,
     /// The physical addresses that it occupies.
     range: Range<u64>,
+    provider: Option<Provider>,
     #[pin]
     done: Opaque<bindings::completion>,
 }
@@ -83,10 +113,15 @@ unsafe impl Send for Pending {}
 unsafe impl Sync for Pending {}
 
 impl Pending {
-    fn new(name: CString, range: Range<u64>) -> impl PinInit<Self, Error> {
+    fn new(
+        name: CString,
+        range: Range<u64>,
+        provider: Option<Provider>,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             name,
             range,
+            provider,
             // SAFETY: The pointer is valid for writes.
             done <- Opaque::ffi_init(|done| unsafe { bindings::init_completion(done) }),
         })
@@ -97,7 +132,13 @@ impl Pending {
         unsafe { bindings::complete_all(self.done.get()) };
     }
 
-    /// Waits for the end; after [`PATIENCE`] a signal ends the wait: `false` if so. Context: process.
+    /// Waits for the end. Context: process.
+    fn wait(&self) {
+        // SAFETY: As above, and the context is the caller's to keep.
+        unsafe { bindings::wait_for_completion(self.done.get()) };
+    }
+
+    /// The same, but after [`PATIENCE`] a signal ends the wait: `false` if so.
     fn wait_interruptible(&self) -> bool {
         // SAFETY: As above.
         unsafe {
@@ -128,12 +169,16 @@ impl List {
 ///
 /// # Invariants
 ///
-/// `queue` is a work queue.
+/// `queue` is a work queue. While `watched` is a bus, `removals` is registered there.
 #[pin_data]
 struct Shared {
     queue: NonNull<bindings::workqueue_struct>,
     #[pin]
     pending: Mutex<List>,
+    #[pin]
+    removals: Opaque<bindings::notifier_block>,
+    #[pin]
+    watched: Mutex<Option<NonNull<bindings::bus_type>>>,
 }
 
 /// That of this module; null while there is none.
@@ -146,9 +191,9 @@ static SHARED: Atomic<*mut Shared> = Atomic::new(core::ptr::null_mut());
 /// It is that in [`SHARED`].
 pub(crate) struct Queue(Pin<KBox<Shared>>);
 
-// SAFETY: A work queue is not tied to a thread.
+// SAFETY: A work queue and a notifier are not tied to a thread.
 unsafe impl Send for Queue {}
-// SAFETY: It locks by itself.
+// SAFETY: They lock by themselves.
 unsafe impl Sync for Queue {}
 
 impl Queue {
@@ -174,6 +219,11 @@ impl Queue {
                     values: KVec::new(),
                     room: 0,
                 }),
+                removals: Opaque::new(bindings::notifier_block {
+                    notifier_call: Some(removal_callback),
+                    ..pin_init::zeroed()
+                }),
+                watched <- new_mutex!(None),
             }),
             GFP_KERNEL,
         )
@@ -200,6 +250,77 @@ impl Drop for Queue {
         // have been unregistered.
         unsafe { bindings::destroy_workqueue(self.0.queue.as_ptr()) };
         SHARED.store(core::ptr::null_mut(), Relaxed);
+        // No removal waits any more, which would do so inside of the list of notifiers.
+        if let Some(bus) = self.0.watched.lock().take() {
+            // SAFETY: By the type invariants it is registered there.
+            unsafe { bindings::bus_unregister_notifier(bus.as_ptr(), self.0.removals.get()) };
+        }
+    }
+}
+
+/// Has the removal of devices on the bus of `dev` wait for what is pending of them. Context: may
+/// sleep.
+///
+/// # Errors
+///
+/// Those of `bus_register_notifier()`.
+pub(super) fn watch_removals(dev: &Device) -> Result {
+    let Some(shared) = Queue::get() else {
+        return Ok(());
+    };
+    let mut watched = shared.watched.lock();
+    if watched.is_some() {
+        return Ok(());
+    }
+    // SAFETY: The device is valid, and stays on its bus while it is being bound.
+    let bus = unsafe { (*super::device_raw(dev)).bus }.cast_mut();
+    let bus = NonNull::new(bus).ok_or(EINVAL)?;
+    // SAFETY: The bus is valid. The notifier is not registered, and stays until it is taken out by
+    // the drop of the queue.
+    to_result(unsafe { bindings::bus_register_notifier(bus.as_ptr(), shared.removals.get()) })?;
+    // INVARIANT: Registered just now.
+    *watched = Some(bus);
+    Ok(())
+}
+
+/// # Safety
+///
+/// For the bus that `removals` of a [`Shared`] is registered with.
+unsafe extern "C" fn removal_callback(
+    notifier: *mut bindings::notifier_block,
+    action: c_ulong,
+    data: *mut c_void,
+) -> c_int {
+    const REMOVED: c_ulong = bindings::bus_notifier_event_BUS_NOTIFY_REMOVED_DEVICE as c_ulong;
+    if action == REMOVED {
+        // SAFETY: The notifier is that of a `Shared`, which stays while it is registered.
+        let shared = unsafe { &*container_of!(Opaque::cast_from(notifier), Shared, removals) };
+        shared.wait_for(data.cast());
+    }
+    bindings::NOTIFY_DONE as c_int
+}
+
+impl Shared {
+    /// Waits for all that is pending of a device which is being removed. Its driver has been unbound,
+    /// so that nothing is added.
+    fn wait_for(&self, dev: *mut bindings::device) {
+        loop {
+            let pending = self.pending.lock();
+            let next = pending.values.iter().find(|value| {
+                value
+                    .provider
+                    .is_some_and(|provider| provider.0.as_ptr() == dev)
+            });
+            let Some(next) = next.cloned() else {
+                return;
+            };
+            drop(pending);
+            pr_notice!(
+                "{}: its memory would go: waiting for who has pinned pages of it\n",
+                &*next.name
+            );
+            next.wait();
+        }
     }
 }
 
@@ -259,14 +380,19 @@ impl<T: Retire> WorkItem for Item<T> {
 pub(crate) struct Retiring<T: Retire>(Option<(T, Arc<Item<T>>)>);
 
 impl<T: Retire> Retiring<T> {
-    /// Gets ready to give up `value`, ahead of time as that may fail. It is called `name` in messages
-    /// and occupies `range` of physical memory.
+    /// Gets ready to give up `value`, ahead of time as that may fail. It is called `name` in messages,
+    /// occupies `range` of physical memory, and cannot outlive its `provider`, if it has one.
     ///
     /// # Errors
     ///
     /// `ENOMEM`. Context: may sleep.
-    pub(crate) fn new(value: T, name: &CStr, range: Range<u64>) -> Result<Self> {
-        let pending = Pending::new(CString::try_from(name)?, range);
+    pub(crate) fn new(
+        value: T,
+        name: &CStr,
+        range: Range<u64>,
+        provider: Option<Provider>,
+    ) -> Result<Self> {
+        let pending = Pending::new(CString::try_from(name)?, range, provider);
         let item = Arc::pin_init(
             try_pin_init!(Item {
                 work <- workqueue::new_work!("rpmem::release"),

@@ -177,7 +177,7 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
         Personality::Btt => {
             return Ok(Attached::Sectors(Sectors {
                 btt: Btt::attach(dev, &namespace)?,
-                region: FlushOnDrop(Region::of(dev)),
+                region: FlushOnDrop(Region::of(dev)?),
             }));
         }
         Personality::Namespace => probe_namespace(dev, &namespace),
@@ -358,7 +358,7 @@ fn attach(
     pages: Option<(PageMapRange, PageUse)>,
     data_offset: u64,
 ) -> Result<Bound> {
-    let region = Region::of(dev);
+    let region = Region::of(dev)?;
     let (first, last) = namespace.resource();
     let size = (last - first).checked_add(1).ok_or(EINVAL)?;
 
@@ -369,6 +369,7 @@ fn attach(
     let synchronous = region.is_sync();
     let write_cache = region.has_cache();
 
+    let provider = region.provider(first, size);
     let claim = MemRegion::request(first, size, namespace.name()).inspect_err(|_| {
         dev_warn!(
             dev,
@@ -398,7 +399,7 @@ fn attach(
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
     let memory = pmem.mapping().memory().clone();
-    let memory = Retiring::new(memory, dev.name(), first..last)?;
+    let memory = Retiring::new(memory, dev.name(), first..last, provider)?;
     pmem.region()
         .populate_badblocks(pmem.badblocks(), geometry.data_range());
 

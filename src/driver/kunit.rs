@@ -71,7 +71,7 @@ impl Setup {
         let host = dax::Host::new(dax, &disk)?;
         let disk = disk.add(dev, &sysfs::GROUPS).map_err(|(err, _)| err)?;
         let memory = pmem.mapping().memory().clone();
-        let memory = Retiring::new(memory, c"kunit", 0..0)?;
+        let memory = Retiring::new(memory, c"kunit", 0..0, None)?;
         let bound = Bound {
             node: None,
             _host: host,
