@@ -54,6 +54,7 @@ mod t_namespace;
 mod t_nfit;
 mod t_package;
 mod t_range;
+mod t_removal;
 mod t_sector;
 mod t_selftest;
 mod t_smoke;
@@ -90,6 +91,7 @@ fn registry() -> Vec<&'static Test> {
         t_map::TESTS,
         t_namespace::TESTS,
         t_range::TESTS,
+        t_removal::TESTS,
         t_sector::TESTS,
         t_nfit::TESTS,
         t_package::TESTS,

@@ -554,7 +554,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
     for _ in 0..2 {
         let got = c.try_write(bind)(&h.space.nd);
         check_eq!(errno(&got), libc::EBUSY, "bind");
-        c.dmesg_has("could not reserve region")?;
+        c.dmesg_has("pages are in use since dax0.0 was unbound")?;
     }
     check!(c.try_rmmod("rpmem").is_err(), "rmmod with pinned pages");
     peer.say();

@@ -1186,6 +1186,7 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
         i32::from(s.unbind(c).is_err())
     })?;
     unbind_waits(c, s, &unbind)?;
+    nobody_else_waits(c, s)?;
     // The page is what it was, though nobody can map it any more.
     let mut b = vec![0u8; PAGE];
     // SAFETY: a buffer of that size.
@@ -1222,6 +1223,29 @@ fn pin(m: &Map) -> TestResult<[i32; 2]> {
     };
     check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
     Ok(pipe)
+}
+
+/// While an unbind waits for a pin: everybody else goes on, and the namespace cannot be bound.
+fn nobody_else_waits(c: &Ctx, s: &Space) -> TestResult {
+    let listed = c.ok(&["ndctl", "list", "-RNDi"])?;
+    check!(listed.contains("\"namespaces\""), "{listed}");
+    let dev = fs::canonicalize(c.nd(&s.nd))?;
+    let region = dev.parent().ok_or("no region")?;
+    for dir in [&*dev, region] {
+        for entry in fs::read_dir(dir)?.flatten() {
+            // Some have nothing to say.
+            let _ = fs::read(entry.path());
+        }
+    }
+    // All namespaces of the region are told.
+    let other = space(c, Kind::Raw)?;
+    for read_only in ["1", "0"] {
+        c.write(region.join("read_only"), read_only)?;
+        check_eq!(c.disk_attr(&other.disk, "ro")?, read_only);
+    }
+    let bind = c.try_write(format!("/sys/bus/nd/drivers/{}/bind", c.driver_name()));
+    check_eq!(tools::errno(&bind(&s.nd)), libc::EBUSY, "bind");
+    c.dmesg_has(&format!("pages are in use since {} was unbound", s.nd))
 }
 
 /// The disk has gone, and the one who unbinds sleeps.
