@@ -39,7 +39,10 @@ use core::{
     ptr::NonNull, //
 };
 use kernel::{
-    error::from_err_ptr,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     ffi::{
         c_int,
         c_ulong,
@@ -178,6 +181,17 @@ impl PageMap {
         // SAFETY: The union holds a range: plain integers.
         let end = unsafe { (*self.pgmap.get()).__bindgen_anon_1.range.as_ref() }.end;
         self.data_phys >> bindings::PAGE_SHIFT..(end >> bindings::PAGE_SHIFT) + 1
+    }
+
+    /// log2 of the pages, of which the first one is marked for a memory failure in any of them: those
+    /// of a folio (`mf_generic_kill_procs()`), and for files those of an entry, which may have been
+    /// cut since (`mf_dax_kill_procs()`).
+    fn marked_orders(&self) -> impl Iterator<Item = u32> {
+        let orders = match self.page_use {
+            PageUse::FsDax => [Some(0), Some(bindings::RPMEM_PMD_ORDER)],
+            PageUse::Generic(order) => [Some(order), None],
+        };
+        orders.into_iter().flatten()
     }
 
     /// Calls `f` with each folio among `pages`, which are in the pagemap, until that gives `false`.
@@ -992,30 +1006,75 @@ impl Mapping {
         (offset < self.len).then_some(offset)
     }
 
-    /// After poison in `len` bytes at `offset`, physical address `phys`, was cleared: makes the
-    /// pages usable again and drops stale cache lines. `phys` and `offset` are of the same byte.
+    /// After poison in `len` bytes at `offset`, physical address `phys`, was cleared: lets the kernel
+    /// reach the pages again, and drops stale cache lines. `phys` and `offset` are of the same byte.
+    /// Context: may sleep.
     ///
     /// # Errors
     ///
-    /// `EIO` if the range is not all in the mapping.
+    /// `EIO` if the range is not all in the mapping; those of `clear_mce_nospec()`.
     pub(crate) fn poison_cleared(&self, offset: usize, phys: u64, len: usize) -> Result {
         let addr = self.at(offset, len)?.as_ptr();
-        if self.has_pages() {
-            let first = phys as usize >> bindings::PAGE_SHIFT;
-            for pfn in first..first + (len >> bindings::PAGE_SHIFT) {
-                // SAFETY: The range is in the mapping, hence has struct pages; and in the linear
-                // map, which is what `clear_mce_nospec()` changes.
-                unsafe {
-                    let page = bindings::rpmem_helper_pfn_to_page(pfn);
-                    if bindings::rpmem_helper_test_and_clear_hwpoison(page) != 0 {
-                        bindings::rpmem_helper_clear_mce_nospec(pfn);
-                    }
-                }
+        if self.is_linear() {
+            // A machine check takes the very page out of the map, whichever is marked for it, and it
+            // does so after that one was: only the page itself tells. For one that is there nothing
+            // happens. A part of it will do: what is stored next has to arrive.
+            let end = (phys + len as u64).div_ceil(bindings::PAGE_SIZE as u64);
+            for pfn in phys >> bindings::PAGE_SHIFT..end {
+                // SAFETY: The page is in the mapping, which is in the linear map: that is what the
+                // function changes.
+                to_result(unsafe { bindings::rpmem_helper_clear_mce_nospec(pfn as c_ulong) })?;
             }
         }
         // SAFETY: `addr` is valid for `len` bytes, checked by `at`.
         unsafe { bindings::arch_invalidate_pmem(addr.cast(), len) };
         Ok(())
+    }
+
+    /// After `len` bytes at `offset` have left the list of what is bad: takes the mark of a memory
+    /// failure off the pages that have nothing bad left. `is_bad` says whether anything in a range
+    /// is: offset and length in bytes.
+    pub(crate) fn poison_forgotten(
+        &self,
+        offset: usize,
+        len: usize,
+        is_bad: impl Fn(usize, usize) -> bool,
+    ) {
+        let Backing::Pages(map) = &self.memory.backing else {
+            return;
+        };
+        let phys = self.phys + offset as u64;
+        let end = (phys + len as u64).div_ceil(bindings::PAGE_SIZE as u64);
+        for pfn in phys >> bindings::PAGE_SHIFT..end {
+            for order in map.marked_orders() {
+                // The first of the pages of a folio or an entry is marked for all of them.
+                let first = pfn >> order << order;
+                let whole = first..first + (1 << order);
+                if !(map.pages().start <= whole.start && whole.end <= map.pages().end) {
+                    continue;
+                }
+                // In the mapping, as its pages are.
+                let start = (first << bindings::PAGE_SHIFT).wrapping_sub(self.phys) as usize;
+                if is_bad(start, bindings::PAGE_SIZE << order) {
+                    continue;
+                }
+                // SAFETY: The page is in the pagemap, which is registered.
+                unsafe {
+                    let page = bindings::rpmem_helper_pfn_to_page(first as c_ulong);
+                    bindings::rpmem_helper_test_and_clear_hwpoison(page);
+                }
+            }
+        }
+    }
+
+    /// Whether it is in the kernel's linear map, from which a machine check takes pages: with struct
+    /// pages it is, but for the memory that stands for NVDIMMs in `tests/nfit`.
+    fn is_linear(&self) -> bool {
+        if !self.has_pages() {
+            return false;
+        }
+        // SAFETY: No conditions.
+        !unsafe { bindings::is_vmalloc_addr(self.start()) }
     }
 }
 
@@ -1325,6 +1384,59 @@ mod tests {
             // SAFETY: The pagemap is live, and the page is in it.
             let ret = unsafe { PageMap::memory_failure_callback(map.pgmap.get(), pfn, 1, 0) };
             assert_eq!(ret, eopnotsupp().to_errno());
+        }
+        Ok(())
+    }
+
+    /// Pages 5 and 9 of two megabytes fail, and are repaired one after the other.
+    #[test]
+    fn a_repaired_page_is_mapped_and_the_last_one_takes_the_mark() -> Result {
+        const PAGE: usize = bindings::PAGE_SIZE;
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(8 * MIB, dev.name())?;
+        let first = ((start + 2 * MIB) >> bindings::PAGE_SHIFT) as c_ulong;
+        for (page_use, large) in [
+            (PageUse::FsDax, false),
+            (PageUse::FsDax, true),
+            (PageUse::Generic(0), false),
+            (PageUse::Generic(9), true),
+        ] {
+            let range = PageMapRange::new(start, start + 8 * MIB - 1);
+            let mapping = Mapping::pages(range, page_use, start + 2 * MIB, dev.core())?;
+            let mark = |page: c_ulong| first + if large { 0 } else { page };
+            // SAFETY: The pages are in the pagemap, and the linear map has them.
+            let (fail, is_marked, is_mapped) = unsafe {
+                (
+                    |page| bindings::rpmem_kunit_fail_page(first + page, mark(page)),
+                    |page| bindings::rpmem_kunit_is_marked(mark(page)),
+                    |page| bindings::rpmem_kunit_is_mapped(first + page),
+                )
+            };
+            assert_eq!((fail(5), fail(9)), (0, 0));
+            assert!(!is_mapped(5) && is_mapped(6) && !is_mapped(9));
+            let at = |page| 2 * MIB as usize + page * PAGE;
+            let repair = |page: usize, bad: Option<usize>| -> Result {
+                let phys = start + at(page) as u64;
+                mapping.poison_cleared(at(page) + 512, phys + 512, 512)?;
+                mapping.poison_forgotten(at(page) + 512, 512, |from, len| {
+                    bad.is_some_and(|bad| (from..from + len).contains(&at(bad)))
+                });
+                Ok(())
+            };
+            repair(5, Some(9))?;
+            assert!(is_mapped(5) && !is_mapped(9));
+            assert_eq!((is_marked(5), is_marked(9)), (large, true));
+            repair(9, Some(9))?;
+            assert!(is_mapped(9) && is_marked(9));
+            repair(9, None)?;
+            assert!(is_mapped(9) && !is_marked(5) && !is_marked(9));
+            // What is not marked, and there, stays so; so does what is beside the data.
+            mapping.poison_cleared(at(9), start + at(9) as u64, 3 * PAGE)?;
+            mapping.poison_forgotten(8 * MIB as usize - PAGE, PAGE, |_, _| false);
+            assert_eq!(
+                mapping.poison_cleared(8 * MIB as usize, start, PAGE),
+                Err(EIO)
+            );
         }
         Ok(())
     }

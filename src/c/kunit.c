@@ -26,6 +26,7 @@
 #include <linux/pgtable.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
+#include <linux/set_memory.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -250,6 +251,26 @@ const struct rpmem_kunit_value *rpmem_kunit_values(size_t *count)
 phys_addr_t rpmem_kunit_virt_to_phys(const void *addr)
 {
 	return virt_to_phys((void *)addr);
+}
+
+int rpmem_kunit_fail_page(unsigned long pfn, unsigned long marked)
+{
+	SetPageHWPoison(pfn_to_page(marked));
+	return set_mce_nospec(pfn);
+}
+
+bool rpmem_kunit_is_marked(unsigned long pfn)
+{
+	return PageHWPoison(pfn_to_page(pfn));
+}
+
+/* Whether the kernel can reach it. */
+bool rpmem_kunit_is_mapped(unsigned long pfn)
+{
+	unsigned int level;
+	pte_t *pte = lookup_address((unsigned long)pfn_to_kaddr(pfn), &level);
+
+	return pte && pte_present(*pte);
 }
 
 /*

@@ -20,6 +20,11 @@ const struct rpmem_kunit_value *rpmem_kunit_values(size_t *count);
 
 phys_addr_t rpmem_kunit_virt_to_phys(const void *addr);
 
+/* What a machine check does to @pfn, whose failure is marked at @marked. */
+int rpmem_kunit_fail_page(unsigned long pfn, unsigned long marked);
+bool rpmem_kunit_is_marked(unsigned long pfn);
+bool rpmem_kunit_is_mapped(unsigned long pfn);
+
 /* Which of the functions that set up or tear down this task calls, in order. */
 int rpmem_kunit_trace_start(void);
 void rpmem_kunit_trace_stop(void);

@@ -169,9 +169,9 @@ int rpmem_helper_test_and_clear_hwpoison(struct page *page)
 #endif
 }
 
-void rpmem_helper_clear_mce_nospec(unsigned long pfn)
+int rpmem_helper_clear_mce_nospec(unsigned long pfn)
 {
-	clear_mce_nospec(pfn);
+	return clear_mce_nospec(pfn);
 }
 
 /*

@@ -50,7 +50,7 @@ void rpmem_helper_sysfs_put(struct kernfs_node *kn);
 struct kernfs_node *rpmem_helper_sysfs_get_dirent(struct kernfs_node *parent, const char *name);
 void rpmem_helper_sysfs_notify_dirent(struct kernfs_node *kn);
 int rpmem_helper_test_and_clear_hwpoison(struct page *page);
-void rpmem_helper_clear_mce_nospec(unsigned long pfn);
+int rpmem_helper_clear_mce_nospec(unsigned long pfn);
 int rpmem_helper_nd_btt_probe(struct device *dev, struct nd_namespace_common *ndns);
 bool rpmem_helper_is_nd_btt(struct device *dev);
 int rpmem_helper_nd_dax_probe(struct device *dev, struct nd_namespace_common *ndns);

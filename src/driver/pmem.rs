@@ -208,6 +208,9 @@ impl Pmem {
         let sectors = (len as u64) >> SECTOR_SHIFT;
         if sectors != 0 {
             self.badblocks.clear(self.sector_at(offset), sectors);
+            // In this order: of two that do so for one folio, the second one sees nothing bad.
+            self.mapping
+                .poison_forgotten(offset, len, |offset, len| self.is_bad(offset, len));
             self.notify_badblocks();
         }
     }

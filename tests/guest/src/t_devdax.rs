@@ -46,6 +46,10 @@ pub const TESTS: &[Test] = &[
         run: memory_failure,
     },
     Test {
+        name: "devdax_poison",
+        run: poison,
+    },
+    Test {
         name: "devdax_unbind_pinned",
         run: unbind_pinned,
     },
@@ -417,6 +421,69 @@ fn memory_failure(c: &mut Ctx) -> TestResult {
         // The struct pages are new ones.
         h.space.unbind(c)?;
         h.space.bind(c)?;
+    }
+    Ok(())
+}
+
+/// The kernel takes a page that a machine check was for out of its own map, and marks the first one of
+/// the folio. A write that clears the poison can reach it again, and the mark goes with the last bad
+/// page. (What QEMU reports is a deferred error, as AMD's memory controllers do.)
+fn poison(c: &mut Ctx) -> TestResult {
+    /// As in the fixture.
+    const FOLIO: u64 = 0x2060_0000;
+    c.create_namespace(&["-f", "-e", "namespace0.0", "-m", "devdax", "-M", "mem"])?;
+    let h = Here::new(c)?;
+    let start = FOLIO - h.resource(c)?;
+    let f = h.open()?;
+    // memory_failure() handles what has been mapped.
+    Map::new(&f, start, HUGE, RW, SYNC)?.write8(0, 1);
+    drop(f);
+    let dev = disk::direct(&h.space.dev())?;
+    disk::fill(&dev, 35, start, HUGE as u64)?;
+
+    // No file shows the flags of such pages: what is seen is how often a mark goes.
+    let unmarked = Probe::new(
+        c,
+        "daxunmark",
+        "rpmem_helper_test_and_clear_hwpoison%return was=$retval:s32",
+    )?;
+    let marked = || -> TestResult<bool> { Ok(unmarked.values(c, "was")?.iter().sum::<u64>() == 0) };
+    let page = |n: u64| start + n * PAGE as u64;
+    let read = |n| errno(&dev.read_exact_at(disk::Buf::page(PAGE).bytes_mut(), page(n)));
+    let write = |n, len| {
+        let data = disk::Buf::pattern(len, n);
+        errno(&dev.write_all_at(data.bytes(), page(n)))
+    };
+    let taken = Probe::new(c, "daxpoison", "set_mce_nospec%return ret=$retval:s32")?;
+    let bad = |n| -> TestResult {
+        taken.restart()?;
+        c.ask_monitor(&format!("poison-{n}"));
+        c.wait_for("the machine check", || taken.count(c).is_ok_and(|n| n != 0))?;
+        check_eq!(taken.values(c, "ret")?, [0], "page {n} leaves the map");
+        // Firmware for this memory tells nobody.
+        let sectors = format!("{} 8", page(n) / 512);
+        c.write(format!("/sys/block/{}/badblocks", h.space.disk), &sectors)
+    };
+    // Banks are read as often as that.
+    let interval = "/sys/devices/system/machinecheck/machinecheck0/check_interval";
+    c.write(interval, "1")?;
+
+    bad(5)?;
+    bad(9)?;
+    check_eq!((read(4), read(6)), (0, 0), "their neighbours");
+    check_eq!(write(5, PAGE), 0, "a write to the first bad page");
+    check_eq!(read(5), 0, "it can be read");
+    check!(marked()?, "another page is bad");
+    // Less than a page: the rest of it stays bad.
+    check_eq!(write(9, 512), 0, "a write to a part of the second one");
+    check_eq!(read(9), libc::EIO, "the rest of it");
+    check!(marked()?, "and so is the page");
+    check_eq!(write(9, PAGE), 0, "a write to all of it");
+    check!(!marked()?, "none is bad");
+    for n in [5, 9] {
+        let mut data = disk::Buf::page(PAGE);
+        dev.read_exact_at(data.bytes_mut(), page(n))?;
+        check_eq!(sys::pattern_differs(n, data.bytes()), None, "page {n}");
     }
     Ok(())
 }
