@@ -206,7 +206,13 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
         if raw.probe_personality(Personality::Btt)? {
             return Err(ENXIO);
         }
-        let found = claimable(namespace, read_info_block(dev, namespace, &raw)?);
+        // Of a device that has claimed the namespace before, the block is needed all the same.
+        let wanted = !namespace.force_raw() && namespace.claim_class() != ClaimClass::Other;
+        let found = if wanted {
+            claimable(namespace, read_info_block(dev, namespace, &raw)?)
+        } else {
+            None
+        };
         for personality in [Personality::Pfn, Personality::Dax] {
             if raw.probe_personality(personality)? {
                 return Err(ENXIO);
@@ -241,9 +247,6 @@ fn read_info_block(
     namespace: &Namespace<'_>,
     raw: &RawAccess<'_, '_>,
 ) -> Result<Option<InfoBlock>> {
-    if namespace.force_raw() || namespace.claim_class() == ClaimClass::Other {
-        return Ok(None);
-    }
     let mut block = KBox::init(
         pin_init::init_zeroed::<[u8; info_block::SIZE]>(),
         GFP_KERNEL,

@@ -53,6 +53,10 @@ pub const TESTS: &[Test] = &[
         name: "namespace_info_block_stale",
         run: stale,
     },
+    Test {
+        name: "namespace_info_block_force_raw",
+        run: force_raw,
+    },
 ];
 
 pub type Block = [u8; SIZE];
@@ -471,4 +475,41 @@ fn stale(c: &mut Ctx) -> TestResult {
     c.settle();
     c.disk_of(&active(c, &ns)?)?;
     Marks::new(4200).check(&p.dev)
+}
+
+/// `force_raw` is for namespaces: the device that has claimed one before is bound with its block, as by
+/// nd_pmem, and the block has to be as it should be.
+fn force_raw(c: &mut Ctx) -> TestResult {
+    c.modprobe("nd_pmem")?;
+    for (mode, drivers) in [("fsdax", &["rpmem", "nd_pmem"][..]), ("devdax", &["rpmem"])] {
+        fresh(c)?;
+        let ns = c.create_namespace(&["-m", mode, "-M", "dev", "-s", "64M"])?;
+        let holder = active(c, &ns)?;
+        check!(holder != ns, "{mode}: nobody has claimed {ns}");
+        let dev = format!("/dev/{}", c.disk_of(&holder)?);
+        let marks = Marks::new(4001);
+        marks.write(&dev)?;
+        // Whichever of them it was.
+        let first = c.bound_to(&holder).unwrap_or_default();
+        c.unbind(&first, &holder)?;
+        c.write(c.nd(&ns).join("force_raw"), "1")?;
+        let mut answers = Vec::new();
+        for driver in drivers {
+            c.bind(driver, &holder)?;
+            let disk = c.disk_of(&holder)?;
+            check_eq!(format!("/dev/{disk}"), dev, "{mode}, {driver}");
+            marks.check(&dev)?;
+            answers.push(["size", "queue/dax"].map(|attr| c.disk_attr(&disk, attr)));
+            c.unbind(driver, &holder)?;
+        }
+        let answers = answers
+            .into_iter()
+            .map(|[size, dax]| Ok((size?, dax?)))
+            .collect::<TestResult<Vec<_>>>()?;
+        check!(
+            answers.iter().all(|a| *a == answers[0]),
+            "{mode}: {answers:?}"
+        );
+    }
+    Ok(())
 }
