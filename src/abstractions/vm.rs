@@ -36,6 +36,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    num::NonZero,
     ptr::NonNull, //
 };
 use kernel::{
@@ -457,6 +458,7 @@ impl Mapped<'_> {
             _ => return (Outcome::Sigbus, 0),
         };
         let pages = frames.pages().min(room);
+        let mut done = 0;
         // SAFETY: By the type invariants the VMA is locked, and it is one of folios; the range is in
         // it and in one page table, that of the fault if there is one. The pages have folios for that
         // while they are borrowed, and lose their entries in this address space when that ends.
@@ -468,9 +470,10 @@ impl Mapped<'_> {
                 frames.first().0 as usize,
                 pages as usize,
                 write,
+                &mut done,
             )
         };
-        (Outcome::of(code), pages)
+        (Outcome::of(code), done as u64)
     }
 }
 
@@ -900,40 +903,53 @@ pub(crate) fn prefault<T: Operations>(
     end: u64,
     write: bool,
 ) -> (u64, Result) {
-    /// Times that an entry is made in vain.
-    const TRIES: u32 = 64;
     let task = kernel::current!();
     let Some(mm) = task.mm() else {
         return (start, Err(EFAULT));
     };
     let mut at = start;
-    let mut tries = 0;
     while at < end {
-        let before = at;
-        if let Err(err) = prefault_some(owner, mm, &mut at, end, write) {
-            return (at, Err(err));
+        match prefault_some(owner, mm, at, end, write) {
+            Ok(done) => at += done.get(),
+            Err(err) => return (at, Err(err)),
         }
-        tries = if at == before { tries + 1 } else { 0 };
-        if tries == TRIES {
-            return (at, Err(EAGAIN));
-        }
-        platform::cond_resched();
     }
     (at.min(end), Ok(()))
 }
 
 /// Maps some entries from `at` on, as many as others can wait for who want the mmap lock for
-/// themselves; stops early at one that is gone again already.
+/// themselves; gives how many bytes that was. What makes it stop is found again where it stopped.
 fn prefault_some<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
-    at: &mut u64,
+    at: u64,
     end: u64,
     write: bool,
-) -> Result {
+) -> Result<NonZero<u64>> {
+    /// Times that an entry is made in vain.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let to = prefault_locked(owner, mm, at, end, write)?;
+        platform::cond_resched();
+        if let Some(done) = to.checked_sub(at).and_then(NonZero::new) {
+            return Ok(done);
+        }
+    }
+    Err(EAGAIN)
+}
+
+/// As [`prefault_some`], once: gives the address up to which that is done, `at` if the first entry
+/// is gone again already.
+fn prefault_locked<T: Operations>(
+    owner: &T,
+    mm: &kernel::mm::MmWithUser,
+    at: u64,
+    end: u64,
+    write: bool,
+) -> Result<u64> {
     const STEPS: usize = 16;
     let guard = mm.mmap_read_lock();
-    let vma = guard.vma_lookup(*at as usize).ok_or(ENOMEM)?.as_ptr();
+    let vma = guard.vma_lookup(at as usize).ok_or(ENOMEM)?.as_ptr();
     let vma = NonNull::new(vma).ok_or(EINVAL)?;
     // SAFETY: The mmap lock is held, so the VMA is valid and does not change.
     match unsafe { Table::<T>::owner_if_any(vma) } {
@@ -943,20 +959,23 @@ fn prefault_some<T: Operations>(
     // INVARIANT: The operations are those of `map_frames`, and the mmap lock is held.
     let mapping = Mapped(vma, PhantomData);
     let stop = end.min(mapping.area().end);
+    let mut done = at;
     for _ in 0..STEPS {
-        if kernel::current!().signal_pending() {
-            return Err(EINTR);
+        let step = if kernel::current!().signal_pending() {
+            Err(EINTR)
+        } else {
+            prefault_step(owner, mm, &mapping, done, end, write)
+        };
+        match step {
+            Ok(next) if next != done => done = next,
+            Err(err) if done == at => return Err(err),
+            _ => break,
         }
-        let next = prefault_step(owner, mm, &mapping, *at, end, write)?;
-        if next == *at {
-            break;
-        }
-        *at = next;
-        if *at >= stop {
+        if done >= stop {
             break;
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 /// Maps one entry, or a run of small ones, at `at`; gives the address after it, or `at` if it is

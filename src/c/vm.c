@@ -404,29 +404,33 @@ static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, st
 
 /*
  * Normal entries for @nr consecutive pages in one page table, as above. That is there before
- * vmf_insert_page_mkwrite() looks, which would take a huge entry for one.
+ * vmf_insert_page_mkwrite() looks, which would take a huge entry for one. @done is how many it was.
  */
 vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
-				     bool write)
+				     bool write, unsigned long *done)
 {
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	unsigned long leaf;
+	unsigned long n;
 	pmd_t *pmd;
 
+	*done = 0;
 	if (vmf)
 		rpmem_install_table(vmf);
 	pmd = vmf ? vmf->pmd : rpmem_find_pmd(vma->vm_mm, addr, &leaf);
 	if (!pmd || !rpmem_is_table(pmdp_get_lockless(pmd)))
 		return ret;
-	while (nr-- && ret == VM_FAULT_NOPAGE) {
+	for (n = 0; n < nr; n++, addr += PAGE_SIZE) {
 		struct vm_fault one = { .vma = vma, .address = addr };
-		struct page *page = pfn_to_page(pfn++);
+		struct page *page = pfn_to_page(pfn + n);
 
 		rpmem_set_mapping(vma, addr, page);
 		ret = vmf_insert_page_mkwrite(&one, page, write);
-		addr += PAGE_SIZE;
+		if (ret != VM_FAULT_NOPAGE)
+			break;
 	}
+	*done = n;
 	return ret;
 }
 

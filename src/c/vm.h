@@ -39,7 +39,7 @@ void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr);
 bool rpmem_helper_is_moved(const struct vm_area_struct *vma);
 vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
-				     bool write);
+				     bool write, unsigned long *done);
 vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bool write);
 unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write);
 int rpmem_helper_ratelimit(void);

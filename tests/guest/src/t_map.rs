@@ -79,6 +79,10 @@ pub const TESTS: &[Test] = &[
         run: prefault,
     },
     Test {
+        name: "map_prefault_rights",
+        run: prefault_rights,
+    },
+    Test {
         name: "map_crate",
         run: application_crate,
     },
@@ -1274,6 +1278,101 @@ fn prefault(c: &mut Ctx) -> TestResult {
         "memory of others"
     );
     Ok(())
+}
+
+/// Rights are taken away by all means that there are, for the range and for this thread, before and
+/// meanwhile: the call comes to an end, with what it says done.
+fn prefault_rights(c: &mut Ctx) -> TestResult {
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let (len, all) = (2 * HUGE + 3 * PAGE, (2 * HUGE + 3 * PAGE) as u64);
+    for flags in [SYNC, MAP_SHARED] {
+        let m = Map::new(&f, 0, len, RW, flags)?;
+        let protect = |prot: i32, key: i64| {
+            // SAFETY: our mapping, and no reference into it.
+            unsafe { libc::syscall(libc::SYS_pkey_mprotect, m.as_ptr(), len, prot, key) }
+        };
+        let prefault = |write| tools::rpmem_prefault(&f, &m, 0, all, write);
+        for (prot, read, write) in [
+            (libc::PROT_NONE, (0, libc::EFAULT), (0, libc::EFAULT)),
+            (PROT_READ, (all, 0), (0, libc::EFAULT)),
+            (PROT_WRITE, (0, libc::EFAULT), (all, 0)),
+            (libc::PROT_EXEC, (0, libc::EFAULT), (0, libc::EFAULT)),
+            (RW, (all, 0), (all, 0)),
+        ] {
+            check_eq!(protect(prot, -1), 0);
+            check_eq!(
+                (prefault(0), prefault(1)),
+                (read, write),
+                "rights {prot:#x}"
+            );
+        }
+        // Protection keys are for the accesses of a thread, which may get the right at any time.
+        for rights in [1, 2] {
+            // SAFETY: no pointers.
+            let key = unsafe { libc::syscall(libc::SYS_pkey_alloc, 0, rights) };
+            if key < 0 {
+                println!("no protection keys: {}", io::Error::last_os_error());
+                continue;
+            }
+            let m = Map::new(&f, 0, len, RW, flags)?;
+            // SAFETY: as above.
+            let r = unsafe { libc::syscall(libc::SYS_pkey_mprotect, m.as_ptr(), len, RW, key) };
+            check_eq!(r, 0, "pkey_mprotect");
+            for write in [0, 1] {
+                let done = tools::rpmem_prefault(&f, &m, 0, all, write);
+                check_eq!(done, (all, 0), "rights {rights} of a key, write {write}");
+            }
+            let denied = sys::caught(|| {
+                m.write8(PAGE, 1);
+                0
+            })?;
+            check!(
+                matches!(denied, Caught::Fault(f) if f.signal == libc::SIGSEGV),
+                "a store: {denied:?}"
+            );
+            // SAFETY: as above; nothing has the key any more.
+            unsafe {
+                libc::syscall(libc::SYS_pkey_mprotect, m.as_ptr(), len, RW, 0);
+                libc::syscall(libc::SYS_pkey_free, key);
+            }
+            check_eq!(faults_for(&m, true), 0, "with the right");
+        }
+    }
+    // Somebody takes away at full speed what is made, where that is allowed, and rights.
+    let m = Map::new(&f, 0, len, RW, SYNC)?;
+    let (start, stop) = (
+        m.as_ptr() as usize,
+        std::sync::atomic::AtomicBool::new(false),
+    );
+    std::thread::scope(|s| -> TestResult {
+        let other = s.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // SAFETY: our mapping, which outlives the scope, and no reference into it.
+                unsafe {
+                    let at = start as *mut libc::c_void;
+                    libc::madvise(at, len, libc::MADV_DONTNEED);
+                    libc::mprotect(at, len, PROT_READ);
+                    libc::mprotect(at, len, RW);
+                }
+            }
+        });
+        let mut ends = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let (done, err) = tools::rpmem_prefault(&f, &m, 0, all, 1);
+            ends.insert(err);
+            check!(
+                done <= all && (done == all) == (err == 0),
+                "{done} bytes, {err}"
+            );
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        check!(other.join().is_ok(), "the other thread");
+        println!("ends: {ends:?}");
+        let known = [0, libc::EFAULT, libc::EAGAIN];
+        check!(ends.iter().all(|e| known.contains(e)), "ends: {ends:?}");
+        Ok(())
+    })
 }
 
 /// The crate for applications.
