@@ -228,6 +228,9 @@ impl<T: Operations> Device<T> {
     /// length of extents in all but the last allocation group with an overflow, and loops for 2^32
     /// pages; ext4 does not listen. The file system learns from the end of the disk
     /// (`bdev_mark_dead()`), and the pagemap revokes the pages ([`Mapping`]).
+    ///
+    /// Nobody becomes the holder any more: one that came after this would be told of the end, and meet
+    /// `WARN_ON()` when the former one lets go.
     fn release_holder(&self) {
         let dax = self.ptr.as_ptr();
         // SAFETY: The device is valid.
@@ -352,6 +355,36 @@ impl<T: Operations> Drop for Device<T> {
     }
 }
 
+/// Waits, when it is dropped, for all who are between `dax_read_lock()` and `dax_read_unlock()` then.
+/// The core does so when a device is killed, whichever, and has no other function for it.
+///
+/// # Invariants
+///
+/// The pointer is from `alloc_dax()`; nobody else knows the device.
+struct Readers(NonNull<bindings::dax_device>);
+
+impl Readers {
+    /// # Errors
+    ///
+    /// `ENOMEM`. Context: may sleep.
+    fn new() -> Result<Self> {
+        // SAFETY: Without operations nobody asks for data.
+        let ptr = unsafe { bindings::alloc_dax(core::ptr::null_mut(), core::ptr::null()) };
+        let ptr = from_err_ptr(ptr)?;
+        // INVARIANT: Allocated just now.
+        Ok(Self(NonNull::new(ptr).ok_or(ENOMEM)?))
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants the device is valid and ours. Nobody holds it.
+        unsafe { bindings::kill_dax(self.0.as_ptr()) };
+        // SAFETY: This is the reference from `alloc_dax()`.
+        unsafe { bindings::put_dax(self.0.as_ptr()) };
+    }
+}
+
 /// The link from a disk to its DAX device, by which file systems find it. Dropping it kills the
 /// device: new translations fail, and those under way are waited for. Files that have pinned pages
 /// are kept from then on: the end of the disk has idle ones evicted, and must not wait for pins.
@@ -365,9 +398,11 @@ impl<T: Operations> Drop for Device<T> {
 pub(crate) struct Host<T: Operations> {
     dax: Arc<Device<T>>,
     disk: *mut bindings::gendisk,
+    /// There is no failing when it is needed.
+    readers: Option<Readers>,
 }
 
-// SAFETY: A `struct gendisk` is not tied to a thread.
+// SAFETY: `struct gendisk` and `struct dax_device` are not tied to a thread.
 unsafe impl<T: Operations> Send for Host<T> {}
 // SAFETY: As above.
 unsafe impl<T: Operations> Sync for Host<T> {}
@@ -383,13 +418,14 @@ impl<T: Operations> Host<T> {
         disk: &NewDisk<D>,
     ) -> Result<Self> {
         let disk = disk.as_raw();
+        let readers = Some(Readers::new()?);
         // SAFETY: Both pointers are valid.
         to_result(unsafe { bindings::dax_add_host(dax.ptr.as_ptr(), disk) })?;
         // SAFETY: Our drop clears the holder, and `kill_dax()` waits for a grace period, before
         // `dax` goes.
         unsafe { dax.data.mapping().set_holder(dax.ptr.as_ptr()) };
         // INVARIANT: Registered just now.
-        Ok(Self { dax, disk })
+        Ok(Self { dax, disk, readers })
     }
 }
 
@@ -399,6 +435,9 @@ impl<T: Operations> Drop for Host<T> {
         unsafe { bindings::dax_remove_host(self.disk) };
         // SAFETY: Null is always allowed.
         unsafe { self.dax.data.mapping().set_holder(core::ptr::null_mut()) };
+        // Who has found the device before becomes its holder in the same section, or not at all
+        // (`fs_dax_get_by_bdev()`). Holders only go from here on.
+        drop(self.readers.take());
         self.dax.release_holder();
         // SAFETY: The device is valid.
         unsafe { bindings::kill_dax(self.dax.ptr.as_ptr()) };
@@ -426,9 +465,15 @@ mod tests {
         }, //
     };
     use core::ptr;
-    use kernel::sync::atomic::{
-        Atomic,
-        Relaxed, //
+    use kernel::{
+        sync::{
+            atomic::{
+                Atomic,
+                Relaxed, //
+            },
+            Completion, //
+        },
+        workqueue, //
     };
 
     /// Four pages, of which the last one is bad. Counts how often an address is asked for.
@@ -779,7 +824,8 @@ mod tests {
         let host = Host::new(dax.clone(), &disk)?;
         assert!(found(&disk));
         let (trace, ()) = Trace::of(|| drop(host))?;
-        assert!(trace.is(&[c"dax_remove_host", c"kill_dax"]));
+        // That of another device waits for readers.
+        assert!(trace.is(&[c"dax_remove_host", c"kill_dax", c"put_dax", c"kill_dax"]));
         assert!(!found(&disk));
         // The device is dead although it is still there.
         let mut pfn = 0;
@@ -801,8 +847,8 @@ mod tests {
         let second = Arc::new(Device::new(Fake::new()?)?, GFP_KERNEL)?;
         let (trace, refused) = Trace::of(|| Host::new(second.clone(), &disk).err())?;
         assert_eq!(refused, Some(EBUSY));
-        // Neither the device nor the first host was touched.
-        assert!(trace.is(&[c"dax_add_host"]));
+        // Neither the device nor the first host was touched; what waits for readers has gone.
+        assert!(trace.is(&[c"dax_add_host", c"kill_dax", c"put_dax"]));
         assert!(found(&disk));
         let mut pfn = 0;
         assert_eq!(access(&second, 0, 1, ACCESS, ptr::null_mut(), &mut pfn), 1);
@@ -825,6 +871,41 @@ mod tests {
         drop(dax);
         // The holder's reference keeps the C device, which is dead.
         assert_eq!(holder.put(), 1);
+        Ok(())
+    }
+
+    /// A file system has looked the device up before it lost its disk, and takes it afterwards. (What
+    /// it finds then is the device of another disk, which stays registered.)
+    #[test]
+    fn who_finds_the_device_in_time_is_not_told_of_the_end() -> Result {
+        let dev = TestDevice::new()?;
+        let other = TestDevice::new()?;
+        let disk = TestDisk::disk(&dev, TestDisk::new()?)?;
+        let late = TestDisk::disk(&other, TestDisk::new()?)?;
+        let dax = Arc::new(Device::new(Fake::new()?)?, GFP_KERNEL)?;
+        let host = Host::new(dax.clone(), &disk)?;
+        // SAFETY: Both pointers are valid.
+        to_result(unsafe { bindings::dax_add_host(dax.ptr.as_ptr(), late.as_raw()) })?;
+
+        let done = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
+        let signal = done.clone();
+        let holder = locked(&dax, |_| {
+            workqueue::system().try_spawn(GFP_KERNEL, move || {
+                drop(host);
+                signal.complete_all();
+            })?;
+            while found(&disk) {
+                // SAFETY: Readers of `dax_srcu` may sleep.
+                unsafe { bindings::msleep(1) };
+            }
+            // SAFETY: As above. It would go on by now if it did not wait for us.
+            unsafe { bindings::msleep(50) };
+            Holder::of(late.as_raw())
+        });
+        done.wait_for_completion();
+        // SAFETY: The disk is registered; the function uses it as a key.
+        unsafe { bindings::dax_remove_host(late.as_raw()) };
+        assert_eq!(holder.map(Holder::put), Ok(0));
         Ok(())
     }
 }

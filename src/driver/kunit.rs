@@ -400,8 +400,10 @@ mod bound {
         let (bound, _bus, _ram) = Setup::new()?.bind()?;
         let (trace, ()) = Trace::of(|| drop(bound))?;
         assert!(trace.is(&[
-            // File systems lose the DAX device,
+            // File systems lose the DAX device, after those have been waited for who look it up,
             c"dax_remove_host",
+            c"kill_dax",
+            c"put_dax",
             c"kill_dax",
             // the disk goes when its I/O has ended,
             c"del_gendisk",
@@ -445,6 +447,8 @@ mod bound {
         })?;
         assert!(trace.is(&[
             c"dax_remove_host",
+            c"kill_dax",
+            c"put_dax",
             c"kill_dax",
             c"put_disk",
             c"kill_dax",
