@@ -19,6 +19,7 @@ use crate::{
 };
 use core::ops::Range;
 use kernel::{
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -27,6 +28,7 @@ use kernel::{
             Relaxed,
             Release, //
         },
+        Mutex,
         SetOnce, //
     }, //
 };
@@ -55,6 +57,7 @@ pub(super) struct Dirty {
     groups: KVVec<Group>,
     /// How many chunks there are, in groups that exist or not.
     chunks: u64,
+    making: Pin<KBox<Mutex<()>>>,
 }
 
 impl Dirty {
@@ -70,7 +73,11 @@ impl Dirty {
         for _ in 0..count {
             groups.push(SetOnce::new(), GFP_KERNEL)?;
         }
-        Ok(Self { groups, chunks })
+        Ok(Self {
+            groups,
+            chunks,
+            making: KBox::pin_init(new_mutex!(()), GFP_KERNEL)?,
+        })
     }
 
     /// The group that a chunk is in, and its place there.
@@ -86,24 +93,36 @@ impl Dirty {
             return Err(ERANGE);
         }
         let (group, place) = self.group(at).ok_or(ERANGE)?;
-        // If somebody else was faster, theirs is used, once it is there.
-        let chunk = loop {
-            if let Some(chunks) = group.as_ref() {
-                break &chunks[place];
-            }
+        let chunks = self.made(group, || {
             let chunks = pin_init::init_array_from_fn(|_| Chunk {
                 bits: SetOnce::new(),
                 any: Atomic::new(0),
             });
-            group.populate(KVBox::init(chunks, GFP_KERNEL)?);
-        };
-        loop {
-            if let Some(bits) = chunk.bits.as_ref() {
-                return Ok((chunk, bits));
-            }
-            let bits = KBox::init(pin_init::init_array_from_fn(|_| Atomic::new(0)), GFP_KERNEL)?;
-            chunk.bits.populate(bits);
+            KVBox::init(chunks, GFP_KERNEL)
+        })?;
+        let chunk = &chunks[place];
+        let bits = self.made(&chunk.bits, || {
+            let bits = pin_init::init_array_from_fn(|_| Atomic::new(0));
+            KBox::init(bits, GFP_KERNEL)
+        })?;
+        Ok((chunk, bits))
+    }
+
+    /// What is in `place`, made if it is not there. Context: may sleep.
+    fn made<'a, T>(
+        &self,
+        place: &'a SetOnce<T>,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<&'a T> {
+        if let Some(value) = place.as_ref() {
+            return Ok(value);
         }
+        // One at a time: who finds another one at it sleeps until the value is there.
+        let _making = self.making.lock();
+        if place.as_ref().is_none() {
+            place.populate(make()?);
+        }
+        place.as_ref().ok_or(ENOMEM)
     }
 
     /// Whether [`Dirty::add`] would find all numbers from `first` to `last` there; if they are in
