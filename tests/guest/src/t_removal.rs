@@ -441,17 +441,18 @@ impl<'a> World<'a> {
             Answer::Done => check_eq!(peer.wait()?, 0, "{step:?}"),
             Answer::Refused => check_eq!(peer.wait()?, 1, "{step:?} is refused"),
         }
-        // A range is waited for before the disk goes.
-        if was_bound && !self.model.bound && !self.model.held {
+        // A range is waited for before the disk goes, and so is who unmounts.
+        let waits = self.model.held || self.model.unmounting;
+        if was_bound && !self.model.bound && !waits {
             self.c
                 .wait_gone(format!("/sys/block/{}", self.space.disk))?;
         }
         // Nobody waits for what has gone.
-        let (ended, left) = std::mem::take(&mut self.waiting)
+        let (ended, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|(_, what, _)| *what == step);
         self.waiting = left;
-        for (who, what, peer) in Vec::<(Step, Step, Peer)>::from(ended) {
+        for (who, what, peer) in ended {
             let status = peer.wait()?;
             let killed = who == UnbindKilled && status == 128 + libc::SIGKILL;
             check!(status == 0 || killed, "{who:?} after {what:?}: {status}");
@@ -478,11 +479,18 @@ fn splice(m: &Map) -> TestResult {
 
 /// Until the process sleeps where somebody else has to act.
 fn wait_for_wait(c: &Ctx, peer: &Peer) -> TestResult {
-    let stack = format!("/proc/{}/stack", peer.pid());
+    let file = |name: &str| {
+        c.read(format!("/proc/{}/{name}", peer.pid()))
+            .unwrap_or_default()
+    };
+    let mut ended = false;
     c.wait_for("the wait", || {
-        let stack = c.read(&stack).unwrap_or_default();
-        WAITS.iter().any(|symbol| stack.contains(symbol))
-    })
+        ended = file("status").contains("Z (zombie)");
+        let stack = file("stack");
+        ended || WAITS.iter().any(|symbol| stack.contains(symbol))
+    })?;
+    check!(!ended, "it has not waited");
+    Ok(())
 }
 
 /// Everything back to where it was: provider, DIMM, region, driver, namespace.
