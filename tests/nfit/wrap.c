@@ -18,6 +18,7 @@ void *__wrap_memremap_pages(struct dev_pagemap *pgmap, int nid);
 void __wrap_memunmap_pages(struct dev_pagemap *pgmap);
 struct page *__wrap_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio);
+unsigned long __wrap_rpmem_helper_folio_share(const struct folio *folio);
 bool __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
 				     bool write, unsigned long *bits, unsigned long first, int *any);
@@ -26,6 +27,7 @@ vm_fault_t __wrap_rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pf
 
 struct page *__real_rpmem_helper_pfn_to_page(unsigned long pfn);
 int __real_rpmem_helper_folio_ref_count(const struct folio *folio);
+unsigned long __real_rpmem_helper_folio_share(const struct folio *folio);
 bool __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
 				     bool write, unsigned long *bits, unsigned long first, int *any);
@@ -63,6 +65,12 @@ struct page *__wrap_rpmem_helper_pfn_to_page(unsigned long pfn)
 int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio)
 {
 	return __real_rpmem_helper_folio_ref_count(folio) - !folio_is_zone_device(folio);
+}
+
+/* The count shares its place with ->index, where a page of vmalloc() has whatever its last user left. */
+unsigned long __wrap_rpmem_helper_folio_share(const struct folio *folio)
+{
+	return folio_is_zone_device(folio) ? __real_rpmem_helper_folio_share(folio) : 0;
 }
 
 /* Consecutive addresses are pages anywhere, here. */
