@@ -6,10 +6,14 @@
 //!
 //! Staging module until it can move to `kernel::block::badblocks`.
 
+use super::device_raw;
 use crate::bindings;
 use kernel::{
+    device::Device,
     error::to_result,
+    new_mutex,
     prelude::*,
+    sync::Mutex,
     types::Opaque, //
 };
 
@@ -18,11 +22,14 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// The inner `struct badblocks` was initialised by `badblocks_init()`.
+/// The inner `struct badblocks` was initialised by `badblocks_init()`. Its `dev` is null, but for the
+/// device that a call of [`Badblocks::on_behalf_of`] has borrowed; that call holds `naming`.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Badblocks {
     #[pin]
     inner: Opaque<bindings::badblocks>,
+    #[pin]
+    naming: Mutex<()>,
 }
 
 // SAFETY: All operations on `struct badblocks` are serialised by its own lock, and it is not tied
@@ -48,12 +55,32 @@ impl Badblocks {
                 // SAFETY: `ptr` is valid and zeroed, and it is pinned until `badblocks_exit()`.
                 to_result(unsafe { bindings::badblocks_init(ptr, 1) })
             }),
+            naming <- new_mutex!(()),
         })
     }
 
     /// The C structure, for functions that fill it or show it.
     pub(crate) fn as_raw(&self) -> *mut bindings::badblocks {
         self.inner.get()
+    }
+
+    /// Calls `fill` with the C structure, for functions that say whose bad sectors they have found:
+    /// those of `dev`. The list may outlive the device, and so forgets it again. Context: may sleep.
+    pub(crate) fn on_behalf_of<R>(
+        &self,
+        dev: &Device,
+        fill: impl FnOnce(*mut bindings::badblocks) -> R,
+    ) -> R {
+        let _guard = self.naming.lock();
+        // SAFETY: By the type invariants the structure is initialised. In C only `set_badblock()` and
+        // `devm_exit_badblocks()` read `dev` of a list that is in use: the former when `fill` calls
+        // for it, the latter never. The lock keeps other writers out.
+        unsafe { (*self.as_raw()).dev = device_raw(dev) };
+        let ret = fill(self.as_raw());
+        // INVARIANT: `dev` is null when the borrow ends.
+        // SAFETY: As above.
+        unsafe { (*self.as_raw()).dev = core::ptr::null_mut() };
+        ret
     }
 
     /// Whether no sector is known to be bad. A hint: the list may change at any time.
@@ -105,7 +132,10 @@ impl PinnedDrop for Badblocks {
 #[kernel::macros::kunit_tests(rpmem_badblocks)]
 mod tests {
     use super::*;
-    use crate::abstractions::kunit::Trace;
+    use crate::abstractions::kunit::{
+        TestDevice,
+        Trace, //
+    };
 
     /// A list with the sectors from 100 to 163 bad.
     fn list() -> Result<Pin<KBox<Badblocks>>> {
@@ -173,6 +203,19 @@ mod tests {
         bad.clear(160, 100);
         assert!(bad.first_bad(159, 1).is_some());
         assert_eq!(bad.first_bad(160, 1000), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_list_forgets_the_device() -> Result {
+        let bad = list()?;
+        let device = TestDevice::new()?;
+        // SAFETY: The list is initialised, and the test's own.
+        let dev = || unsafe { (*bad.as_raw()).dev };
+        assert!(dev().is_null());
+        let named = bad.on_behalf_of(&device.get(), |_| dev());
+        assert!(named == device_raw(&device.get()));
+        assert!(dev().is_null());
         Ok(())
     }
 

@@ -700,7 +700,7 @@ mod tests {
         address_space { host invalidate_lock }
         attribute { mode name }
         attribute_group { name }
-        badblocks { count }
+        badblocks { count dev }
         bio { bi_bdev bi_io_vec bi_iter bi_opf bi_status }
         bio_vec { bv_len bv_offset bv_page }
         block_device { bd_device bd_disk bd_queue }

@@ -675,8 +675,10 @@ impl Region {
             start: range.0,
             end: range.1,
         };
-        // SAFETY: By the type invariants `ptr` is valid, and `badblocks` is initialised.
-        unsafe { bindings::nvdimm_badblocks_populate(self.ptr, badblocks.as_raw(), &range) };
+        badblocks.on_behalf_of(&self.child, |bad| {
+            // SAFETY: By the type invariants `ptr` is valid, and `bad` is initialised.
+            unsafe { bindings::nvdimm_badblocks_populate(self.ptr, bad, &range) }
+        });
     }
 
     /// Asks the platform to clear poison in `len` bytes at physical address `phys`; gives the

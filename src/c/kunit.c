@@ -128,6 +128,7 @@ static const struct rpmem_kunit_value values[] = {
 
 	SIZE(badblocks),
 	OFFSET(badblocks, count),
+	OFFSET(badblocks, dev),
 	LENGTH(badblocks, count),
 
 	SIZE(bio),

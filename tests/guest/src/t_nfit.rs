@@ -19,6 +19,10 @@ pub const TESTS: &[Test] = &[
         run: notify,
     },
     Test {
+        name: "nfit_messages",
+        run: messages,
+    },
+    Test {
         name: "nfit_write_clears",
         run: write_clears,
     },
@@ -243,6 +247,30 @@ fn notify(c: &mut Ctx) -> TestResult {
     check_eq!(write(&raw.dev, 0, 1024, 6), 0);
     raw.bad.becomes(&[])?;
     check_written(&raw.dev, 0, 1024, 6)
+}
+
+/// libnvdimm says whose bad sectors it has found, when they come up and when the driver comes.
+fn messages(c: &mut Ctx) -> TestResult {
+    const CONTROL: &str = "/sys/kernel/debug/dynamic_debug/control";
+    let raw = Raw::new(c)?;
+    let ns = raw.ns.clone();
+    let found = format!("{} {ns}: Found a bad range (0x8000, 0x200)", c.driver);
+    c.write(CONTROL, "func set_badblock +p")?;
+    c.mark_dmesg();
+    inject(c, &ns, 64, 1, &[])?;
+    raw.bad.becomes(&[(64, 1)])?;
+    c.dmesg_has(&found)?;
+    drop(raw);
+    c.unbind(&c.driver, &ns)?;
+    c.mark_dmesg();
+    c.bind(&c.driver, &ns)?;
+    let dev = disk::direct(&format!("/dev/{}", c.disk_of(&ns)?))?;
+    c.dmesg_has(&found)?;
+    c.write(CONTROL, "func set_badblock -p")?;
+    check_eq!(write(&dev, 64, 1, 0), 0);
+    let all = c.ok(&["dmesg"])?;
+    check!(!all.contains("NULL device"), "{all}");
+    Ok(())
 }
 
 /// Writes clear what they cover, and nothing else; so does zeroing.
