@@ -151,6 +151,10 @@ RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
 RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/system scripts/stages/debian qemu/system/packages; } | rpmem_hash)
 
+# ndctl's own tests, which go on top of the guest image.
+RPMEM_NDCTL=$RPMEM_CACHE/ndctl/$(cd "$RPMEM_TOP" &&
+	cat scripts/stages/ndctl scripts/stages/debian qemu/ndctl/packages qemu/ndctl/programs | rpmem_hash).cpio
+
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c \
@@ -160,4 +164,4 @@ RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
 export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
-export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM
+export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM RPMEM_NDCTL
