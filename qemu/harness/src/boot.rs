@@ -43,6 +43,8 @@ pub struct Env {
     /// The modules of nfit_test, and rpmem.ko for it.
     pub nfit_test: PathBuf,
     pub nfit_ko: PathBuf,
+    /// An archive with ndctl's own tests and what they need.
+    pub ndctl: PathBuf,
     /// What scripts/system leaves.
     pub system: PathBuf,
     /// last-flush.c
@@ -106,6 +108,9 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     if fixture.nfit_test {
         p += "nfit-test\n";
     }
+    if fixture.ndctl {
+        p += "ndctl\n";
+    }
     if env.cover.is_some() {
         p += "coverage\n";
     }
@@ -125,6 +130,21 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     p
 }
 
+/// The modules in these folders, by name; a later folder has the last word.
+fn modules(dirs: &[&Path]) -> Result<BTreeMap<String, PathBuf>, String> {
+    let mut all = BTreeMap::new();
+    for dir in dirs {
+        for entry in ctx(fs::read_dir(dir), dir)? {
+            let path = ctx(entry, dir)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".ko") {
+                all.insert(name.into_owned(), path.clone());
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// The base image with the files of this boot on top.
 pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(), String> {
     let mut a = Archive::new();
@@ -133,12 +153,20 @@ pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(),
     a.file("init", 0o755, &ctx(fs::read(&env.guest), &env.guest)?);
     a.file("plan", 0o644, plan.as_bytes());
     let ko = if fixture.nfit_test {
-        a.dir("nfit");
-        for entry in ctx(fs::read_dir(&env.nfit_test), &env.nfit_test)? {
-            let from = ctx(entry, &env.nfit_test)?.path();
-            let name = from.file_name().unwrap_or_default().to_string_lossy();
+        // ndctl's tests have modprobe find them: here it looks first.
+        let to = match fixture.ndctl {
+            true => format!("usr/lib/modules/{}/updates", env.krel),
+            false => "nfit".into(),
+        };
+        let mut from = vec![env.nfit_test.as_path()];
+        if fixture.ndctl {
+            // nd_pmem and dax_pmem without their drivers.
+            from.extend(env.nfit_ko.parent());
+        }
+        a.dir(&to);
+        for (name, from) in modules(&from)? {
             a.file(
-                &format!("nfit/{name}"),
+                &format!("{to}/{name}"),
                 0o644,
                 &ctx(fs::read(&from), &from)?,
             );
@@ -169,6 +197,10 @@ pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(),
     }
     ctx(fs::copy(&env.base, to), &env.base)?;
     let mut f = ctx(fs::OpenOptions::new().append(true).open(to), to)?;
+    if fixture.ndctl {
+        let tests = ctx(fs::read(&env.ndctl), &env.ndctl)?;
+        ctx(f.write_all(&tests), to)?;
+    }
     ctx(f.write_all(&a.finish()), to)
 }
 

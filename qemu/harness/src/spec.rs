@@ -9,7 +9,7 @@
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
 //!                                           "hex": "first bytes" }],
-//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false,
+//!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false, "ndctl": false,
 //!   "monitor": { "name for `Ctx::ask_monitor()`": [{ "execute": "a command of QMP" }] } }
 //! ```
 //!
@@ -109,6 +109,8 @@ pub struct Fixture {
     pub icount: Option<u64>,
     /// The NVDIMMs are those of the kernel's nfit_test, whose errors can be injected.
     pub nfit_test: bool,
+    /// ndctl's own tests are there, which load nfit_test.
+    pub ndctl: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -359,6 +361,7 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         "extra",
         "icount",
         "nfit_test",
+        "ndctl",
         "monitor",
     ];
     let o = Obj::new(&format!("fixture {name}"), &v, &known)?;
@@ -398,6 +401,10 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
             node: d.num("node")?,
         });
     }
+    let (nfit_test, ndctl) = (o.bool("nfit_test")?, o.bool("ndctl")?);
+    if ndctl && !nfit_test {
+        return o.bad("ndctl", "with nfit_test");
+    }
     let (mut files, mut volatile, mut contents) = (Vec::new(), Vec::new(), Vec::new());
     for f in o.list("files")? {
         let known = ["name", "size", "volatile", "hex"];
@@ -431,7 +438,8 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
         extra: o.strings("extra")?,
         monitor,
         icount: o.num("icount")?,
-        nfit_test: o.bool("nfit_test")?,
+        nfit_test,
+        ndctl,
     })
 }
 
@@ -691,6 +699,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused() {
         assert!(fixture("f", r#"{"memroy":"1G"}"#).is_err());
+        assert!(fixture("f", r#"{"ndctl":true}"#).is_err());
         assert!(fixture("f", r#"{"nvdimms":[{"size":"1G","lable":1}]}"#).is_err());
         assert!(scenario(
             "s",

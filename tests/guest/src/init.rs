@@ -37,6 +37,7 @@ struct Plan {
     seed: String,
     long: bool,
     nfit_test: bool,
+    ndctl: bool,
     coverage: bool,
     tests: Vec<String>,
 }
@@ -55,6 +56,7 @@ fn parse(text: &str) -> Result<Plan, String> {
             "seed" => p.seed = val.into(),
             "long" => p.long = true,
             "nfit-test" => p.nfit_test = true,
+            "ndctl" => p.ndctl = true,
             "coverage" => p.coverage = true,
             "test" if !val.is_empty() => p.tests.push(val.into()),
             _ => return Err(format!("bad line: {line}")),
@@ -291,6 +293,17 @@ fn load_nfit_test(p: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// The driver, and nothing that has namespaces: ndctl's own tests load nfit_test by modprobe.
+fn load_for_ndctl(p: &Plan) -> Result<(), String> {
+    let status = Command::new("depmod")
+        .status()
+        .map_err(|e| format!("depmod: {e}"))?;
+    if !status.success() {
+        return Err(format!("depmod: {status}"));
+    }
+    load_driver(p)
+}
+
 /// Tells the plugin qemu/harness/cover.c where the functions are by which it follows the module.
 fn tell_coverage() -> Result<(), String> {
     let symbols = fs::read_to_string("/proc/kallsyms").map_err(|e| format!("kallsyms: {e}"))?;
@@ -312,6 +325,9 @@ fn tell_coverage() -> Result<(), String> {
 fn set_up_driver(p: &Plan) -> Result<(), String> {
     if p.coverage {
         tell_coverage()?;
+    }
+    if p.ndctl {
+        return load_for_ndctl(p);
     }
     if p.nfit_test {
         return load_nfit_test(p);

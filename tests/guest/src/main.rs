@@ -51,6 +51,7 @@ mod t_life;
 mod t_loss;
 mod t_map;
 mod t_namespace;
+mod t_ndctl;
 mod t_nfit;
 mod t_package;
 mod t_range;
@@ -94,6 +95,7 @@ fn registry() -> Vec<&'static Test> {
         t_removal::TESTS,
         t_sector::TESTS,
         t_nfit::TESTS,
+        t_ndctl::TESTS,
         t_package::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
