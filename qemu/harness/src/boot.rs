@@ -8,7 +8,7 @@ use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
 use crate::ui::Ui;
-use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER};
+use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER, KTAP_HEADER};
 use crate::volatile;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -77,6 +77,8 @@ impl Env {
 
 /// Seconds, on hardware, that a kernel has to start init.
 const TO_INIT: u64 = 15;
+/// The guest is about to be switched off by itself, and goes on when it is switched on again.
+const OFF_AND_ON: &str = "# rpmem: power off and on";
 /// A machine that counts its instructions is slower than others by this much, with a plugin.
 const COUNTING: u64 = 8;
 
@@ -113,6 +115,9 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     }
     if env.cover.is_some() {
         p += "coverage\n";
+    }
+    if let Some(when) = boot.resume {
+        p += &format!("resume {}\n", when.name());
     }
     if !boot.params.is_empty() {
         p += &format!("params {}\n", boot.params.join(" "));
@@ -332,6 +337,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         dir,
         logs,
         system: &env.system,
+        packed: &env.packed,
         plan: boot.system.then_some(plan_file.as_path()),
         serial: Serial::Logged,
     });
@@ -361,106 +367,134 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let counting = fixture.icount.map_or(1, |_| COUNTING);
     let mut watch = Watch::new(boot, env.factor(), TO_INIT, counting);
     volatile::before(fixture, dir)?;
-    let mut monitor = match fixture.monitor.is_empty() {
-        true => None,
-        false => Some(ctx(Monitor::new(), logs)?),
-    };
-    let child = spawn(&args, true, |c| {
-        if let Some(m) = &monitor {
-            m.prepare(c);
-        }
-        volatile::prepare(fixture, dir, &env.last_flush, c);
-        let err = stderr.try_clone().expect("dup of a log file");
-        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(err);
-    });
-    let ended = match child {
-        Err(e) => Ended::NotStarted(format!("{}: {e}", qemu::BINARY)),
-        Ok(mut child) => {
-            let stdout = child.stdout.take().expect("piped");
-            let mut to_init = child.stdin.take().expect("piped");
-            let mut clock = Clock::new(child.id());
-            let (tx, rx) = mpsc::channel();
-            let reader = std::thread::spawn(move || {
-                let mut r = BufReader::new(stdout);
-                let mut buf = Vec::new();
-                while matches!(r.read_until(b'\n', &mut buf), Ok(n) if n > 0) {
-                    let line = String::from_utf8_lossy(&buf)
-                        .trim_end_matches(['\r', '\n'])
-                        .to_string();
-                    buf.clear();
-                    if tx.send(line).is_err() {
-                        break;
-                    }
-                }
-            });
-            let mut kill_for = None;
-            let mut started: Option<(String, Instant)> = None;
-            let mut done = 0;
-            let status = loop {
-                match rx.recv_timeout(Duration::from_millis(50)) {
-                    Ok(line) => {
-                        if line == CUT_MARKER && kill_for.is_none() {
-                            kill_for = Some(Ended::PowerCut);
-                            let _ = child.kill();
+    // What a machine that hibernates goes on with, started once more.
+    let mut resumes = false;
+    let ended = loop {
+        let mut off_and_on = false;
+        let mut monitor = match fixture.monitor.is_empty() {
+            true => None,
+            false => Some(ctx(Monitor::new(), logs)?),
+        };
+        let child = spawn(&args, true, |c| {
+            if let Some(m) = &monitor {
+                m.prepare(c);
+            }
+            volatile::prepare(fixture, dir, &env.last_flush, c);
+            let err = stderr.try_clone().expect("dup of a log file");
+            c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(err);
+        });
+        let ended = match child {
+            Err(e) => Ended::NotStarted(format!("{}: {e}", qemu::BINARY)),
+            Ok(mut child) => {
+                let stdout = child.stdout.take().expect("piped");
+                let mut to_init = child.stdin.take().expect("piped");
+                let mut clock = Clock::new(child.id());
+                let (tx, rx) = mpsc::channel();
+                let reader = std::thread::spawn(move || {
+                    let mut r = BufReader::new(stdout);
+                    let mut buf = Vec::new();
+                    while matches!(r.read_until(b'\n', &mut buf), Ok(n) if n > 0) {
+                        let line = String::from_utf8_lossy(&buf)
+                            .trim_end_matches(['\r', '\n'])
+                            .to_string();
+                        buf.clear();
+                        if tx.send(line).is_err() {
+                            break;
                         }
-                        if let Some(name) = line.strip_prefix(monitor::REQUEST) {
-                            let asked = match (fixture.monitor.get(name), &mut monitor) {
-                                (Some(commands), Some(m)) => m.run(commands, dir),
-                                _ => Err(format!("the fixture has no commands {name}")),
-                            };
-                            if let Err(e) = asked {
-                                kill_for = Some(Ended::Refused(e));
+                    }
+                });
+                // A QEMU that does not listen has ended, or will not answer the guest either.
+                let mut kill_for = monitor
+                    .as_mut()
+                    .and_then(|m| m.greet(dir).err())
+                    .map(Ended::Refused);
+                if kill_for.is_some() {
+                    let _ = child.kill();
+                }
+                let mut started: Option<(String, Instant)> = None;
+                let mut done = 0;
+                let status = loop {
+                    match rx.recv_timeout(Duration::from_millis(50)) {
+                        Ok(line) => {
+                            if line == CUT_MARKER && kill_for.is_none() {
+                                kill_for = Some(Ended::PowerCut);
                                 let _ = child.kill();
                             }
+                            if let Some(name) = line.strip_prefix(monitor::REQUEST) {
+                                let asked = match (fixture.monitor.get(name), &mut monitor) {
+                                    (Some(commands), Some(m)) => m.run(commands, dir),
+                                    _ => Err(format!("the fixture has no commands {name}")),
+                                };
+                                if let Err(e) = asked {
+                                    kill_for = Some(Ended::Refused(e));
+                                    let _ = child.kill();
+                                }
+                            }
+                            off_and_on |= line == OFF_AND_ON;
+                            if resumes && line == KTAP_HEADER && kill_for.is_none() {
+                                let why = "the machine was started again and did not resume";
+                                kill_for = Some(Ended::Refused(why.into()));
+                                let _ = child.kill();
+                            }
+                            let _ = writeln!(ktap, "{line}");
+                            ktap_text += &line;
+                            ktap_text.push('\n');
+                            if let Some(name) = line.strip_prefix("# rpmem: start ") {
+                                started = Some((name.to_string(), Instant::now()));
+                            } else if line.starts_with("ok ") || line.starts_with("not ok ") {
+                                done += 1;
+                                if let Some((name, at)) = started.take() {
+                                    times.insert(name, at.elapsed().as_secs_f64());
+                                }
+                            }
+                            watch.line(&line, clock.now());
+                            on_line(&line);
                         }
-                        let _ = writeln!(ktap, "{line}");
-                        ktap_text += &line;
-                        ktap_text.push('\n');
-                        if let Some(name) = line.strip_prefix("# rpmem: start ") {
-                            started = Some((name.to_string(), Instant::now()));
-                        } else if line.starts_with("ok ") || line.starts_with("not ok ") {
-                            done += 1;
-                            if let Some((name, at)) = started.take() {
-                                times.insert(name, at.elapsed().as_secs_f64());
+                        Err(RecvTimeoutError::Timeout) => {
+                            let now = started.as_ref().map_or("booting", |s| s.0.as_str());
+                            ui.progress(&format!("{label}: {done}/{} {now}", boot.tests.len()));
+                        }
+                        Err(RecvTimeoutError::Disconnected) => {
+                            // Standard output is closed: QEMU is ending, or stuck and killed below.
+                            std::thread::sleep(Duration::from_millis(5));
+                            if let Some(s) = ctx(child.try_wait(), logs)? {
+                                break s;
                             }
                         }
-                        watch.line(&line, clock.now());
-                        on_line(&line);
                     }
-                    Err(RecvTimeoutError::Timeout) => {
-                        let now = started.as_ref().map_or("booting", |s| s.0.as_str());
-                        ui.progress(&format!("{label}: {done}/{} {now}", boot.tests.len()));
-                    }
-                    Err(RecvTimeoutError::Disconnected) => {
-                        // Standard output is closed: QEMU is ending, or stuck and killed below.
-                        std::thread::sleep(Duration::from_millis(5));
-                        if let Some(s) = ctx(child.try_wait(), logs)? {
-                            break s;
+                    if kill_for.is_none() {
+                        if interrupted() {
+                            kill_for = Some(Ended::Interrupted);
+                        }
+                        if let Some(Err(e)) = monitor.as_mut().map(|m| m.poll(dir)) {
+                            kill_for = Some(Ended::Refused(e));
+                        }
+                        match watch.look(clock.now()) {
+                            Late::No => {}
+                            // QEMU that takes no input is killed later.
+                            Late::Tell(number) => drop(writeln!(to_init, "timeout {number}")),
+                            Late::Kill(why) => kill_for = Some(Ended::Timeout(why)),
+                        }
+                        if kill_for.is_some() {
+                            let _ = child.kill();
                         }
                     }
+                };
+                let _ = reader.join();
+                match (kill_for, status.code()) {
+                    (Some(why), None) => why,
+                    (_, Some(code)) => Ended::Exited(code),
+                    (None, None) => Ended::Signalled(status.signal().unwrap_or(0)),
                 }
-                if kill_for.is_none() {
-                    if interrupted() {
-                        kill_for = Some(Ended::Interrupted);
-                    }
-                    match watch.look(clock.now()) {
-                        Late::No => {}
-                        // QEMU that takes no input is killed later.
-                        Late::Tell(number) => drop(writeln!(to_init, "timeout {number}")),
-                        Late::Kill(why) => kill_for = Some(Ended::Timeout(why)),
-                    }
-                    if kill_for.is_some() {
-                        let _ = child.kill();
-                    }
-                }
-            };
-            let _ = reader.join();
-            match (kill_for, status.code()) {
-                (Some(why), None) => why,
-                (_, Some(code)) => Ended::Exited(code),
-                (None, None) => Ended::Signalled(status.signal().unwrap_or(0)),
             }
+        };
+        if !off_and_on || ended != Ended::Exited(0) {
+            break ended;
         }
+        // Without power the host of virtio-pmem keeps no more than in a cut.
+        volatile::after(fixture, dir, &Ended::PowerCut)?;
+        volatile::before(fixture, dir)?;
+        resumes = true;
     };
     let _ = fs::remove_file(&own_image);
     volatile::after(fixture, dir, &ended)?;

@@ -510,6 +510,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
         dir: &dir,
         logs: &dir,
         system: &env.system,
+        packed: &env.packed,
         plan: None,
         serial: qemu::Serial::Interactive,
     });

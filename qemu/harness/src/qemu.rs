@@ -39,6 +39,8 @@ pub struct Machine<'a> {
     pub logs: &'a Path,
     /// The Debian host that has the package, see scripts/system.
     pub system: &'a Path,
+    /// vmlinuz, for guests that start it themselves.
+    pub packed: &'a Path,
     /// Shown to the guest by the firmware's configuration, where the initramfs is not ours.
     pub plan: Option<&'a Path>,
     pub serial: Serial,
@@ -120,7 +122,8 @@ pub fn args(m: &Machine) -> Vec<String> {
 
     match m.serial {
         Serial::Logged => {
-            let con = format!("file,id=con,path={}", path(&m.logs.join("console.log")));
+            let con = path(&m.logs.join("console.log"));
+            let con = format!("file,id=con,append=on,path={con}");
             push(&["-chardev", &con, "-serial", "chardev:con"]);
             push(&[
                 "-chardev",
@@ -163,6 +166,8 @@ pub fn args(m: &Machine) -> Vec<String> {
     for e in &f.extra {
         push(&[&e
             .replace("{dir}", &path(m.dir))
+            .replace("{kernel}", &path(m.packed))
+            .replace("{initrd}", &path(m.initrd))
             .replace("{system}", &path(m.system))]);
     }
     a
@@ -196,6 +201,7 @@ mod tests {
             dir: Path::new("/d"),
             logs: Path::new("/d/l"),
             system: Path::new("/s"),
+            packed: Path::new("/z"),
             plan: None,
             serial: Serial::Logged,
         };
@@ -246,7 +252,11 @@ mod tests {
                 ..Default::default()
             }],
             files: vec![("v.img".into(), 1 << 20)],
-            extra: vec!["mem-path={dir}/v.img".into(), "file={system}/x.img".into()],
+            extra: vec![
+                "mem-path={dir}/v.img".into(),
+                "file={system}/x.img".into(),
+                "file={kernel},{initrd}".into(),
+            ],
             ..Default::default()
         };
         let m = Machine {
@@ -258,12 +268,14 @@ mod tests {
             dir: Path::new("/a,b"),
             logs: Path::new("/a,b"),
             system: Path::new("/s"),
+            packed: Path::new("/z"),
             plan: Some(Path::new("/a,b/plan")),
             serial: Serial::Interactive,
         };
         let a = args(&m);
         assert!(a.contains(&"mem-path=/a,,b/v.img".to_string()), "{a:?}");
         assert!(a.contains(&"file=/s/x.img".to_string()), "{a:?}");
+        assert!(a.contains(&"file=/z,/i".to_string()), "{a:?}");
         let plan = "name=opt/rpmem/plan,file=/a,,b/plan".to_string();
         assert!(a.contains(&plan), "{a:?}");
         assert_eq!(backing(&f).len(), 2);

@@ -10,7 +10,8 @@
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
 //!                                           "hex": "first bytes" }],
 //!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false, "ndctl": false,
-//!   "monitor": { "name for `Ctx::ask_monitor()`": [{ "execute": "a command of QMP" }] } }
+//!   "monitor": { "name for `Ctx::ask_monitor()`": [{ "wait": "an event of QMP, or nothing" },
+//!                                                  { "execute": "a command of QMP" }] } }
 //! ```
 //!
 //! A scenario, `tests/scenarios/NAME.json`; its boots share the backing files of the NVDIMMs:
@@ -23,7 +24,7 @@
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
-//!               "five_levels": false,
+//!               "five_levels": false, "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -39,7 +40,9 @@
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
 //! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
-//! scripts/system. Timeouts are seconds on hardware, see `TCG_FACTOR`, of the time that the machine had:
+//! scripts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs. With `resume` a boot goes on with
+//! the system that has hibernated on the first disk, if there is one: before the driver is loaded (`bare`)
+//! or when it has its namespaces (`bound`). Timeouts are seconds on hardware, see `TCG_FACTOR`, of the time that the machine had:
 //! clock.rs. Host actions act on the medium
 //! before and after the boot. A boot with `allow_splat` does not panic at a warning. After a line of
 //! `allow_trace` a stack may be shown by the function that is its last word, and nothing else: file
@@ -148,6 +151,24 @@ pub enum HostAction {
     },
 }
 
+/// When a boot looks for a system that has hibernated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Before the driver is loaded.
+    Bare,
+    /// When it has its namespaces.
+    Bound,
+}
+
+impl Resume {
+    pub fn name(self) -> &'static str {
+        match self {
+            Resume::Bare => "bare",
+            Resume::Bound => "bound",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Boot {
     pub tests: Vec<TestRef>,
@@ -161,6 +182,7 @@ pub struct Boot {
     pub allow_core_races: bool,
     /// Five levels of page tables, where there are four otherwise.
     pub five_levels: bool,
+    pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
     /// The initramfs is that of the Debian host of scripts/system.
@@ -244,6 +266,7 @@ impl Boot {
             allow_trace: Vec::new(),
             allow_core_races: false,
             five_levels: false,
+            resume: None,
             chained: false,
             system: false,
             repeat: 1,
@@ -535,6 +558,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "allow_trace",
             "allow_core_races",
             "five_levels",
+            "resume",
             "chained",
             "system",
             "repeat",
@@ -581,6 +605,12 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "power-cut" => End::PowerCut,
             other => return Err(format!("{what}: unknown end \"{other}\"")),
         };
+        let resume = match b.str("resume", "")?.as_str() {
+            "" => None,
+            "bare" => Some(Resume::Bare),
+            "bound" => Some(Resume::Bound),
+            other => return Err(format!("{what}: unknown resume \"{other}\"")),
+        };
         let acts = |key: &str| {
             b.list(key)?
                 .iter()
@@ -606,6 +636,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             allow_trace: b.strings("allow_trace")?,
             allow_core_races: b.bool("allow_core_races")?,
             five_levels: b.bool("five_levels")?,
+            resume,
             chained: b.bool("chained")?,
             system: b.bool("system")?,
             repeat,
@@ -718,6 +749,11 @@ mod tests {
             r#"{"fixture":"f","driver":"pmem","boots":[{"tests":["a"]}]}"#
         )
         .is_err());
+        assert!(scenario(
+            "s",
+            r#"{"fixture":"f","boots":[{"tests":["a"],"resume":"soon"}]}"#
+        )
+        .is_err());
     }
 
     #[test]
@@ -727,6 +763,7 @@ mod tests {
             r#"{"fixture":"f","params":["a=1"],"boots":[
                 {"tests":["x",{"name":"y","timeout":3,"allow_skip":true}],"end":"power-cut"},
                 {"tests":["z"],"driver":"nd_pmem","params":[],
+                 "resume":"bare",
                  "before":[{"action":"patch","nvdimm":1,"offset":"4K","hex":"00 ff"}]}]}"#,
         )
         .unwrap();
@@ -734,6 +771,7 @@ mod tests {
         assert_eq!(s.boots[0].params, ["a=1"]);
         assert_eq!(s.boots[0].longest(), BOOT_TIMEOUT + TEST_TIMEOUT + 3);
         assert_eq!(s.boots[1].driver, "nd_pmem");
+        assert_eq!(s.boots[1].resume, Some(Resume::Bare));
         assert!(s.boots[1].params.is_empty());
         match &s.boots[1].before[0] {
             HostAction::Patch {

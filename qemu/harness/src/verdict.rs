@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Exit status of QEMU when the guest wrote `0x10` to isa-debug-exit: (0x10 << 1) | 1.
 /// A panic (with -no-reboot) ends QEMU with 0 and a start error with 1: neither can be success.
 pub const EXIT_FINISHED: i32 = 33;
+pub const KTAP_HEADER: &str = "KTAP version 1";
 pub const END_MARKER: &str = "# rpmem: end of run";
 pub const CUT_MARKER: &str = "# rpmem: cut the power now";
 /// Prefix of the lines that the guest writes to the kernel log at the start of each test.
@@ -256,7 +257,7 @@ pub fn judge(input: &Input) -> Verdict {
         if (end_marker || cut_marker) && !line.trim().is_empty() {
             reasons.push(format!("output after the end of the run: {line}"));
         }
-        if line == "KTAP version 1" {
+        if line == KTAP_HEADER {
             if header {
                 reasons.push("second KTAP header".into());
             }

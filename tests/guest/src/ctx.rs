@@ -130,6 +130,10 @@ pub const EXIT_FAIL: i32 = 1;
 pub const EXIT_SKIP: i32 = 4;
 /// A line from a test to init, on the same pipe as its diagnostics.
 pub const ASK_POWER_CUT: &str = "\u{1}power-cut";
+/// The first disk that is no persistent memory: the one that a boot with `resume` looks at.
+pub const SWAP: &str = "vda";
+/// Before the number of the test, on the command line of a kernel that a test has started.
+pub const STARTED_BY: &str = "rpmem.started_by=";
 pub const SKIP_PREFIX: &str = "\u{1}skip ";
 
 /// Run one test in this process; the result is the exit status.
@@ -574,9 +578,35 @@ impl Ctx {
 
     /// Have the harness send commands of the fixture to QEMU's monitor. What they do to the machine
     /// is for the caller to wait for.
-    pub fn ask_monitor(&self, name: &str) {
-        println!("rpmem: monitor {name}");
-        let _ = std::io::stdout().flush();
+    pub fn ask_monitor(&self, name: &str) -> TestResult {
+        self.tell(&format!("monitor {name}"))
+    }
+
+    /// Tells the harness something, past init, which the kernel may stop before it has passed it on.
+    fn tell(&self, what: &str) -> TestResult {
+        use std::os::fd::AsRawFd;
+        let mut tap = fs::OpenOptions::new().write(true).open("/dev/ttyS1")?;
+        tap.write_all(format!("# rpmem: {what}\n").as_bytes())?;
+        // SAFETY: an open terminal.
+        match unsafe { libc::tcdrain(tap.as_raw_fd()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error().into()),
+        }
+    }
+
+    /// Have the harness switch the machine on again when it has switched itself off. It must then resume.
+    pub fn off_and_on(&self) -> TestResult {
+        self.tell("power off and on")
+    }
+
+    /// Command line for a kernel that this test starts. It runs the tests behind this one, which has passed
+    /// when that kernel runs.
+    pub fn next_kernel(&self) -> TestResult<String> {
+        let number = std::env::var("RPMEM_TEST").map_err(|e| e.to_string())?;
+        Ok(format!(
+            "{} {STARTED_BY}{number}",
+            self.read("/proc/cmdline")?
+        ))
     }
 
     /// Cut the power here and now: the test is over, and so is the guest.

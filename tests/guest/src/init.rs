@@ -32,6 +32,7 @@ struct Plan {
     driver: String,
     params: String,
     power_cut: bool,
+    resume: String,
     fault: String,
     flavour: String,
     seed: String,
@@ -51,6 +52,7 @@ fn parse(text: &str) -> Result<Plan, String> {
             "driver" => p.driver = val.into(),
             "params" => p.params = val.into(),
             "end" => p.power_cut = val == "power-cut",
+            "resume" => p.resume = val.into(),
             "fault" => p.fault = val.into(),
             "flavour" => p.flavour = val.into(),
             "seed" => p.seed = val.into(),
@@ -347,6 +349,24 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// Goes on with the system that has hibernated on the first disk: then it does not return. Where none has,
+/// this one starts.
+fn try_resume() -> Result<(), String> {
+    load_modules(&["virtio_pci", "virtio_blk"])?;
+    let file = format!("/sys/block/{}/dev", ctx::SWAP);
+    let number = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    let resume = "/sys/power/resume";
+    fs::write(resume, number.trim()).map_err(|e| format!("{resume}: {e}"))
+}
+
+/// The test at whose end this kernel was started by another one, see `Ctx::next_kernel`.
+fn started_by() -> usize {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let mut words = line.split_whitespace();
+    let number = words.find_map(|w| w.strip_prefix(ctx::STARTED_BY));
+    number.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 fn has_virtio_pmem() -> bool {
     let devices = fs::read_dir("/sys/bus/pci/devices");
     devices.into_iter().flatten().flatten().any(|d| {
@@ -411,10 +431,31 @@ pub fn main() -> i32 {
     if plan.mode == "shell" {
         shell(&plan);
     }
-    tap.line("KTAP version 1");
-    tap.line(&format!("1..{}", plan.tests.len()));
-    if let Err(e) = set_up_driver(&plan) {
-        bail(&mut tap, e);
+    let mut is_set_up = false;
+    if !plan.resume.is_empty() {
+        is_set_up = plan.resume == "bound";
+        let set_up = if is_set_up {
+            set_up_driver(&plan)
+        } else {
+            Ok(())
+        };
+        if let Err(e) = set_up.and_then(|()| try_resume()) {
+            bail(&mut tap, e);
+        }
+    }
+    let done = started_by();
+    match done.checked_sub(1).map(|n| plan.tests.get(n)) {
+        None => {
+            tap.line("KTAP version 1");
+            tap.line(&format!("1..{}", plan.tests.len()));
+        }
+        Some(Some(name)) => tap.line(&format!("ok {done} {name}")),
+        Some(None) => bail(&mut tap, format!("there is no test {done}")),
+    }
+    if !is_set_up {
+        if let Err(e) = set_up_driver(&plan) {
+            bail(&mut tap, e);
+        }
     }
     describe(&mut tap, &plan, &booted);
     std::env::set_var("RPMEM_DRIVER", &plan.driver);
@@ -425,7 +466,7 @@ pub fn main() -> i32 {
         std::env::set_var("RPMEM_LONG", "1");
     }
 
-    for (n, name) in plan.tests.iter().enumerate() {
+    for (n, name) in plan.tests.iter().enumerate().skip(done) {
         if plan.fault == "drop-last" && n + 1 == plan.tests.len() {
             break;
         }
@@ -538,6 +579,7 @@ fn run_test(tap: &mut Tap, number: usize, name: &str) {
     kmsg(&format!("rpmem-test: start {name}"));
     let child = Command::new("/proc/self/exe")
         .args(["run-test", name])
+        .env("RPMEM_TEST", number.to_string())
         // The kernel writes to glibc's area for rseq(2) when it moves a thread: a fault at any moment, if
         // the page is shared with a child.
         .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
@@ -714,11 +756,14 @@ mod tests {
 
     #[test]
     fn plans() {
-        let p = parse("mode test\ndriver rpmem\nparams a=1 b=2\nend power-cut\ntest x\ntest y\n")
-            .unwrap();
+        let p = parse(
+            "mode test\ndriver rpmem\nparams a=1 b=2\nend power-cut\nresume bare\ntest x\ntest y\n",
+        )
+        .unwrap();
         assert_eq!(p.driver, "rpmem");
         assert_eq!(p.params, "a=1 b=2");
         assert!(p.power_cut);
+        assert_eq!(p.resume, "bare");
         assert_eq!(p.tests, ["x", "y"]);
         assert_eq!(depends(b"x\0depends=a,b_c\0y=1\0"), ["a", "b_c"]);
         assert!(depends(b"x\0depends=\0").is_empty());

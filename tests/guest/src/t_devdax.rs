@@ -457,7 +457,7 @@ fn poison(c: &mut Ctx) -> TestResult {
     let taken = Probe::new(c, "daxpoison", "set_mce_nospec%return ret=$retval:s32")?;
     let bad = |n| -> TestResult {
         taken.restart()?;
-        c.ask_monitor(&format!("poison-{n}"));
+        c.ask_monitor(&format!("poison-{n}"))?;
         c.wait_for("the machine check", || taken.count(c).is_ok_and(|n| n != 0))?;
         check_eq!(taken.values(c, "ret")?, [0], "page {n} leaves the map");
         // Firmware for this memory tells nobody.

@@ -58,7 +58,7 @@ fn hot_plug(c: &mut Ctx) -> TestResult {
     let first = c.pmem()?;
     let file = disk::direct(&first)?;
     disk::fill(&file, 5, 0, MIB)?;
-    c.ask_monitor("plug");
+    c.ask_monitor("plug")?;
     c.wait_for("a second region", || c.regions().len() == 2)?;
     c.wait_for("its disk", || c.disks().len() == 2)?;
     check_eq!(c.nd_devices("nmem").len(), 2, "NVDIMMs");
