@@ -18,6 +18,7 @@ mod logic_kunit;
 
 use abstractions::{
     chrdev,
+    hibernation,
     layout,
     nd,
     platform,
@@ -34,6 +35,9 @@ struct Module {
     #[pin]
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
     _layout: layout::Proven,
+    // Bound devices may be in its way.
+    #[pin]
+    _hibernation: hibernation::Notifier,
     // What the driver has left to it ends before the module does.
     _queue: release::Queue,
     // The devices that the driver makes are of this class.
@@ -49,6 +53,7 @@ impl kernel::InPlaceModule for Module {
         try_pin_init!(Self {
             // Before anything looks into a structure.
             _layout: layout::Proven::new()?,
+            _hibernation <- hibernation::Notifier::new(),
             _queue: release::Queue::new()?,
             _class: chrdev::Class::register()?,
             _counters: trace::Counters::new(),

@@ -26,6 +26,7 @@ use super::{
         Segment, //
     },
     errno::eopnotsupp,
+    hibernation::Hindrance,
     platform,
     release::Retire,
     space::AddressSpace, //
@@ -167,6 +168,8 @@ struct PageMap {
     /// Physical address of the first byte of the DAX device.
     data_phys: u64,
     page_use: PageUse,
+    /// Its struct pages are on the medium.
+    _hindrance: Option<Hindrance>,
 }
 
 impl PageMap {
@@ -752,6 +755,10 @@ impl Mapping {
     ) -> Result<Self> {
         let (phys, len) = range.range();
         let len = usize::try_from(len)?;
+        let hindrance = range.on_medium().then(Hindrance::new).transpose();
+        let hindrance = hindrance.inspect_err(|_| {
+            dev_err!(dev, "the system is about to hibernate: bind it later\n");
+        })?;
         let mut raw = range.0;
         raw.type_ = match page_use {
             PageUse::FsDax => bindings::memory_type_MEMORY_DEVICE_FS_DAX,
@@ -768,6 +775,7 @@ impl Mapping {
                 holder: Atomic::new(core::ptr::null_mut()),
                 data_phys,
                 page_use,
+                _hindrance: hindrance,
             }),
             GFP_KERNEL,
         )?;

@@ -11,6 +11,7 @@
 //! | `compat.rs` | driver's own | `src/c/compat.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
+//! | `hibernation.rs` | `kernel::power` | `include/linux/suspend.h` |
 //! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
@@ -35,6 +36,7 @@ pub(crate) mod compat;
 pub(crate) mod dax;
 pub(crate) mod errno;
 pub(crate) mod fasync;
+pub(crate) mod hibernation;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
 pub(crate) mod layout;

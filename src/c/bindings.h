@@ -12,7 +12,9 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/nd.h>
+#include <linux/notifier.h>
 #include <linux/poll.h>
+#include <linux/suspend.h>
 
 #include "counters.h"
 #include "layout.h"
@@ -49,6 +51,7 @@ const unsigned long RPMEM_CONST_MAP_FIXED = MAP_FIXED;
 const unsigned int RPMEM_CONST_RPMEM_PMD_ORDER = PMD_ORDER;
 const unsigned int RPMEM_CONST_RPMEM_PUD_ORDER = PUD_ORDER;
 const size_t RPMEM_CONST_PAGE_STRUCT_SIZE = sizeof(struct page);
+const int RPMEM_CONST_NOTIFY_BUSY = NOTIFY_STOP_MASK | (NOTIFY_OK + EBUSY);
 const bool RPMEM_CONST_FLUSH_DCACHE = ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE;
 const unsigned long RPMEM_CONST_DRIVER_DAX_PMEM = ND_DRIVER_DAX_PMEM;
 const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_IO = ND_DRIVER_NAMESPACE_IO;

@@ -7,6 +7,7 @@
 #include <linux/nd.h>
 #include <linux/page-flags.h>
 #include <linux/set_memory.h>
+#include <linux/suspend.h>
 #include <linux/sysfs.h>
 #include <linux/uaccess.h>
 
@@ -124,6 +125,16 @@ struct page *rpmem_helper_pfn_to_page(unsigned long pfn)
 void rpmem_helper_release_mem_region(resource_size_t start, resource_size_t n)
 {
 	release_mem_region(start, n);
+}
+
+int rpmem_helper_register_pm_notifier(struct notifier_block *nb)
+{
+	return register_pm_notifier(nb);
+}
+
+void rpmem_helper_unregister_pm_notifier(struct notifier_block *nb)
+{
+	unregister_pm_notifier(nb);
 }
 
 struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource_size_t n,

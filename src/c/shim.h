@@ -42,6 +42,8 @@ struct folio *rpmem_helper_page_folio(struct page *page);
 unsigned long rpmem_helper_page_to_pfn(struct page *page);
 struct page *rpmem_helper_pfn_to_page(unsigned long pfn);
 void rpmem_helper_release_mem_region(resource_size_t start, resource_size_t n);
+int rpmem_helper_register_pm_notifier(struct notifier_block *nb);
+void rpmem_helper_unregister_pm_notifier(struct notifier_block *nb);
 struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource_size_t n,
 						 const char *name);
 bool rpmem_helper_super_get(struct super_block *sb);
