@@ -145,6 +145,14 @@ pub(crate) trait Operations: vm::Operations + range::Operations {
     /// Any; msync(2) and fsync(2) then fail with it.
     fn sync(&self, first: u64, last: u64) -> Result;
 
+    /// The system is about to sleep or to hibernate; no user's task runs any more, all devices still do.
+    /// Context: may sleep, lock of the device held.
+    ///
+    /// # Errors
+    ///
+    /// Any; the system then stays awake.
+    fn prepare_sleep(&self, dev: &Device) -> Result;
+
     /// ioctl(2). Context: may sleep.
     ///
     /// # Errors
@@ -335,6 +343,7 @@ impl<T: Operations> Registration<T> {
             let dev = (*inner).dev.get();
             (*dev).release = Some(Self::release_device_callback);
             (*dev).class = CLASS.0.get();
+            (*dev).type_ = Self::TYPE;
             (*dev).parent = device_raw(parent);
             (*dev).groups = T::GROUPS.as_ptr();
             (*dev).devt = MAJOR.load(Relaxed) << bindings::MINORBITS | minor;
@@ -366,6 +375,15 @@ impl<T: Operations> Registration<T> {
         unsafe { self.0.as_ref() }.device()
     }
 
+    // libnvdimm's devices take no part in power management: their drivers are not asked.
+    const TYPE: &'static bindings::device_type = &bindings::device_type {
+        pm: &bindings::dev_pm_ops {
+            prepare: Some(Self::prepare_callback),
+            ..pin_init::zeroed()
+        },
+        ..pin_init::zeroed()
+    };
+
     const FOPS: &'static bindings::file_operations = &Self::TABLE.file;
 
     const TABLE: &'static Table = &Table {
@@ -389,6 +407,13 @@ impl<T: Operations> Registration<T> {
         llseek: Some(bindings::noop_llseek),
         ..pin_init::zeroed()
     };
+
+    extern "C" fn prepare_callback(dev: *mut bindings::device) -> c_int {
+        // SAFETY: `device_prepare()` passes a device of this type, hence that of an `Inner<T>`, to which
+        // `dpm_prepare()` holds a reference.
+        let inner = unsafe { &*Inner::<T>::of_device(dev) };
+        from_result(|| inner.data.prepare_sleep(inner.device()).map(|()| 0))
+    }
 
     /// The data of the device that a file is of.
     ///

@@ -20,6 +20,13 @@ pub(crate) fn memremap_compat_align() -> u64 {
     unsafe { bindings::memremap_compat_align() as u64 }
 }
 
+/// Writes all CPU caches back to memory, where the end of their power would be the end of what they have: a
+/// guest's have that of the host. Context: may sleep.
+pub(crate) fn write_back_caches() {
+    // SAFETY: No conditions but the context.
+    unsafe { bindings::rpmem_helper_write_back_caches() };
+}
+
 /// Whether a message about a request of a user may be logged now: not too many are.
 pub(crate) fn may_log() -> bool {
     // SAFETY: No conditions.

@@ -62,6 +62,7 @@ int rpmem_helper_attach_btt(struct nd_namespace_common *ndns);
 void rpmem_helper_detach_btt(struct device *dev);
 struct gendisk *rpmem_helper_btt_disk(struct device *dev);
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns);
+void rpmem_helper_write_back_caches(void);
 void *rpmem_helper_zero_page(void);
 
 #endif /* RPMEM_SHIM_H */

@@ -64,6 +64,7 @@ use crate::{
             eopnotsupp, //
         },
         fasync::Fasync,
+        hibernation,
         platform,
         range::{
             self,
@@ -743,6 +744,26 @@ impl Operations for Node {
 
     fn sync(&self, first: u64, last: u64) -> Result {
         self.write_back(mmap::pages_of(&self.limits, first, last))
+    }
+
+    /// Hibernation brings back what programs had stored, durable or not: so it has to be on the medium before
+    /// the power goes, or the host of virtio-pmem may.
+    fn prepare_sleep(&self, dev: &Device) -> Result {
+        if !hibernation::is_under_way() {
+            return Ok(());
+        }
+        let Some(disk) = self.live.enter() else {
+            return Ok(());
+        };
+        let region = disk.data().region();
+        if region.has_cache() {
+            platform::write_back_caches();
+        }
+        region.flush().map_err(|err| {
+            dev_err!(dev, "no hibernation, flush failed: {}\n", err.to_errno());
+            // The one error after which a hibernation that is nearly done is taken back.
+            EBUSY
+        })
     }
 
     fn ioctl(&self, command: u32, argument: UserPtr) -> Result {
