@@ -54,6 +54,7 @@ mod t_namespace;
 mod t_ndctl;
 mod t_nfit;
 mod t_package;
+mod t_power;
 mod t_range;
 mod t_removal;
 mod t_sector;
@@ -97,6 +98,7 @@ fn registry() -> Vec<&'static Test> {
         t_nfit::TESTS,
         t_ndctl::TESTS,
         t_package::TESTS,
+        t_power::TESTS,
         t_selftest::TESTS,
         t_smoke::TESTS,
         t_stack::TESTS,

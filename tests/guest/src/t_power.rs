@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Sleep, hibernation and other kernels, with mappings and dirty pages alive: the contract of
+//! Documentation/power.md.
+
+use crate::ctx::{self, Ctx, Test, TestResult};
+use crate::sys::{self, Map};
+use crate::t_map::DIRECT_WINDOW;
+use crate::tools::{self, errno, Trace, LEASE_HELD};
+use crate::{check, check_eq, fail};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "power_create",
+        run: create,
+    },
+    Test {
+        name: "power_create_on_medium",
+        run: create_on_medium,
+    },
+    Test {
+        name: "power_ram",
+        run: ram,
+    },
+    Test {
+        name: "power_off_by_firmware",
+        run: off_by_firmware,
+    },
+    Test {
+        name: "power_off",
+        run: off,
+    },
+    Test {
+        name: "power_refused",
+        run: refused,
+    },
+    Test {
+        name: "power_disabled",
+        run: disabled,
+    },
+    Test {
+        name: "power_kexec",
+        run: kexec,
+    },
+    Test {
+        name: "power_after_kexec",
+        run: found,
+    },
+    Test {
+        name: "power_panic",
+        run: panic,
+    },
+    Test {
+        name: "power_in_crash_kernel",
+        run: in_crash_kernel,
+    },
+    Test {
+        name: "power_after_panic",
+        run: found,
+    },
+];
+
+const PAGE: usize = 4096;
+const PART: usize = 64 * PAGE;
+const MNT: &str = "/mnt/pmem";
+/// Where the direct mapping of a node is.
+const DIRECT: u64 = 8 << 20;
+
+/// Seeds of what is written back before the event, of what is not, and of what comes after it.
+const KEPT: u64 = 1;
+const DIRTY: u64 = 2;
+const AFTER: u64 = 3;
+
+fn create(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    c.create_namespace(&["-m", "fsdax", "-M", "mem", "-s", "256M"])?;
+    c.create_namespace(&["-m", "raw", "-s", "64M"])?;
+    c.create_namespace(&["-m", "devdax", "-M", "mem", "-s", "128M"])?;
+    let s = space(c, "pfn")?;
+    tools::mkfs_dax(c, "ext4", &format!("/dev/{}", s.disk))
+}
+
+/// The struct pages are on the medium.
+fn create_on_medium(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    c.create_namespace(&["-m", "fsdax", "-M", "dev", "-s", "256M"])?;
+    let s = space(c, "pfn")?;
+    tools::mkfs_dax(c, "ext4", &s.dev())
+}
+
+fn space(c: &Ctx, nd: &str) -> TestResult<tools::Space> {
+    let all = tools::spaces(c)?;
+    match all.iter().find(|s| s.nd.starts_with(nd)) {
+        Some(s) => Ok(s.clone()),
+        None => fail!("no disk of {nd}: {all:?}"),
+    }
+}
+
+/// A file or a node, with what is in a mapping of it.
+struct Mapped {
+    name: String,
+    file: File,
+    map: Map,
+    /// MAP_SYNC, of a node in the direct window: what is stored there is durable at once.
+    direct: Option<Map>,
+}
+
+impl Mapped {
+    fn new(name: &str, file: File, sync: bool, direct: bool) -> TestResult<Mapped> {
+        let map = match sync {
+            true => Map::sync(&file, 0, 2 * PART)?,
+            false => Map::shared(&file, 0, 2 * PART)?,
+        };
+        let direct = match direct {
+            true => Some(Map::sync(&file, DIRECT_WINDOW + DIRECT, PART)?),
+            false => None,
+        };
+        Ok(Mapped {
+            name: name.to_string(),
+            file,
+            map,
+            direct,
+        })
+    }
+
+    /// A part that is written back, one that is not, and one that needs not be.
+    fn fill(&mut self) -> TestResult {
+        sys::pattern(KEPT, &mut self.map.slice_mut()[..PART]);
+        self.map.msync()?;
+        if let Some(d) = &mut self.direct {
+            sys::pattern(KEPT, d.slice_mut());
+            d.persist(0, PART);
+        }
+        sys::pattern(DIRTY, &mut self.map.slice_mut()[PART..]);
+        Ok(())
+    }
+
+    fn check(&self) -> TestResult {
+        let name = &self.name;
+        let halves = self.map.slice().split_at(PART);
+        check_eq!(sys::pattern_differs(KEPT, halves.0), None, "{name}: kept");
+        check_eq!(sys::pattern_differs(DIRTY, halves.1), None, "{name}: dirty");
+        if let Some(d) = &self.direct {
+            check_eq!(
+                sys::pattern_differs(KEPT, d.slice()),
+                None,
+                "{name}: direct"
+            );
+        }
+        Ok(())
+    }
+
+    /// All that can be done with it still can.
+    fn works(&mut self) -> TestResult {
+        self.map.msync()?;
+        self.file.sync_all()?;
+        for map in [Some(&mut self.map), self.direct.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            sys::pattern(AFTER, &mut map.slice_mut()[..PART]);
+            map.msync()?;
+        }
+        // In a new mapping, and with new page tables.
+        let again = Map::shared(&self.file, 0, PART)?;
+        check_eq!(
+            sys::pattern_differs(AFTER, again.slice()),
+            None,
+            "{}",
+            self.name
+        );
+        if self.direct.is_some() {
+            let lease = tools::rpmem_lease(&self.file, 32)?;
+            check_eq!(
+                (lease.state, lease.holders),
+                (LEASE_HELD, 1),
+                "{}",
+                self.name
+            );
+        }
+        // As before, for the next event.
+        self.fill()
+    }
+}
+
+/// What is in use over the event.
+struct Live {
+    all: Vec<Mapped>,
+    mounted: Option<tools::Space>,
+}
+
+impl Live {
+    fn new(c: &Ctx) -> TestResult<Live> {
+        let mut live = Live {
+            all: Vec::new(),
+            mounted: None,
+        };
+        let mut found = Vec::new();
+        for s in tools::spaces(c)? {
+            found.push(s.nd.split('.').next().unwrap_or_default().to_string());
+            if s.nd.starts_with("pfn") {
+                c.mount(&s.dev(), MNT, "dax=always")?;
+                let file = tools::file_of(&format!("{MNT}/plain"), 2 * PART)?;
+                check!(tools::is_dax(&file)?, "no DAX");
+                live.all.push(Mapped::new("a file", file, false, false)?);
+                let file = tools::file_of(&format!("{MNT}/sync"), 2 * PART)?;
+                live.all
+                    .push(Mapped::new("a file, MAP_SYNC", file, true, false)?);
+                live.mounted = Some(s);
+            } else if c.driver == "rpmem" {
+                let node = format!("/dev/r{}", s.disk);
+                c.wait_exists(&node)?;
+                let file = File::options().read(true).write(true).open(&node)?;
+                let sync = c.read_u64(format!("/sys/class/rpmem/r{}/synchronous", s.disk))? == 1;
+                live.all.push(Mapped::new(&node, file, false, sync)?);
+            }
+        }
+        println!("in use: {found:?}, {} mapped", live.all.len());
+        for m in &mut live.all {
+            m.fill()?;
+        }
+        Ok(live)
+    }
+
+    fn check(&self) -> TestResult {
+        self.all.iter().try_for_each(Mapped::check)
+    }
+
+    /// After the event: nothing is missing, what was dirty still is, and everything works.
+    fn goes_on(&mut self, c: &Ctx) -> TestResult {
+        self.check()?;
+        if c.driver == "rpmem" {
+            let node = self.all.iter().find(|m| m.direct.is_some());
+            if let Some(node) = node {
+                let back = Trace::on(c, "rpmem/rpmem_write_back")?;
+                node.map.msync()?;
+                let said = back.lines(c)?;
+                let dirty = format!(" start {PART:#x} len {PART:#x}");
+                check!(
+                    matches!(said.as_slice(), [one] if one.ends_with(&dirty)),
+                    "written back after the event: {said:?}"
+                );
+            }
+        }
+        for m in &mut self.all {
+            m.works()?;
+        }
+        Ok(())
+    }
+
+    fn end(self, c: &Ctx) -> TestResult {
+        drop(self.all);
+        if let Some(s) = self.mounted {
+            c.umount(MNT)?;
+            c.ok(&["e2fsck", "-f", "-n", &s.dev()])?;
+        }
+        for s in tools::spaces(c)? {
+            s.unbind(c)?;
+            s.bind(c)?;
+        }
+        Ok(())
+    }
+}
+
+/// Goes to sleep, and has to come back.
+fn sleep(c: &mut Ctx, go: impl Fn(&Ctx) -> TestResult) -> TestResult {
+    let mut live = Live::new(c)?;
+    for _ in 0..2 {
+        go(c)?;
+        live.goes_on(c)?;
+    }
+    live.end(c)?;
+    check_eq!(c.read("/sys/power/suspend_stats/fail")?, "0", "failures");
+    Ok(())
+}
+
+/// Suspend to RAM.
+fn ram(c: &mut Ctx) -> TestResult {
+    c.write("/sys/power/mem_sleep", "deep")?;
+    sleep(c, |c| {
+        c.ask_monitor("wake")?;
+        c.write("/sys/power/state", "mem")
+    })
+}
+
+/// The disk on which the system hibernates.
+fn swap_on(c: &Ctx) -> TestResult<String> {
+    c.modprobe("virtio_blk")?;
+    let swap = format!("/dev/{}", ctx::SWAP);
+    c.wait_exists(&swap)?;
+    if c.read("/proc/swaps")?.lines().count() == 1 {
+        c.ok(&["mkswap", &swap])?;
+        c.ok(&["swapon", &swap])?;
+    }
+    Ok(swap)
+}
+
+/// Hibernates in that mode of `/sys/power/disk`.
+fn hibernate(c: &Ctx, mode: &str) -> TestResult {
+    let swap = swap_on(c)?;
+    c.write("/sys/power/disk", mode)?;
+    // No more than must be.
+    c.write("/sys/power/image_size", "0")?;
+    c.off_and_on()?;
+    c.write("/sys/power/state", "disk")?;
+    c.ok(&["swapoff", &swap])?;
+    Ok(())
+}
+
+fn over_hibernation(c: &mut Ctx, mode: &str) -> TestResult {
+    let mut live = Live::new(c)?;
+    hibernate(c, mode)?;
+    live.goes_on(c)?;
+    live.end(c)
+}
+
+fn off_by_firmware(c: &mut Ctx) -> TestResult {
+    over_hibernation(c, "platform")
+}
+
+fn off(c: &mut Ctx) -> TestResult {
+    over_hibernation(c, "shutdown")
+}
+
+/// With struct pages on the medium the system does not hibernate, in no mode, and goes on.
+fn refused(c: &mut Ctx) -> TestResult {
+    let mut live = Live::new(c)?;
+    swap_on(c)?;
+    for mode in ["platform", "shutdown"] {
+        c.write("/sys/power/disk", mode)?;
+        let said = c.try_write("/sys/power/state")("disk");
+        check_eq!(errno(&said), libc::EBUSY, "{mode}");
+    }
+    c.dmesg_has("no hibernation: 1 namespaces have their struct pages on the medium")?;
+    // By a program, which makes and stores the image itself.
+    let program = || File::open("/dev/snapshot");
+    check_eq!(errno(&program()), libc::EBUSY, "by a program");
+    live.goes_on(c)?;
+    live.end(c)?;
+
+    // And the other way round.
+    let s = space(c, "pfn")?;
+    s.unbind(c)?;
+    let begun = program()?;
+    let bind = c.try_write("/sys/bus/nd/drivers/rpmem/bind");
+    check_eq!(errno(&bind(&s.nd)), libc::EBUSY, "bound too late");
+    c.dmesg_has("the system is about to hibernate: bind it later")?;
+    drop(begun);
+    s.bind(c)?;
+    program()
+        .map(drop)
+        .err()
+        .ok_or("it could hibernate again")?;
+    Ok(())
+}
+
+/// As the message of the refusal says: disabled, the namespace is in nobody's way.
+fn disabled(c: &mut Ctx) -> TestResult {
+    let s = space(c, "pfn")?;
+    s.unbind(c)?;
+    hibernate(c, "shutdown")?;
+    s.bind(c)?;
+    let mut live = Live::new(c)?;
+    live.goes_on(c)?;
+    live.end(c)
+}
+
+/// What the firmware's disks have: the kernel and its initramfs, as files, which kexec wants.
+fn copy_of(c: &Ctx, serial: &str) -> TestResult<File> {
+    for disk in tools::names("/sys/block") {
+        let dir = format!("/sys/block/{disk}");
+        if fs::read_to_string(format!("{dir}/serial")).is_ok_and(|s| s.trim() == serial) {
+            let to = format!("/tmp/{serial}");
+            c.ok(&[
+                "dd",
+                &format!("if=/dev/{disk}"),
+                &format!("of={to}"),
+                "bs=1M",
+                "status=none",
+            ])?;
+            return Ok(File::open(to)?);
+        }
+    }
+    fail!("no disk {serial}")
+}
+
+const KEXEC_FILE_ON_CRASH: u64 = 2;
+
+/// Loads this kernel once more, to go on with the next test.
+fn load(c: &Ctx, more: &str, flags: u64) -> TestResult {
+    c.modprobe("virtio_blk")?;
+    let (kernel, initrd) = (copy_of(c, "kernel")?, copy_of(c, "initrd")?);
+    let line = CString::new(c.next_kernel()? + more).map_err(|e| e.to_string())?;
+    // SAFETY: open files, and a string of that length with its NUL.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initrd.as_raw_fd(),
+            line.as_bytes_with_nul().len(),
+            line.as_ptr(),
+            flags,
+        )
+    };
+    check!(r == 0, "kexec_file_load: {}", io::Error::last_os_error());
+    for file in ["kernel", "initrd"] {
+        fs::remove_file(format!("/tmp/{file}"))?;
+    }
+    Ok(())
+}
+
+/// Another kernel is started, with everything in use.
+fn kexec(c: &mut Ctx) -> TestResult {
+    load(c, "", 0)?;
+    let _live = Live::new(c)?;
+    // SAFETY: starts what has been loaded.
+    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
+    fail!("kexec: {}", io::Error::last_os_error())
+}
+
+/// The kernel panics, with everything in use, and the crash kernel is started.
+fn panic(c: &mut Ctx) -> TestResult {
+    load(c, " maxcpus=1 nr_cpus=1 reset_devices", KEXEC_FILE_ON_CRASH)?;
+    let _live = Live::new(c)?;
+    c.write("/proc/sysrq-trigger", "c")?;
+    fail!("it lives on")
+}
+
+/// Finds what was in use there, whatever has become of it, and that it can be used again.
+fn found(c: &mut Ctx) -> TestResult {
+    look(c)?;
+    let mut live = Live::new(c)?;
+    live.goes_on(c)?;
+    live.end(c)
+}
+
+/// All that the kernel before has stored, durable or not: the power was always on.
+fn look(c: &Ctx) -> TestResult {
+    let is = |data: &[u8], seed, what: &str| -> TestResult {
+        check_eq!(sys::pattern_differs(seed, data), None, "{what}");
+        Ok(())
+    };
+    for s in tools::spaces(c)? {
+        if s.nd.starts_with("pfn") {
+            c.mount(&s.dev(), MNT, "dax=always")?;
+            for file in ["plain", "sync"] {
+                let data = fs::read(format!("{MNT}/{file}"))?;
+                check_eq!(data.len(), 2 * PART);
+                is(&data[..PART], KEPT, &format!("{file}, written back"))?;
+                is(&data[PART..], DIRTY, &format!("{file}, dirty"))?;
+            }
+            c.umount(MNT)?;
+            c.ok(&["e2fsck", "-f", "-n", &s.dev()])?;
+        } else if c.driver == "rpmem" {
+            let node = format!("/dev/r{}", s.disk);
+            c.wait_exists(&node)?;
+            let file = File::options().read(true).write(true).open(&node)?;
+            let map = Map::shared(&file, 0, 2 * PART)?;
+            is(&map.slice()[..PART], KEPT, &format!("{node}, written back"))?;
+            is(&map.slice()[PART..], DIRTY, &format!("{node}, dirty"))?;
+            if c.read_u64(format!("/sys/class/rpmem/r{}/synchronous", s.disk))? == 1 {
+                let map = Map::shared(&file, DIRECT, PART)?;
+                is(map.slice(), KEPT, &format!("{node}, direct"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The crash kernel has the namespaces, and the image of the one that crashed. It only looks.
+fn in_crash_kernel(c: &mut Ctx) -> TestResult {
+    let mut magic = [0; 4];
+    File::open("/proc/vmcore")?.read_exact(&mut magic)?;
+    check_eq!(&magic, b"\x7fELF", "/proc/vmcore");
+    let bound: Vec<_> = tools::spaces(c)?.into_iter().map(|s| s.nd).collect();
+    println!("result: bound in the crash kernel: {bound:?}");
+    check_eq!(bound.len(), if c.driver == "rpmem" { 4 } else { 3 });
+    look(c)
+}
