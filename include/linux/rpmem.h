@@ -15,11 +15,16 @@ struct rpmem_range;
 /**
  * struct rpmem_range_ops - what a user of a range implements
  * @owner: the user's module; holders are named after it
- * @broken: the memory is about to go away, or to become read-only. Called once,
- *	in process context without locks, and may sleep. The user has to end all
- *	use of the range and to call rpmem_range_put(), here or soon after: what
- *	the kernel uses cannot be revoked, so that the one who unbinds the device
- *	waits for it, however long that takes.
+ * @broken: the device is about to go away, or to become read-only. Called once,
+ *	also before rpmem_range_get() has returned, in process context, under
+ *	the lock of the device that libnvdimm takes for its attributes; it may
+ *	sleep. The user has to end all use of the range and to call
+ *	rpmem_range_put(), here or soon after: what the kernel uses cannot be
+ *	revoked. Until then the range stays what and where it is, also when the
+ *	device has gone: the memory cannot be bound again, nor leave the
+ *	machine, and the task that unbinds waits, without locks, for as long as
+ *	no signal ends that. To make it read-only waits for a range that can be
+ *	written to, however long that takes, and may do so under that lock.
  */
 struct rpmem_range_ops {
 	struct module *owner;

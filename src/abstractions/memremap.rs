@@ -56,6 +56,7 @@ use kernel::{
         atomic::{
             Acquire,
             Atomic,
+            Relaxed,
             Release, //
         },
         Arc,
@@ -355,9 +356,11 @@ impl PageMap {
     }
 }
 
-/// Who still uses a page of a pagemap.
+/// Who still uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
+    /// A module that has a [`Hold`].
+    Module,
     /// Somebody who has pinned it, or another one of its file.
     Pin,
     /// A file that cannot be told from the page.
@@ -573,6 +576,34 @@ impl Drop for Backing {
     }
 }
 
+/// Keeps memory mapped into the kernel, also when its device has gone.
+///
+/// # Invariants
+///
+/// It is counted in `count`. `addr` is valid until it is not any more: the [`Memory`] waits for that.
+pub(crate) struct Hold {
+    addr: NonNull<c_void>,
+    // Not the memory itself, which goes where its last user is waited for, and not in the last hold.
+    count: Arc<Atomic<i32>>,
+}
+
+// SAFETY: Nothing of it is tied to a thread.
+unsafe impl Send for Hold {}
+
+impl Hold {
+    /// The kernel address of its first byte.
+    pub(super) fn address(&self) -> NonNull<c_void> {
+        self.addr
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // What was done with the memory is done before it goes.
+        self.count.fetch_sub(1, Release);
+    }
+}
+
 /// Memory that is mapped into the kernel, for as long as anybody uses it: what is left of a
 /// [`Mapping`] when its device has gone.
 ///
@@ -584,6 +615,8 @@ pub(crate) struct Memory {
     users: SetOnce<Arc<AddressSpace>>,
     /// Given up when it is not mapped any more.
     claim: SetOnce<MemRegion>,
+    /// How many [`Hold`]s there are.
+    holds: Arc<Atomic<i32>>,
     #[pin]
     taken: Mutex<Taken>,
 }
@@ -599,11 +632,13 @@ impl Memory {
             Backing::Remap(_) => 0,
             Backing::Pages(map) => map.pages().start,
         };
+        let holds = Arc::new(Atomic::new(0), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 backing,
                 users: SetOnce::new(),
                 claim: SetOnce::new(),
+                holds,
                 taken <- new_mutex!(Taken {
                     next,
                     pinned: None,
@@ -631,6 +666,11 @@ impl Memory {
                 users.unmap_all();
             }
             taken.unmapped = true;
+        }
+        // First of all: who has a hold may make new references to pages. There are no new holds
+        // ([`Mapping::hold`]).
+        if self.holds.load(Acquire) != 0 {
+            return Err((User::Module, taken.next));
         }
         if let Backing::Pages(map) = &self.backing {
             map.withdraw(&mut taken)
@@ -665,6 +705,7 @@ impl Memory {
             unsafe { bindings::msleep(STEP) };
             waited = waited.saturating_add(STEP);
             match (user, waited) {
+                (User::Module, MOMENT) => pr_warn!("held by another module: waiting for it\n"),
                 (User::Pin, MOMENT) => pr_notice!(
                     "waiting for pinned pages from pfn {:#x} on: {}\n",
                     pfn,
@@ -891,6 +932,21 @@ impl Mapping {
     /// `EIO` if the range is not all in the mapping.
     pub(crate) fn address(&self, offset: usize, len: usize) -> Result<NonNull<c_void>> {
         Ok(self.at(offset, len)?.cast())
+    }
+
+    /// Keeps `len` bytes at `offset` where they are, for as long as the result lives. Not after the
+    /// memory was given up.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the range is not all in the mapping.
+    pub(crate) fn hold(&self, offset: usize, len: usize) -> Result<Hold> {
+        let addr = self.address(offset, len)?;
+        let count = self.memory.holds.clone();
+        // The caller has `self`: whoever lets go of that says so to the one who looks at the count.
+        count.fetch_add(1, Relaxed);
+        // INVARIANT: Counted just now; the address is that of bytes in the mapping.
+        Ok(Hold { addr, count })
     }
 
     /// `pages` page frames of the mapping, from `pfn` on.
@@ -1307,6 +1363,30 @@ mod tests {
         let mapping = Mapping::remap(start, MIB as usize)?;
         assert!(!mapping.has_pages());
         let (trace, ()) = Trace::of(|| drop(mapping))?;
+        assert!(trace.is(&[c"memunmap"]));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_held_stays_mapped() -> Result {
+        let dev = TestDevice::new()?;
+        let (start, _claim) = claim_nothing(MIB, dev.name())?;
+        let mapping = Mapping::remap(start, MIB as usize)?;
+        let holds = [mapping.hold(0, 4096)?, mapping.hold(4096, 4096)?];
+        let addresses = [mapping.address(0, 1)?, mapping.address(4096, 1)?];
+        assert_eq!(holds.each_ref().map(Hold::address), addresses);
+        assert_eq!(mapping.hold(4096, MIB as usize).err(), Some(EIO));
+        let memory = mapping.memory().clone();
+        let (trace, ()) = Trace::of(|| {
+            drop(mapping);
+            for hold in holds {
+                assert!(!Retire::withdraw(&memory));
+                drop(hold);
+            }
+        })?;
+        assert!(trace.is(&[]));
+        assert!(Retire::withdraw(&memory));
+        let (trace, ()) = Trace::of(|| drop(memory))?;
         assert!(trace.is(&[c"memunmap"]));
         Ok(())
     }

@@ -7,8 +7,14 @@
 //! A [`Range`] is of two: the module that holds it, until it gives it back, and the driver, which
 //! keeps a [`User`] to tell. The last of them frees it. What is the module's own, `->broken`, is
 //! called only while the range has not been given back, and `rpmem_range_put()` waits for that call.
+//!
+//! The memory is kept by a [`Hold`], until the range is given back and no longer: the device may have
+//! gone by then, and the [`User`] may stay. The file keeps the driver.
 
-use super::chrdev;
+use super::{
+    chrdev,
+    memremap::Hold, //
+};
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
@@ -32,13 +38,12 @@ use kernel::{
 /// What a driver whose memory can be held implements.
 pub(crate) trait Operations: Sized {
     /// Lets a user hold `len` bytes from `offset` on: says where they are, in the kernel and
-    /// physically, and remembers `user` until it is given back. Context: may sleep.
+    /// physically, and remembers `user`, to be told, until it is given back. Context: may sleep.
     ///
     /// # Errors
     ///
     /// See `rpmem_range_get()`.
-    fn get(&self, user: User, offset: u64, len: u64, write: bool)
-        -> Result<(NonNull<c_void>, u64)>;
+    fn get(&self, user: User, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)>;
 
     /// The user does not use it any more, and is not told any more. Context: may sleep.
     fn put(&self, user: &User, write: bool);
@@ -64,14 +69,16 @@ struct Range {
     put: unsafe fn(NonNull<bindings::file>, &User, bool),
     #[pin]
     calls: Mutex<Calls>,
-    /// A call has ended.
+    /// A call has ended, or can begin.
     #[pin]
-    ended: CondVar,
+    changed: CondVar,
 }
 
 struct Calls {
     /// The range has not been given back.
     held: bool,
+    /// What keeps its memory. There are no calls before there is one.
+    hold: Option<Hold>,
     /// The task that calls `broken`.
     teller: Option<i32>,
 }
@@ -94,13 +101,18 @@ impl PartialEq for User {
 
 impl User {
     /// Tells the user that the memory is about to be taken away. It gives the range back in the
-    /// call, or later; there is no call if it has done so. Context: may sleep, no locks.
+    /// call, or later; there is no call if it has done so. Context: may sleep; no lock that
+    /// [`Operations::get`] and [`Operations::put`] take.
     pub(crate) fn broken(&self) {
         let Some(broken) = self.0.broken else {
             return;
         };
         {
             let mut calls = self.0.calls.lock();
+            // `get` is about to be done with it.
+            while calls.held && calls.hold.is_none() {
+                self.0.changed.wait(&mut calls);
+            }
             if !calls.held || calls.teller.is_some() {
                 return;
             }
@@ -109,7 +121,7 @@ impl User {
         // SAFETY: By the type invariants: the range was held a moment ago, and `end` waits for us.
         unsafe { broken(self.0.public.get()) };
         self.0.calls.lock().teller = None;
-        self.0.ended.notify_all();
+        self.0.changed.notify_all();
     }
 
     /// The name of the user's module.
@@ -118,13 +130,15 @@ impl User {
     }
 
     /// There are no calls from now on. Waits for one that is under way, unless it is by this task.
-    fn end(&self) {
+    /// Gives what has kept the memory.
+    fn end(&self) -> Option<Hold> {
         let me = kernel::current!().pid();
         let mut calls = self.0.calls.lock();
         calls.held = false;
         while calls.teller.is_some_and(|teller| teller != me) {
-            self.0.ended.wait(&mut calls);
+            self.0.changed.wait(&mut calls);
         }
+        calls.hold.take()
     }
 }
 
@@ -193,13 +207,14 @@ pub(super) unsafe fn get<T: chrdev::Operations + Operations>(
     // The user's, who may give it back as soon as the driver has it.
     let of_user = Arc::into_raw(range.clone());
     match data.get(User(range.clone()), offset, len, write) {
-        Ok((addr, phys)) => {
+        Ok((hold, phys)) => {
             let public = range.public.get();
             // SAFETY: The range is valid, and its user does not have it yet.
             unsafe {
-                (*public).addr = addr.as_ptr();
+                (*public).addr = hold.address().as_ptr();
                 (*public).phys = phys;
             }
+            range.keep(hold);
             NonNull::new(of_user.cast_mut().cast()).ok_or(ENOMEM)
         }
         Err(err) => {
@@ -210,6 +225,14 @@ pub(super) unsafe fn get<T: chrdev::Operations + Operations>(
             }
             Err(err)
         }
+    }
+}
+
+impl Range {
+    /// The range is there: from now on its user can be told.
+    fn keep(&self, hold: Hold) {
+        self.calls.lock().hold = Some(hold);
+        self.changed.notify_all();
     }
 }
 
@@ -238,9 +261,10 @@ fn new(
             put,
             calls <- new_mutex!(Calls {
                 held: true,
+                hold: None,
                 teller: None,
             }),
-            ended <- new_condvar!(),
+            changed <- new_condvar!(),
         }),
         GFP_KERNEL,
     )
@@ -283,19 +307,21 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_put(range: *mut bindings::rpmem
     };
     // SAFETY: `rpmem_range_put()` passes a range of `get`, and it is its user's reference.
     let user = User(unsafe { Arc::from_raw(public.cast::<Range>().as_ptr()) });
-    user.end();
+    let hold = user.end();
     let range = &user.0;
     // SAFETY: By the type invariants; this was the end of it.
-    unsafe {
-        (range.put)(range.file, &user, range.write);
-        bindings::fput(range.file.as_ptr());
-    }
+    unsafe { (range.put)(range.file, &user, range.write) };
+    // Who waits for the memory finds that the range was given back.
+    drop(hold);
+    // SAFETY: As above.
+    unsafe { bindings::fput(range.file.as_ptr()) };
 }
 
 #[cfg(CONFIG_KUNIT = "y")]
 #[kernel::macros::kunit_tests(rpmem_range)]
 mod tests {
     use super::*;
+    use crate::abstractions::kunit::Ram;
     use kernel::sync::atomic::{
         Atomic,
         Relaxed, //
@@ -317,12 +343,16 @@ mod tests {
         let name = CString::try_from(c"a module")?;
         let file = NonNull::dangling();
         let private = core::ptr::null_mut();
+        let ram = Ram::new(0)?;
+        let mapping = ram.map()?;
         let user = User(new(file, 1, false, private, Some(broken), name, put)?);
+        user.0.keep(mapping.hold(0, 1)?);
         CALLS.store(0, Relaxed);
         user.broken();
         assert_eq!(CALLS.load(Relaxed), 1);
         let of_driver = user.clone();
-        user.end();
+        // The memory is not kept by who is told.
+        assert!(user.end().is_some());
         drop(user);
         of_driver.broken();
         assert_eq!(CALLS.load(Relaxed), 1);

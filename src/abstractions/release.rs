@@ -316,7 +316,7 @@ impl Shared {
             };
             drop(pending);
             pr_notice!(
-                "{}: its memory would go: waiting for who has pinned pages of it\n",
+                "{}: its memory would go: waiting for who has pinned pages of it, or holds it\n",
                 &*next.name
             );
             next.wait();

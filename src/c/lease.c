@@ -176,8 +176,9 @@ const char *rpmem_helper_module_name(struct module *module)
  * @ops: how to tell that it is about to go away
  * @private: put into the range
  *
- * The range stays where it is until rpmem_range_put(). Poison in it is not looked at: use
- * copy_mc_to_kernel(). Stores are durable after arch_wb_cache_pmem() and a fence.
+ * The range stays where it is until rpmem_range_put(), also when the device has gone. Poison in it
+ * is not looked at: use copy_mc_to_kernel(). Stores are durable after arch_wb_cache_pmem() and a
+ * fence.
  *
  * Context: may sleep.
  * Return: the range, or an error: EINVAL if @file is no such device, or the range not inside of it

@@ -427,7 +427,7 @@ impl Leases {
 
     /// The memory goes away: takes it back from its users, from ordinary mappings at once, from
     /// direct ones when they have gone or their grace time is over, or when the caller gets a
-    /// signal. From users in the kernel it cannot be taken: waits for them as long as it takes.
+    /// signal. Users in the kernel are told, and keep it until they give it back.
     ///
     /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
     /// pages are `pinned`, there is notice as well.
@@ -532,20 +532,21 @@ impl Leases {
         for user in &mut inner.users {
             user.told = false;
         }
-        let held = inner.lease.blocked() != Blocked::No;
+        let noticed = inner.lease.is_noticed();
+        let waits = inner.lease.blocked() != Blocked::No;
         let name = dev.name();
         let grace = lease::left(self.grace(), 0);
         let holders = inner.lease.holders();
         trace::lease_break(name, word(reason), holders, ms(grace));
-        if held {
+        if noticed {
             self.breaks.fetch_add(1, Relaxed);
         }
         drop(inner);
-        if held {
-            self.say(dev, holders, cause);
+        if noticed {
+            self.say(dev, holders, cause, waits);
         }
         unmap(Which::Ordinary);
-        if held || pinned() {
+        if noticed || pinned() {
             self.changed.notify_all();
             self.fasync.signal();
             self.tell_users(reason);
@@ -559,10 +560,11 @@ impl Leases {
         };
         let expired = wait_for_holders(&mut wait);
         let left = wait.inner.lease.holders();
+        let users = wait.inner.users.len() as u64;
         trace::lease_end(name, word(reason), left, ms(wait.left()));
         if expired {
-            dev_notice!(dev, "lease broken with {} mappings left\n", left);
-        } else if held {
+            dev_notice!(dev, "lease broken with {} mappings left\n", left - users);
+        } else if waits {
             dev_notice!(dev, "lease given back\n");
         }
         wait.inner.lease.finish();
@@ -572,13 +574,14 @@ impl Leases {
         unmap(Which::Direct);
     }
 
-    fn say(&self, dev: &Device, count: u64, cause: Cause) {
+    fn say(&self, dev: &Device, count: u64, cause: Cause, waits: bool) {
         let why = match cause {
             Cause::Unbind => "the namespace is being unbound",
             Cause::ReadOnly(By::Region) => "the region became read-only",
             Cause::ReadOnly(By::Disk) => "the disk is being made read-only",
         };
         match lease::left(self.grace(), 0) {
+            _ if !waits => dev_notice!(dev, "{}: {} other modules hold it\n", why, count),
             Left::Forever => dev_notice!(dev, "{}: waiting for {} holders\n", why, count),
             Left::Ms(ms) => dev_notice!(
                 dev,

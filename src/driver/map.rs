@@ -65,6 +65,7 @@ use crate::{
         },
         fasync::Fasync,
         hibernation,
+        memremap::Hold,
         platform,
         range::{
             self,
@@ -130,15 +131,13 @@ use core::{
     ops::{
         Deref,
         Range, //
-    },
-    ptr::NonNull, //
+    }, //
 };
 use kernel::{
     device::{
         Core,
         Device, //
     },
-    ffi::c_void,
     new_mutex,
     prelude::*,
     str::CString,
@@ -912,26 +911,22 @@ impl vm::Operations for Node {
 }
 
 impl range::Operations for Node {
-    fn get(
-        &self,
-        user: User,
-        offset: u64,
-        len: u64,
-        write: bool,
-    ) -> Result<(NonNull<c_void>, u64)> {
+    fn get(&self, user: User, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)> {
         if (offset | len) & (PAGE_SIZE - 1) != 0 {
             return Err(EINVAL);
         }
+        // Revoking waits for this, and the memory is given up after that: there are no holds that come
+        // later.
         let disk = self.live.enter().ok_or(ENXIO)?;
         let at = mmap::locate(&self.limits, offset >> PAGE_SHIFT, len >> PAGE_SHIFT)
             .map_err(|_| EINVAL)?;
         let pmem = disk.data();
         let sector = Pgoff(at.first).to_sector().ok_or(EINVAL)?;
         let start = pmem.geometry().sector_to_offset(sector, len)?;
-        let addr = pmem.mapping().address(start, usize::try_from(len)?)?;
+        let hold = pmem.mapping().hold(start, usize::try_from(len)?)?;
         let phys = pmem.geometry().offset_to_phys(start)?;
         self.leases.take(user, write)?;
-        Ok((addr, phys))
+        Ok((hold, phys))
     }
 
     fn put(&self, user: &User, write: bool) {

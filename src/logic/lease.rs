@@ -8,6 +8,9 @@
 //! A break goes `begin`, then [`wait_for_holders`], then `finish`. Ordinary mappings lose the memory
 //! when it begins, direct ones when it is finished. All of [`Lease`] is under one lock; faults look
 //! at the [`Gate`] alone, which is published after each change of it.
+//!
+//! Nobody can take the memory from users in the kernel. A break for [`Reason::ReadOnly`] waits for
+//! those that write. One for [`Reason::Remove`] does not: the memory is kept for them.
 
 /// Why a break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +147,7 @@ pub enum Blocked {
     No,
     /// By holders that it takes the memory from at the end of the grace time.
     ByMappings,
-    /// By users in the kernel, from whom nobody can take it.
+    /// By users in the kernel that write, while it becomes read-only: nobody can take it from them.
     ByUsers,
 }
 
@@ -287,7 +290,7 @@ impl Lease {
         Ok(())
     }
 
-    /// A user in the kernel gives it back. Whether a break waits for that.
+    /// A user in the kernel gives it back, also after it is gone. Whether a break waits for that.
     pub fn put(&mut self, writable: bool) -> bool {
         self.users[usize::from(writable)] -= 1;
         self.may_finish()
@@ -324,16 +327,21 @@ impl Lease {
 
     /// Who keeps the break under way from its end.
     pub fn blocked(&self) -> Blocked {
-        let State::Breaking { expired, .. } = self.state else {
+        let State::Breaking { reason, expired } = self.state else {
             return Blocked::No;
         };
         if !expired && self.hit(&self.mappings) != 0 {
             Blocked::ByMappings
-        } else if self.hit(&self.users) != 0 {
+        } else if reason == Reason::ReadOnly && self.hit(&self.users) != 0 {
             Blocked::ByUsers
         } else {
             Blocked::No
         }
+    }
+
+    /// Whether the break under way hits anybody who is to have notice.
+    pub fn is_noticed(&self) -> bool {
+        self.hit(&self.mappings) + self.hit(&self.users) != 0
     }
 
     /// How many of those the break under way hits.
@@ -438,8 +446,9 @@ pub trait Breaker {
     fn wait_for_users(&mut self);
 }
 
-/// Waits until the break can be finished: until no holder is left that it hits, or the grace time is
-/// over, or a signal has ended the patience of the one who waits. Gives whether mappings are left.
+/// Waits until the break can be finished: until no mapping is left that it hits, or the grace time is
+/// over, or a signal has ended the patience of the one who waits; and for users in the kernel, unless
+/// the memory is kept for them. Gives whether mappings are left.
 pub fn wait_for_holders(breaker: &mut impl Breaker) -> bool {
     loop {
         match breaker.lease().blocked() {

@@ -13,10 +13,12 @@ pub const TESTS: &[Test] = &[Test {
     run: user,
 }];
 
+const DIRECT_WINDOW: u64 = 1 << 60;
 const PARAMETERS: &str = "/sys/module/rpmem_user/parameters";
 const COUNTERS: &str = "/sys/kernel/debug/rpmem/enable";
 const LEASE_REMOVE: u32 = 1;
 const LEASE_READ_ONLY: u32 = 2;
+const LEASE_BROKEN: u32 = 3;
 
 fn parameter(name: &str) -> String {
     format!("{PARAMETERS}/{name}")
@@ -43,9 +45,12 @@ fn wait_state(c: &Ctx, f: &File, state: u32) -> TestResult {
     c.wait_for("the break", || lease(f).is_ok_and(|(now, _)| now == state))
 }
 
-/// Unbinds in another task.
+/// Unbinds in another task, when that is told to.
 fn unbind(c: &Ctx, space: &Space) -> TestResult<Peer> {
-    Peer::start(|_| i32::from(space.unbind(c).is_err()))
+    Peer::start(|l| {
+        l.hear();
+        i32::from(space.unbind(c).is_err())
+    })
 }
 
 fn user(c: &mut Ctx) -> TestResult {
@@ -111,21 +116,46 @@ fn user(c: &mut Ctx) -> TestResult {
     check_eq!(get(c, "0"), 0);
     check_eq!(c.read("/sys/module/rpmem/refcnt")?, before, "references");
 
-    // Given back in the callback, by other work, or when the user likes: with no grace time at all
-    // it is waited for.
+    // Given back in the callback, by other work, or when the user likes: it has the memory till then,
+    // although the namespace has gone.
     for (n, how) in ["0", "1", "2"].into_iter().enumerate() {
         c.write(parameter("put"), how)?;
-        c.write(format!("{sysfs}/lease_break_time"), "0")?;
+        c.write(format!("{sysfs}/lease_break_time"), "-1")?;
         check_eq!(get(c, &write), 0, "{how}: {write}");
         let f = File::open(&node)?;
-        let breaker = unbind(c, &space)?;
+        let mut breaker = unbind(c, &space)?;
+        // Not of the breaker, too.
+        let direct = match how {
+            "0" => Some(Map::new(
+                &f,
+                DIRECT_WINDOW,
+                4096,
+                libc::PROT_READ,
+                MAP_SHARED_VALIDATE | MAP_SYNC,
+            )?),
+            _ => None,
+        };
+        breaker.say();
         if how == "0" {
+            // The mapping is waited for, and then nobody.
             wait_state(c, &f, LEASE_REMOVE)?;
             c.wait_for("->broken", || value(c, "broken").is_ok_and(|n| n == 1))?;
-            check_eq!(lease(&f)?, (LEASE_REMOVE, 1), "state, holders");
-            check_eq!(value(c, "byte")?, 90, "while it is waited for");
+            check_eq!(lease(&f)?, (LEASE_REMOVE, 2), "state, holders");
             check_eq!(get(c, &write), libc::EBUSY, "another range");
-            c.dmesg_has("held by another module: waiting for it")?;
+            drop(direct);
+            c.wait_gone(format!("/sys/block/{}", space.disk))?;
+            check_eq!(lease(&f)?, (LEASE_BROKEN, 1), "state, holders");
+            c.wait_for("the log", || {
+                c.dmesg_has("held by another module: waiting for it")
+                    .is_ok()
+            })?;
+            check_eq!(value(c, "byte")?, 90, "while it is held");
+            c.write(parameter("byte"), "91")?;
+            // The lock of the device is free, and the memory is not.
+            let bind = c.try_write("/sys/bus/nd/drivers/rpmem/bind");
+            check_eq!(errno(&bind(&space.nd)), libc::EBUSY, "bind");
+            check!(c.try_rmmod("rpmem").is_err(), "rmmod");
+            check_eq!(breaker.ended()?, None, "unbind, while it is held");
             check_eq!(get(c, "0"), 0);
         }
         check_eq!(breaker.wait()?, 0, "{how}: unbind");

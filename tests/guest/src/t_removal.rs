@@ -101,6 +101,7 @@ struct Model {
     pinned: bool,
     /// Who has pinned the page has the file open as well.
     open: bool,
+    /// Another module holds a range.
     held: bool,
     /// Somebody unmounts, and waits for the pin.
     unmounting: bool,
@@ -143,14 +144,19 @@ impl Model {
             return Answer::Done;
         }
         self.bound = false;
-        if self.held {
-            return Answer::Waits(Range);
+        self.pending = self.pinned || self.held;
+        match self.pending {
+            true => Answer::Waits(self.user()),
+            false => Answer::Done,
         }
-        if self.pinned {
-            self.pending = true;
-            return Answer::Waits(Pin);
+    }
+
+    /// Who uses memory that is pending.
+    fn user(&self) -> Step {
+        match self.pinned {
+            true => Pin,
+            false => Range,
         }
-        Answer::Done
     }
 
     fn take(&mut self, step: Step) -> Answer {
@@ -162,7 +168,7 @@ impl Model {
                 Answer::Done
             }
             Provider => match self.unbind() {
-                Answer::Done if self.can_leave && self.pending => Answer::Waits(Pin),
+                Answer::Done if self.can_leave && self.pending => Answer::Waits(self.user()),
                 answer => answer,
             },
             Dimm => Answer::Done,
@@ -194,6 +200,7 @@ impl Model {
             }
             Range => {
                 self.held = false;
+                self.pending = false;
                 Answer::Done
             }
         }
@@ -368,9 +375,11 @@ impl<'a> World<'a> {
     /// Whether there is anything to do.
     fn has(&self, step: Step) -> bool {
         match step {
-            Unbind | UnbindKilled | Region => self.model.bound,
+            Unbind | UnbindKilled => self.model.bound,
+            Region => self.c.bound_to(&self.region).is_some(),
             Provider => self.bus.is_bound(),
-            Dimm => !self.c.nd_devices("nmem").is_empty(),
+            // The first to go with the bus.
+            Dimm => self.c.bound_to("nmem0").is_some(),
             Module => self.model.loaded,
             FileSystem => self.model.mounted,
             Mapping => self.model.mapped,
@@ -420,6 +429,12 @@ impl<'a> World<'a> {
         for (who, what, peer) in &mut self.waiting {
             check_eq!(peer.ended()?, None, "{who:?}, which waits for {what:?}");
         }
+        if step == Range {
+            // The memory is there for as long as it is held, whatever has gone.
+            let byte = "/sys/module/rpmem_user/parameters/byte";
+            self.c.write(byte, "90")?;
+            check_eq!(self.c.read_u64(byte)?, 90, "what is held");
+        }
         let was_bound = self.model.bound;
         let answer = self.model.take(step);
         println!("  {step:?}: {answer:?}");
@@ -441,9 +456,8 @@ impl<'a> World<'a> {
             Answer::Done => check_eq!(peer.wait()?, 0, "{step:?}"),
             Answer::Refused => check_eq!(peer.wait()?, 1, "{step:?} is refused"),
         }
-        // A range is waited for before the disk goes, and so is who unmounts.
-        let waits = self.model.held || self.model.unmounting;
-        if was_bound && !self.model.bound && !waits {
+        // Who unmounts is waited for before the disk goes.
+        if was_bound && !self.model.bound && !self.model.unmounting {
             self.c
                 .wait_gone(format!("/sys/block/{}", self.space.disk))?;
         }
@@ -458,6 +472,15 @@ impl<'a> World<'a> {
             check!(status == 0 || killed, "{who:?} after {what:?}: {status}");
         }
         Ok(())
+    }
+}
+
+impl Drop for World<'_> {
+    /// A step that has failed leaves nobody who waits, and whom no signal reaches.
+    fn drop(&mut self) {
+        if self.model.held {
+            let _ = fs::write("/sys/module/rpmem_user/parameters/get", "0");
+        }
     }
 }
 
@@ -580,14 +603,24 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
             Pin,
         ],
         Mode::Devdax => vec![Unbind, UnbindKilled, Region, Provider, Module, Mapping, Pin],
-        Mode::Raw => vec![Unbind, Region, Provider, Module, Mapping, Range],
+        Mode::Raw => vec![
+            Unbind,
+            UnbindKilled,
+            Region,
+            Provider,
+            Module,
+            Mapping,
+            Range,
+        ],
     };
     if !c.nd_devices("nmem").is_empty() {
         steps.push(Dimm);
     }
     let bus = Bus::find(c)?;
-    // As QEMU's virtio-pmem, whose memory no firmware has described.
-    let can_leave = bus.driver.ends_with("virtio_pmem");
+    // No firmware has described the memory of these.
+    let can_leave = ["virtio_pmem", "nfit_test"]
+        .iter()
+        .any(|driver| bus.driver.ends_with(driver));
     if mode == Mode::Raw {
         ctx::insmod(Path::new("/rpmem_user.ko"), "")?;
         c.write("/sys/module/rpmem_user/parameters/put", "0")?;

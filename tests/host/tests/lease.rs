@@ -93,11 +93,16 @@ impl World {
         };
         if self.mappings_waited_for() != 0 && !self.time_over {
             Blocked::ByMappings
-        } else if self.users.iter().any(|writes| hits(reason, *writes)) {
+        } else if reason == Reason::ReadOnly && self.users.contains(&true) {
             Blocked::ByUsers
         } else {
             Blocked::No
         }
+    }
+
+    fn is_noticed(&self) -> bool {
+        let users = |reason| self.users.iter().any(|writes| hits(reason, *writes));
+        self.mappings_waited_for() != 0 || self.breaking.is_some_and(users)
     }
 
     /// Whether a breaker that sleeps has to be woken.
@@ -266,6 +271,7 @@ impl Pair {
         let direct = world.mappings.iter().filter(|m| m.direct && !m.lost);
         assert_eq!(lease.holders(), (direct.count() + world.users.len()) as u64);
         assert_eq!(lease.blocked(), world.blocked());
+        assert_eq!(lease.is_noticed(), world.is_noticed());
         assert_eq!(lease.is_read_only(), world.read_only);
         assert_eq!(
             lease.status(),
@@ -461,7 +467,7 @@ impl Breaker for Asleep {
 }
 
 /// From a state in a break, its end is reached: whoever ends first, with or without an end of the
-/// patience, and not before everybody has been waited for.
+/// patience, and not before everybody has been waited for who can keep it up.
 fn the_break_ends(pair: &Pair) {
     let Some(reason) = pair.world.breaking else {
         return;

@@ -15,10 +15,11 @@ use loom::{
     sync::{
         atomic::{
             AtomicU32,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
         Condvar, Mutex, MutexGuard,
     },
+    thread::yield_now,
 };
 use std::{cell::Cell, rc::Rc};
 
@@ -68,6 +69,9 @@ pub struct Device {
     tree: Mutex<Vec<Rc<Mapping>>>,
     /// To load from and to store to, through ordinary mappings and direct ones.
     memory: [[Memory; 2]; 2],
+    /// The same for users in the kernel, and how many of them hold it.
+    held: [Memory; 2],
+    holds: AtomicU32,
     /// For breakers alone: that of before may still be taking memory when the next one begins.
     taking: Mutex<()>,
 }
@@ -87,6 +91,8 @@ impl Device {
             faults: Srcu::default(),
             tree: Mutex::new(Vec::new()),
             memory: Default::default(),
+            held: Default::default(),
+            holds: AtomicU32::new(0),
             taking: Mutex::new(()),
         })
     }
@@ -167,21 +173,37 @@ impl Device {
 
     /// A user in the kernel.
     pub fn take(&self, writable: bool) -> Result<(), Denied> {
-        self.lock().lease.take(writable)
+        self.faults.read(|| {
+            self.holds.fetch_add(1, Relaxed);
+            let taken = self.lock().lease.take(writable);
+            if taken.is_err() {
+                self.holds.fetch_sub(1, Release);
+            }
+            taken
+        })
     }
 
     /// What it does with the memory.
     pub fn access_in_kernel(&self, writable: bool) {
-        self.use_memory(Kind {
-            direct: true,
-            writable,
-        });
+        self.held[usize::from(writable)].access();
     }
 
     /// And its end.
     pub fn put(&self, writable: bool) {
         let wake = self.lock().lease.put(writable);
         self.wake(wake);
+        self.holds.fetch_sub(1, Release);
+    }
+
+    /// After a removal: the memory is given up, and goes when nobody holds it any more.
+    pub fn give_up(&self) {
+        self.faults.synchronize();
+        while self.holds.load(Acquire) != 0 {
+            yield_now();
+        }
+        for held in &self.held {
+            held.take(true);
+        }
     }
 
     /// The grace time is over: it has passed, or has been changed to nothing.
@@ -211,6 +233,8 @@ impl Device {
         store.take(true);
         if reason == Reason::Remove {
             load.take(true);
+        } else if direct {
+            self.held[1].take(true);
         }
     }
 
@@ -257,7 +281,7 @@ impl Device {
 
     /// The memory can be written to again.
     pub fn writable_again(&self) {
-        for memory in &self.memory {
+        for memory in self.memory.iter().chain([&self.held]) {
             memory[1].take(false);
         }
         let mut locked = self.lock();

@@ -179,7 +179,7 @@ fn a_signal_ends_no_wait_for_users() {
             device.put(true);
         });
         let signal = run(&device, Device::signal);
-        let left = device.take_back(Reason::Remove).expect("the first");
+        let left = device.take_back(Reason::ReadOnly).expect("the first");
         assert!(!device.access(&holder));
         end(user);
         end(signal);
@@ -189,8 +189,46 @@ fn a_signal_ends_no_wait_for_users() {
 }
 
 #[test]
-fn a_removal_waits_for_mappings_and_users() {
-    outcomes("mapping and user", None, [()], || {
+fn read_only_waits_for_mappings_and_users() {
+    outcomes("read-only, mapping and user", None, [()], || {
+        let device = Device::new(Left::Forever);
+        let holder = device.map(DIRECT).expect("free");
+        device.take(true).expect("free");
+        let holder = run(&device, move |device| {
+            assert!(device.access(&holder), "the break cannot finish");
+            device.unmap(holder);
+        });
+        let user = run(&device, move |device| {
+            device.access_in_kernel(true);
+            device.put(true);
+        });
+        assert_eq!(device.take_back(Reason::ReadOnly), Some(false));
+        end(holder);
+        end(user);
+        device.check(0);
+    });
+}
+
+#[test]
+fn a_removal_does_not_wait_for_users() {
+    outcomes("user that stays", None, [()], || {
+        let device = Device::new(Left::Forever);
+        device.take(true).expect("free");
+        assert_eq!(device.take_back(Reason::Remove), Some(false));
+        device.check(1);
+        let user = run(&device, move |device| {
+            device.access_in_kernel(true);
+            device.put(true);
+        });
+        device.give_up();
+        end(user);
+        device.check(0);
+    });
+}
+
+#[test]
+fn a_removal_waits_for_mappings_and_keeps_memory_for_users() {
+    outcomes("mapping and user", Some(5), [()], || {
         let device = Device::new(Left::Forever);
         let holder = device.map(DIRECT).expect("free");
         device.take(false).expect("free");
@@ -203,6 +241,7 @@ fn a_removal_waits_for_mappings_and_users() {
             device.put(false);
         });
         assert_eq!(device.take_back(Reason::Remove), Some(false));
+        device.give_up();
         end(holder);
         end(user);
         device.check(0);
@@ -257,6 +296,7 @@ fn a_new_user_meets_a_removal() {
         });
         assert_eq!(device.take_back(Reason::Remove), Some(true));
         assert!(!device.access(&holder));
+        device.give_up();
         let outcome = end(thread);
         device.check(0);
         outcome
@@ -361,12 +401,12 @@ fn two_signals_to_those_who_wait_do_not_wake_each_other_for_ever() {
     outcomes("two signals", Some(2), [Some(false)], || {
         let device = Device::new(Left::Forever);
         device.take(true).expect("free");
-        let removal = run(&device, |device| device.take_back(Reason::Remove));
+        let read_only = run(&device, |device| device.take_back(Reason::ReadOnly));
         let others = [(), ()].map(|()| run(&device, |device| drop(device.turn(true))));
         // The user goes on until both have had their signal.
         device.put(true);
         others.map(end);
-        let left = end(removal);
+        let left = end(read_only);
         device.check(0);
         left
     });
