@@ -140,10 +140,18 @@ void rpmem_helper_unregister_pm_notifier(struct notifier_block *nb)
 	unregister_pm_notifier(nb);
 }
 
+/*
+ * A claim gets the description of what it is made in, and can outlive that, if
+ * the NFIT driver goes: it is not to be taken for persistent memory then.
+ */
 struct resource *rpmem_helper_request_mem_region(resource_size_t start, resource_size_t n,
 						 const char *name)
 {
-	return request_mem_region(start, n, name);
+	struct resource *res = request_mem_region(start, n, name);
+
+	if (res)
+		res->desc = IORES_DESC_NONE;
+	return res;
 }
 ALLOW_ERROR_INJECTION(rpmem_helper_request_mem_region, NULL);
 
