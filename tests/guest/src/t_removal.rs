@@ -111,7 +111,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(mode: Mode, can_leave: bool, open: bool) -> Model {
+    fn new(mode: Mode, can_leave: bool, open: bool, held: bool) -> Model {
         let files = matches!(mode, Mode::Files(_));
         Model {
             files,
@@ -121,7 +121,7 @@ impl Model {
             mapped: true,
             pinned: mode != Mode::Raw,
             open: open && mode != Mode::Raw,
-            held: mode == Mode::Raw,
+            held,
             unmounting: false,
             pending: false,
             loaded: true,
@@ -194,13 +194,13 @@ impl Model {
             Pin => {
                 self.pinned = false;
                 self.open = false;
-                self.pending = false;
+                self.pending &= self.held;
                 self.unmounting = false;
                 Answer::Done
             }
             Range => {
                 self.held = false;
-                self.pending = false;
+                self.pending &= self.pinned;
                 Answer::Done
             }
         }
@@ -461,11 +461,16 @@ impl<'a> World<'a> {
             self.c
                 .wait_gone(format!("/sys/block/{}", self.space.disk))?;
         }
-        // Nobody waits for what has gone.
-        let (ended, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+        // Nobody waits for what has gone, but for the other user of the memory if there is one.
+        let (mut ended, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|(_, what, _)| *what == step);
         self.waiting = left;
+        if self.model.pending {
+            for (who, _, peer) in ended.drain(..) {
+                self.waiting.push((who, self.model.user(), peer));
+            }
+        }
         for (who, what, peer) in ended {
             let status = peer.wait()?;
             let killed = who == UnbindKilled && status == 128 + libc::SIGKILL;
@@ -602,7 +607,16 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
             Mapping,
             Pin,
         ],
-        Mode::Devdax => vec![Unbind, UnbindKilled, Region, Provider, Module, Mapping, Pin],
+        Mode::Devdax => vec![
+            Unbind,
+            UnbindKilled,
+            Region,
+            Provider,
+            Module,
+            Mapping,
+            Pin,
+            Range,
+        ],
         Mode::Raw => vec![
             Unbind,
             UnbindKilled,
@@ -621,7 +635,8 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
     let can_leave = ["virtio_pmem", "nfit_test"]
         .iter()
         .any(|driver| bus.driver.ends_with(driver));
-    if mode == Mode::Raw {
+    let ranges = !matches!(mode, Mode::Files(_));
+    if ranges {
         ctx::insmod(Path::new("/rpmem_user.ko"), "")?;
         c.write("/sys/module/rpmem_user/parameters/put", "0")?;
     }
@@ -652,7 +667,9 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
             vec![open, !open]
         } {
             println!("{first:?}, {second:?}, file open: {open}");
-            let model = Model::new(mode, can_leave, open);
+            // Where both are, the range hides the pin.
+            let held = mode == Mode::Raw || *first == Range || *second == Range;
+            let model = Model::new(mode, can_leave, open, held);
             let mut world = World::new(c, &bus, mode, model)?;
             for step in [*first, *second] {
                 world.take(step)?;
@@ -683,7 +700,7 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
         }
     }
     println!("{} of {all} pairs", pairs.len());
-    if mode == Mode::Raw {
+    if ranges {
         c.rmmod("rpmem_user")?;
     }
     Ok(())
