@@ -1175,7 +1175,7 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
     let f = tools::file_of(&format!("{MNT}/pinned"), HUGE)?;
     let m = Map::sync(&f, 0, HUGE)?;
     m.write8(PAGE, 0x21);
-    let pipe = pin(&m)?;
+    let pipe = tools::pin_in_pipe(&m)?;
     // Only this process holds the pipe, not the one that unbinds.
     let unbind = Peer::start(|_| {
         // SAFETY: the child's copies.
@@ -1207,22 +1207,6 @@ fn pinned(c: &Ctx, s: &Space) -> TestResult {
         other => fail!("{other:?} instead of SIGBUS"),
     }
     Ok(())
-}
-
-/// A pipe with the second page of a mapping spliced into it.
-fn pin(m: &Map) -> TestResult<[i32; 2]> {
-    let mut pipe = [0; 2];
-    // SAFETY: a pipe, and a page of the mapping.
-    let n = unsafe {
-        check!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == 0, "pipe");
-        let v = libc::iovec {
-            iov_base: m.as_ptr().add(PAGE).cast(),
-            iov_len: PAGE,
-        };
-        libc::vmsplice(pipe[1], &v, 1, 0)
-    };
-    check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
-    Ok(pipe)
 }
 
 /// While an unbind waits for a pin: everybody else goes on, and the namespace cannot be bound.
@@ -1266,7 +1250,7 @@ fn killed(c: &Ctx, s: &Space) -> TestResult {
             let f = tools::file_of(&format!("{MNT}/killed"), HUGE)?;
             let m = Map::sync(&f, 0, HUGE)?;
             m.write8(PAGE, 0x21);
-            pin(&m)?;
+            tools::pin_in_pipe(&m)?;
             s.unbind(c)
         };
         i32::from(pinned().is_err())

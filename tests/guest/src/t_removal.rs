@@ -322,7 +322,7 @@ impl<'a> World<'a> {
                     let m = map(&f)?;
                     m.write8(PAGE, 1);
                     if pins {
-                        splice(&m)?;
+                        tools::pin_in_pipe(&m)?;
                     }
                     Ok((f, m))
                 };
@@ -487,22 +487,6 @@ impl Drop for World<'_> {
             let _ = fs::write("/sys/module/rpmem_user/parameters/get", "0");
         }
     }
-}
-
-/// A page of the mapping into a pipe that this process keeps.
-fn splice(m: &Map) -> TestResult {
-    let mut pipe = [0; 2];
-    // SAFETY: a pipe, and a page of the mapping.
-    let n = unsafe {
-        check!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == 0, "pipe");
-        let v = libc::iovec {
-            iov_base: m.as_ptr().add(PAGE).cast(),
-            iov_len: PAGE,
-        };
-        libc::vmsplice(pipe[1], &v, 1, 0)
-    };
-    check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
-    Ok(())
 }
 
 /// Until the process sleeps where somebody else has to act.

@@ -708,6 +708,22 @@ pub fn process_vm(
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
+/// A pipe with the second page of a mapping spliced into it: pinned until both ends are closed.
+pub fn pin_in_pipe(m: &Map) -> TestResult<[i32; 2]> {
+    let mut pipe = [0; 2];
+    // SAFETY: a pipe, and a page of the mapping.
+    let n = unsafe {
+        check!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == 0, "pipe");
+        let v = libc::iovec {
+            iov_base: m.as_ptr().add(PAGE).cast(),
+            iov_len: PAGE,
+        };
+        libc::vmsplice(pipe[1], &v, 1, 0)
+    };
+    check_eq!(n, PAGE as isize, "vmsplice: {}", io::Error::last_os_error());
+    Ok(pipe)
+}
+
 /// Gives pages to a pipe.
 pub fn vmsplice(p: *mut u8, len: usize) -> io::Result<usize> {
     let mut fds = [0; 2];
