@@ -35,11 +35,11 @@ struct Module {
     #[pin]
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
     _layout: layout::Proven,
-    // Bound devices may be in its way.
-    #[pin]
-    _hibernation: hibernation::Notifier,
     // What the driver has left to it ends before the module does.
     _queue: release::Queue,
+    // Bound devices may be in its way, and memory in the queue.
+    #[pin]
+    _hibernation: hibernation::Notifier,
     // The devices that the driver makes are of this class.
     _class: chrdev::Class,
     // They have the events of all devices.

@@ -750,7 +750,7 @@ pub(crate) struct Mapping {
     addr: NonNull<u8>,
     phys: u64,
     len: usize,
-    /// Those of `memory`.
+    /// Those of `memory`, at hand for faults.
     users: SetOnce<Arc<AddressSpace>>,
     memory: Arc<Memory>,
 }

@@ -95,7 +95,7 @@ impl Provider {
     }
 }
 
-/// A value in the queue, as others see it.
+/// A value in the queue, as others see it. `kernel::sync::Completion` has no wait that a signal ends.
 #[pin_data]
 struct Pending {
     /// For messages.

@@ -580,37 +580,12 @@ fn fill(c: &Ctx, mode: Mode) -> TestResult {
 
 /// Each pair of steps, in both orders.
 fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
-    let mut steps = match mode {
-        Mode::Files(_) => vec![
-            Unbind,
-            UnbindKilled,
-            Region,
-            Provider,
-            Module,
-            FileSystem,
-            Mapping,
-            Pin,
-        ],
-        Mode::Devdax => vec![
-            Unbind,
-            UnbindKilled,
-            Region,
-            Provider,
-            Module,
-            Mapping,
-            Pin,
-            Range,
-        ],
-        Mode::Raw => vec![
-            Unbind,
-            UnbindKilled,
-            Region,
-            Provider,
-            Module,
-            Mapping,
-            Range,
-        ],
-    };
+    let mut steps = vec![Unbind, UnbindKilled, Region, Provider, Module, Mapping];
+    steps.extend(match mode {
+        Mode::Files(_) => &[FileSystem, Pin][..],
+        Mode::Devdax => &[Pin, Range],
+        Mode::Raw => &[Range],
+    });
     if !c.nd_devices("nmem").is_empty() {
         steps.push(Dimm);
     }
