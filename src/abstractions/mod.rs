@@ -15,6 +15,7 @@
 //! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
+//! | `param.rs` | driver's own | `include/linux/moduleparam.h` |
 //! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
 //! | `release.rs` | driver's own | `include/linux/workqueue.h` |
@@ -42,6 +43,7 @@ pub(crate) mod kunit;
 pub(crate) mod layout;
 pub(crate) mod memremap;
 pub(crate) mod nd;
+pub(crate) mod param;
 pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod range;

@@ -283,6 +283,24 @@ impl<'a> Namespace<'a> {
         unsafe { (*bindings::nd_dev_to_uuid(&raw mut (*self.ndns).dev)).b }
     }
 
+    /// The name of the region that it is in.
+    pub(crate) fn region_name(&self) -> &CStr {
+        // SAFETY: By the type invariants `ndns` is valid; the region is its parent, which stays for as
+        // long as it does.
+        unsafe { Device::<device::Normal>::from_raw((*self.ndns).dev.parent) }.name()
+    }
+
+    /// The uuid that the btt, pfn or dax device under probe was given, by its info block or by userspace.
+    pub(crate) fn personality_uuid(&self) -> Option<[u8; 16]> {
+        self.pfn_uuid().or_else(|| {
+            let raw = device_raw(self.dev);
+            // SAFETY: The device is valid; if it is a btt device, its uuid does not change under its
+            // lock, which probe holds.
+            let uuid = unsafe { bindings::rpmem_helper_btt_uuid(raw).as_ref() };
+            uuid.map(|uuid| uuid.b)
+        })
+    }
+
     /// The uuid that the pfn or dax device under probe was given, by its info block or by userspace.
     pub(crate) fn pfn_uuid(&self) -> Option<[u8; 16]> {
         let pfn = pfn_of(self.dev)?;

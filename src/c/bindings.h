@@ -20,6 +20,7 @@
 #include "layout.h"
 #include "lease.h"
 #include "nd_private.h"
+#include "param.h"
 #include "shim.h"
 #include "trace.h"
 #include "vm.h"

@@ -54,6 +54,9 @@ struct nd_btt {
 	struct device dev;
 	struct nd_namespace_common *ndns;
 	struct btt *btt;
+	unsigned long lbasize;
+	u64 size;
+	uuid_t *uuid;
 };
 #endif
 #ifndef _LINUX_BTT_H
@@ -70,7 +73,8 @@ struct btt {
 #if IS_ENABLED(CONFIG_ND_BTT)
 #define RPMEM_BTT_MEMBERS(MEMBER)	\
 	MEMBER(btt, btt_disk)		\
-	MEMBER(nd_btt, btt)
+	MEMBER(nd_btt, btt)		\
+	MEMBER(nd_btt, uuid)
 #else
 #define RPMEM_BTT_MEMBERS(MEMBER)
 #endif

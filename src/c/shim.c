@@ -272,6 +272,16 @@ struct gendisk *rpmem_helper_btt_disk(struct device *dev)
 #endif
 }
 
+/* NULL for other devices, and for one that has none yet. */
+uuid_t *rpmem_helper_btt_uuid(struct device *dev)
+{
+#if IS_ENABLED(CONFIG_ND_BTT)
+	return is_nd_btt(dev) ? to_nd_btt(dev)->uuid : NULL;
+#else
+	return NULL;
+#endif
+}
+
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns)
 {
 	return to_nd_namespace_io(&ndns->dev);

@@ -7,6 +7,7 @@
 #define RPMEM_SHIM_H
 
 #include <linux/types.h>
+#include <linux/uuid.h>
 
 struct address_space;
 struct badblocks;
@@ -61,6 +62,7 @@ struct nd_pfn *rpmem_helper_nd_dax_to_pfn(struct device *dev);
 int rpmem_helper_attach_btt(struct nd_namespace_common *ndns);
 void rpmem_helper_detach_btt(struct device *dev);
 struct gendisk *rpmem_helper_btt_disk(struct device *dev);
+uuid_t *rpmem_helper_btt_uuid(struct device *dev);
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns);
 void rpmem_helper_write_back_caches(void);
 void *rpmem_helper_zero_page(void);

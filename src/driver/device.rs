@@ -43,6 +43,7 @@ use crate::{
             RawAccess,
             Region, //
         },
+        param::Excluded,
         platform,
         release::{
             pending_in,
@@ -52,6 +53,10 @@ use crate::{
         vm::PMD_ORDER, //
     },
     logic::{
+        exclude::{
+            self,
+            Mode, //
+        },
         geometry::{
             self,
             Geometry,
@@ -175,6 +180,7 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
     }
     let bound = match Personality::of(dev) {
         Personality::Btt => {
+            check_excluded(dev, &namespace, Some(Mode::Sector))?;
             return Ok(Attached::Sectors(Sectors {
                 btt: Btt::attach(dev, &namespace)?,
                 region: FlushOnDrop(Region::of(dev)?),
@@ -182,11 +188,13 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
         }
         Personality::Namespace => probe_namespace(dev, &namespace),
         Personality::Pfn => {
+            check_excluded(dev, &namespace, Some(Mode::Fsdax))?;
             let (range, block) = setup_pfn(dev, &namespace, Kind::Fsdax)?;
             let pages = Some((range, PageUse::FsDax));
             attach(dev, &namespace, pages, block.data_offset)
         }
         Personality::Dax => {
+            check_excluded(dev, &namespace, Some(Mode::Devdax))?;
             let (range, block) = setup_pfn(dev, &namespace, Kind::Devdax)?;
             let order = folio_order(&range, &block);
             let pages = Some((range, PageUse::Generic(order)));
@@ -196,9 +204,38 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
     bound.map(Attached::Memory)
 }
 
+/// Refuses a namespace that the module parameter `exclude` leaves to another driver: the bus asks that one
+/// next. Without a mode, one that is left to it whatever mode it is in.
+///
+/// # Errors
+///
+/// `ENODEV`. Context: may sleep, takes `kernel_param_lock()`.
+fn check_excluded(dev: &Device<Core<'_>>, namespace: &Namespace<'_>, mode: Option<Mode>) -> Result {
+    let excluded = Excluded::lock();
+    let what = exclude::Namespace {
+        name: namespace.name().to_bytes(),
+        region: namespace.region_name().to_bytes(),
+        uuids: [
+            namespace.uuid(),
+            namespace.personality_uuid().unwrap_or_default(),
+        ],
+    };
+    let is_excluded = match mode {
+        Some(mode) => exclude::excludes(excluded.list(), &what, mode),
+        None => exclude::excludes_in_any_mode(excluded.list(), &what),
+    };
+    if is_excluded {
+        dev_info!(dev, "left to another driver by the parameter exclude\n");
+        return Err(ENODEV);
+    }
+    Ok(())
+}
+
 /// Probes a namespace device: hands it to the personality that its info block asks for, or attaches
 /// a disk to the raw namespace.
 fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<Bound> {
+    // Before libnvdimm makes a device of another mode of it.
+    check_excluded(dev, namespace, None)?;
     let (first, last) = namespace.resource();
     // A smaller one has no room for an info block.
     if last - first >= info_block::RESERVE {
@@ -229,9 +266,10 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
         }
     }
 
-    let range = namespace
-        .should_map_pages()
-        .then(|| (PageMapRange::new(first, last), PageUse::FsDax));
+    let with_pages = namespace.should_map_pages();
+    let mode = if with_pages { Mode::Fsdax } else { Mode::Raw };
+    check_excluded(dev, namespace, Some(mode))?;
+    let range = with_pages.then(|| (PageMapRange::new(first, last), PageUse::FsDax));
     attach(dev, namespace, range, 0)
 }
 

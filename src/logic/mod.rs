@@ -9,6 +9,7 @@
 
 pub mod btf;
 pub mod dirty;
+pub mod exclude;
 pub mod extent;
 pub mod fault;
 pub mod geometry;

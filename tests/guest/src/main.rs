@@ -38,6 +38,7 @@ mod t_demo;
 mod t_devdax;
 mod t_diff;
 mod t_events;
+mod t_exclude;
 mod t_fault;
 mod t_fixture;
 mod t_fsdax;
@@ -79,6 +80,7 @@ fn registry() -> Vec<&'static Test> {
         t_devdax::TESTS,
         t_diff::TESTS,
         t_events::TESTS,
+        t_exclude::TESTS,
         t_fault::TESTS,
         t_fixture::TESTS,
         t_fsdax::TESTS,
