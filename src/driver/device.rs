@@ -273,9 +273,9 @@ fn probe_namespace(dev: &Device<Core<'_>>, namespace: &Namespace<'_>) -> Result<
     attach(dev, namespace, range, 0)
 }
 
-/// What a user can do about an info block that was refused.
+/// What a user can do about an info block that was refused, without a change to the medium.
 const REMEDY: &str =
-    "'ndctl read-infoblock' shows it, 'ndctl destroy-namespace -f' gives the contents up";
+    "'ndctl read-infoblock' shows it, with 1 in force_raw the raw namespace can be read";
 
 /// Reads and verifies the info block of a namespace. A damaged one, or one that cannot be read, is
 /// an error: what is in such a namespace is not known, so it is neither offered as a raw device nor
@@ -310,7 +310,7 @@ fn read_info_block(
         page_struct_size: platform::PAGE_STRUCT_SIZE,
         compat_align: platform::memremap_compat_align(),
     };
-    info_block::parse(&block, &carrier, &platform).map_err(|damage| {
+    let found = info_block::parse(&block, &carrier, &platform).map_err(|damage| {
         dev_err!(
             dev,
             "info block damaged, no device, nothing written: {}: found {:#x}, expected {:#x}; {}\n",
@@ -320,7 +320,14 @@ fn read_info_block(
             REMEDY
         );
         eopnotsupp()
-    })
+    })?;
+    if found.is_none() && info_block::is_signed(&block) {
+        dev_info!(
+            dev,
+            "the info block is of another namespace, and counts as contents\n"
+        );
+    }
+    Ok(found)
 }
 
 /// The info block, if the label of the namespace lets its kind claim it.

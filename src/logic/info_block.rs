@@ -7,8 +7,8 @@
 //! `drivers/nvdimm/pfn_devs.c`. Everything that libnvdimm refuses is refused here. Two things are
 //! stricter: a block that carries the signature but is damaged is an error, not "no info block"
 //! (libnvdimm then offers the raw namespace, with the block itself as data), and a block that
-//! describes more pages than the namespace holds, or a layout of another major version, is an error
-//! too.
+//! describes more pages than the namespace holds is an error too. What another writer made is not
+//! damage: libnvdimm does not look at the major version, and image builders leave it zero.
 
 /// Offset of the info block in the namespace, in bytes.
 pub const OFFSET: u64 = 4096;
@@ -129,12 +129,6 @@ fn aligned(value: u64, align: u64) -> bool {
     value & (align - 1) == 0
 }
 
-fn first8(uuid: &[u8; 16]) -> u64 {
-    let mut out = [0; 8];
-    out.copy_from_slice(&uuid[..8]);
-    u64::from_be_bytes(out)
-}
-
 /// The checksum that the block should carry: Fletcher-64 over its little-endian 32-bit words, with
 /// the checksum field taken as zero (`nd_sb_checksum()`).
 pub fn checksum(block: &[u8; SIZE]) -> u64 {
@@ -148,7 +142,22 @@ pub fn checksum(block: &[u8; SIZE]) -> u64 {
     (hi << 32) | u64::from(lo)
 }
 
-/// Parses and verifies the info block of a namespace. `Ok(None)`: there is none (no signature).
+/// Whether a block has the signature of an info block, be it of this namespace or not.
+pub fn is_signed(block: &[u8; SIZE]) -> bool {
+    kind(block).is_some()
+}
+
+fn kind(block: &[u8; SIZE]) -> Option<Kind> {
+    match &bytes::<16>(block, 0) {
+        PFN_SIGNATURE => Some(Kind::Fsdax),
+        DAX_SIGNATURE => Some(Kind::Devdax),
+        _ => None,
+    }
+}
+
+/// Parses and verifies the info block of a namespace. `Ok(None)`: there is none, without signature or
+/// intact but with the uuid of another namespace. That one is part of the contents: a virtual machine
+/// whose NVDIMM this namespace is writes it, and so did who had the namespace before it got its label.
 ///
 /// # Errors
 ///
@@ -158,28 +167,18 @@ pub fn parse(
     namespace: &Namespace,
     platform: &Platform,
 ) -> Result<Option<InfoBlock>, Damage> {
-    let kind = match &bytes::<16>(block, 0) {
-        PFN_SIGNATURE => Kind::Fsdax,
-        DAX_SIGNATURE => Kind::Devdax,
-        _ => return Ok(None),
+    let Some(kind) = kind(block) else {
+        return Ok(None);
     };
 
     let (stored, computed) = (le64(block, CHECKSUM_AT), checksum(block));
     if stored != computed {
         return damage("checksum", stored, computed);
     }
-    let (major, minor) = (le16(block, 52), le16(block, 54));
-    if major != 1 {
-        return damage("major version", major, 1);
+    if bytes::<16>(block, 32) != namespace.uuid {
+        return Ok(None);
     }
-    let parent = bytes::<16>(block, 32);
-    if parent != namespace.uuid {
-        return damage(
-            "uuid of another namespace (first 8 bytes)",
-            first8(&parent),
-            first8(&namespace.uuid),
-        );
-    }
+    let minor = le16(block, 54);
 
     // Fields are valid from the minor version on that brought them in.
     let (start_pad, end_trunc) = if minor < 1 {

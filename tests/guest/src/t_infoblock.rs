@@ -4,7 +4,7 @@
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::disk::{self, errno, Buf, Marks, MIB};
-use crate::t_namespace::{active, bind_raw, fresh, unbind_raw};
+use crate::t_namespace::{active, bind_raw, fresh, release, unbind_raw};
 use crate::{check, check_eq};
 use std::os::unix::fs::FileExt;
 
@@ -44,6 +44,14 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "namespace_info_block_unlabelled",
         run: unlabelled,
+    },
+    Test {
+        name: "namespace_info_block_writers",
+        run: writers,
+    },
+    Test {
+        name: "namespace_info_block_writers_unlabelled",
+        run: writers_unlabelled,
     },
     Test {
         name: "namespace_info_block_recreate",
@@ -140,12 +148,7 @@ impl Patient {
     }
 
     fn plant(&self, block: &Block) -> TestResult {
-        let mut b = Buf::page(SIZE);
-        b.bytes_mut().copy_from_slice(block);
-        let f = disk::direct(&self.dev)?;
-        f.write_all_at(b.bytes(), OFFSET)?;
-        f.sync_all()?;
-        Ok(())
+        plant(&self.dev, block)
     }
 
     /// What a damaged block must leave alone.
@@ -217,6 +220,15 @@ pub fn read_block(dev: &str) -> TestResult<Block> {
     Ok(block)
 }
 
+fn plant(dev: &str, block: &Block) -> TestResult {
+    let mut b = Buf::page(SIZE);
+    b.bytes_mut().copy_from_slice(block);
+    let f = disk::direct(dev)?;
+    f.write_all_at(b.bytes(), OFFSET)?;
+    f.sync_all()?;
+    Ok(())
+}
+
 fn bit_flips(c: &mut Ctx) -> TestResult {
     let p = Patient::labelled(c)?;
     for at in [
@@ -255,49 +267,241 @@ fn truncated(c: &mut Ctx) -> TestResult {
 
 fn version(c: &mut Ctx) -> TestResult {
     let p = Patient::labelled(c)?;
-    for major in [0, 2, 0xffff] {
-        p.sealed(c, &format!("major version {major}"), "major version", |b| {
-            put(b, MAJOR, major, 2)
-        })?;
-    }
     p.heal(c)?;
-    // A later minor version only adds fields.
-    let mut b = p.good;
-    put(&mut b, MINOR, 5, 2);
-    seal(&mut b);
-    bind_raw(c, &p.ns)?;
-    p.plant(&b)?;
-    p.works(c)
+    // A later minor version only adds fields; libnvdimm looks at no major one.
+    for (major, minor) in [(1, 5), (0, 4), (2, 4), (0xffff, 0xffff)] {
+        let mut b = p.good;
+        put(&mut b, MAJOR, major, 2);
+        put(&mut b, MINOR, minor, 2);
+        seal(&mut b);
+        bind_raw(c, &p.ns)?;
+        p.plant(&b)?;
+        p.works(c)?;
+    }
+    Ok(())
 }
 
+/// An intact block of somebody else is contents: of a virtual machine that has the namespace, or of the
+/// namespace that was here before. It is a raw disk, as for nd_pmem, and nothing in it changes.
 fn uuid(c: &mut Ctx) -> TestResult {
     let p = Patient::labelled(c)?;
-    p.sealed(
-        c,
-        "parent uuid, one bit",
-        "uuid of another namespace",
-        |b| b[PARENT_UUID + 15] ^= 0x80,
-    )?;
-    p.sealed(c, "no parent uuid", "uuid of another namespace", |b| {
-        b[PARENT_UUID..PARENT_UUID + 16].fill(0)
-    })?;
-    p.heal(c)?;
-
-    // A block that is perfect, in the namespace next to this one.
     let other = c.create_namespace(&["-m", "fsdax", "-M", "dev", "-s", "64M"])?;
     bind_raw(c, &other)?;
     let dev = format!("/dev/{}", c.disk_of(&other)?);
     let theirs = read_block(&dev)?;
     unbind_raw(c, &other)?;
     check_eq!(u64_at(&theirs, CHECKSUM), checksum(&theirs));
+
+    let mut one_bit = p.good;
+    one_bit[PARENT_UUID + 15] ^= 0x80;
+    let mut none = p.good;
+    none[PARENT_UUID..PARENT_UUID + 16].fill(0);
     bind_raw(c, &p.ns)?;
-    p.refused(
-        c,
-        "the neighbour's block",
-        &theirs,
-        "uuid of another namespace",
-    )?;
+    for (what, mut block) in [
+        ("one bit", one_bit),
+        ("none", none),
+        ("the neighbour's", theirs),
+    ] {
+        println!("{what}");
+        seal(&mut block);
+        p.plant(&block)?;
+        let before = p.start_of_medium()?;
+        unbind_raw(c, &p.ns)?;
+        c.mark_dmesg();
+        c.bind(&c.driver, &p.ns)?;
+        c.dmesg_has("the info block is of another namespace")?;
+        check_eq!(active(c, &p.ns)?, p.ns, "{what}: holder");
+        let size = c.read_u64(c.nd(&p.ns).join("size"))?;
+        let disk = c.disk_of(&p.ns)?;
+        check_eq!(c.read_u64(format!("/sys/block/{disk}/size"))? * 512, size);
+        check!(
+            p.start_of_medium()?.bytes() == before.bytes(),
+            "{what}: the medium was written to"
+        );
+        c.unbind(&c.driver, &p.ns)?;
+        bind_raw(c, &p.ns)?;
+    }
+    // With a wrong checksum it is nobody's.
+    let mut b = theirs;
+    b[NPFNS] ^= 1;
+    p.refused(c, "the neighbour's, damaged", &b, "checksum")?;
     p.heal(c)
+}
+
+/// What a driver makes of a namespace: the errno of a bind, what holds it, the size and DAX of its disk, and
+/// the first page of that.
+#[derive(Debug, PartialEq)]
+struct Served {
+    errno: i32,
+    holder: Option<String>,
+    disk: Option<(String, u64, String, Vec<u8>)>,
+}
+
+/// Offers the namespace to `driver`, and to no other. Whatever comes of it is undone.
+fn served(c: &Ctx, ns: &str, driver: &str) -> TestResult<Served> {
+    let exclude = if driver == "rpmem" { "\n" } else { ns };
+    c.write("/sys/module/rpmem/parameters/exclude", exclude)?;
+    let r = c.try_write(format!("/sys/bus/nd/drivers/{driver}/bind"))(ns);
+    c.settle();
+    let on = active(c, ns)?;
+    let disk = match c.bound_to(&on) {
+        None => None,
+        Some(by) => {
+            check_eq!(by, driver, "{on}");
+            let disk = c.disk_of(&on)?;
+            let mut page = Buf::page(4096);
+            disk::direct(&format!("/dev/{disk}"))?.read_exact_at(page.bytes_mut(), 0)?;
+            Some((
+                disk.clone(),
+                c.read_u64(format!("/sys/block/{disk}/size"))?,
+                c.disk_attr(&disk, "queue/dax")?,
+                page.bytes().to_vec(),
+            ))
+        }
+    };
+    let kind = |name: &str| {
+        name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.')
+            .to_string()
+    };
+    let served = Served {
+        errno: errno(&r),
+        holder: (on != ns).then(|| kind(&on)),
+        disk,
+    };
+    release(c, ns)?;
+    c.write("/sys/module/rpmem/parameters/exclude", "\n")?;
+    Ok(served)
+}
+
+/// Intact blocks as they are found in the field, changed from the one that this kernel has made. The last
+/// column says why rpmem differs, if it does: there it gives no device.
+type Writer = (&'static str, fn(&mut Block), Option<&'static str>);
+const WRITERS: [Writer; 17] = [
+    ("this kernel, 1.4", |_| (), None),
+    ("Linux 5.0 to 5.3, 1.3", |b| minor(b, 3, PAGE_SIZE), None),
+    ("Linux 4.13 to 4.20, 1.2", |b| minor(b, 2, PAGE_SIZE), None),
+    ("Linux 4.5 to 4.12, 1.1", |b| minor(b, 1, ALIGN), None),
+    ("Linux 4.4, 1.0", |b| minor(b, 0, START_PAD), None),
+    (
+        "Kata Containers, PMEM-CSI, 0.2",
+        |b| {
+            minor(b, 2, PAGE_SIZE);
+            put(b, MAJOR, 0, 2);
+            put(b, NPFNS, 0, 8);
+            b[UUID..UUID + 16].fill(0);
+        },
+        None,
+    ),
+    (
+        "the same with 0.4",
+        |b| {
+            put(b, MAJOR, 0, 2);
+            put(b, NPFNS, 0, 8);
+        },
+        None,
+    ),
+    (
+        "4.7, of a kernel to come",
+        |b| {
+            put(b, MAJOR, 4, 2);
+            put(b, MINOR, 7, 2);
+        },
+        None,
+    ),
+    (
+        "end_trunc of 16 MiB",
+        |b| {
+            put(b, END_TRUNC, 16 * MIB, 4);
+            put(b, NPFNS, u64_at(b, NPFNS) - 4096, 8);
+        },
+        None,
+    ),
+    ("fewer pages than there are", |b| put(b, NPFNS, 1, 8), None),
+    ("flags", |b| put(b, FLAGS, u64::from(u32::MAX), 4), None),
+    (
+        "padding that is not zero",
+        |b| b[2048..3000].fill(0xff),
+        None,
+    ),
+    (
+        "a virtual machine, another parent uuid",
+        |b| b[PARENT_UUID] ^= 1,
+        None,
+    ),
+    (
+        "an unknown mode",
+        |b| put(b, MODE, 3, 4),
+        Some("the contents are not known"),
+    ),
+    (
+        "a page map for smaller pages, on a device map",
+        |b| put(b, PAGE_STRUCT_SIZE, 16, 2),
+        None,
+    ),
+    (
+        "a namespace that was larger",
+        |b| put(b, NPFNS, u64_at(b, NPFNS) + 1, 8),
+        Some("its end is missing"),
+    ),
+    (
+        "no alignment that there is",
+        |b| put(b, ALIGN, 3 * MIB, 4),
+        None,
+    ),
+];
+
+/// A version in which what begins at `from` had not been thought of.
+fn minor(b: &mut Block, version: u64, from: usize) {
+    put(b, MINOR, version, 2);
+    b[from..CHECKSUM].fill(0);
+}
+
+/// Each of them, in the place of the block that ndctl made: rpmem and nd_pmem make the same of it.
+fn each_writer(c: &mut Ctx, labelled: bool) -> TestResult {
+    c.modprobe("nd_pmem")?;
+    for map in ["mem", "dev"] {
+        let ns = if labelled {
+            fresh(c)?;
+            c.create_namespace(&["-m", "fsdax", "-M", map, "-s", "64M"])?
+        } else {
+            let ns = c.namespace()?;
+            c.create_namespace(&["-f", "-e", &ns, "-m", "fsdax", "-M", map])?
+        };
+        // ndctl may have given it to the other one.
+        release(c, &ns)?;
+        bind_raw(c, &ns)?;
+        let dev = format!("/dev/{}", c.disk_of(&ns)?);
+        let good = read_block(&dev)?;
+        unbind_raw(c, &ns)?;
+        for (what, change, differs) in WRITERS {
+            let mut block = good;
+            change(&mut block);
+            seal(&mut block);
+            bind_raw(c, &ns)?;
+            plant(&dev, &block)?;
+            unbind_raw(c, &ns)?;
+            let [ours, theirs] = ["rpmem", "nd_pmem"].map(|driver| served(c, &ns, driver));
+            let (ours, theirs) = (ours?, theirs?);
+            println!(
+                "map={map}, {what}: {} {:?} {:?}",
+                theirs.errno,
+                theirs.holder,
+                theirs.disk.as_ref().map(|d| (&d.0, d.1, &d.2))
+            );
+            match differs {
+                None => check_eq!(ours, theirs, "map={map}, {what}"),
+                Some(_) => {
+                    check_eq!(ours.errno, libc::EOPNOTSUPP, "map={map}, {what}");
+                    check_eq!(ours.disk, None, "map={map}, {what}");
+                    check!(
+                        ours != theirs,
+                        "map={map}, {what}: nd_pmem has no disk, either"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn sizes(c: &mut Ctx) -> TestResult {
@@ -402,16 +606,18 @@ fn unlabelled(c: &mut Ctx) -> TestResult {
     check!(p.good[PARENT_UUID..PARENT_UUID + 16]
         .iter()
         .all(|b| *b == 0));
-    p.sealed(c, "a parent uuid", "uuid of another namespace", |b| {
-        b[PARENT_UUID] = 1
-    })?;
     let mut b = p.good;
     b[NPFNS] ^= 1;
     p.refused(c, "npfns", &b, "checksum")?;
-    p.sealed(c, "major version 2", "major version", |b| {
-        put(b, MAJOR, 2, 2)
-    })?;
     p.heal(c)
+}
+
+fn writers(c: &mut Ctx) -> TestResult {
+    each_writer(c, true)
+}
+
+fn writers_unlabelled(c: &mut Ctx) -> TestResult {
+    each_writer(c, false)
 }
 
 /// A damaged block, and the user gives its contents up: ndctl makes a new one in its place.
