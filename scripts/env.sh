@@ -6,14 +6,12 @@
 # changed package list or recipe names a new artefact and a stale one is
 # never used.
 
-if [ -f "${0%/*}/env.sh" ]; then
-	RPMEM_TOP=${0%/*}/..
+# A shell that sources this by another path than its own has RPMEM_TOP.
+if [ -f "${0%/*}/top.sh" ]; then
+	. "${0%/*}/top.sh"
+else
+	. "${RPMEM_TOP:-.}/scripts/top.sh"
 fi
-RPMEM_TOP=$(cd -P "${RPMEM_TOP:-.}" && pwd -P)
-[ -f "$RPMEM_TOP/scripts/env.sh" ] || {
-	echo "error: $RPMEM_TOP is not a clone of rpmem; set RPMEM_TOP or run the scripts by path" >&2
-	exit 1
-}
 RPMEM_CACHE=${RPMEM_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rpmem}
 case $RPMEM_CACHE in
 /*) ;;
@@ -26,16 +24,6 @@ rpmem_hash() {
 }
 
 RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
-
-# rpmem_list FILE...: lists without their comments.
-rpmem_list() {
-	sed 's/#.*//' "$@" | grep .
-}
-
-# rpmem_is_later SERIES OTHER: of two like 7.2.
-rpmem_is_later() {
-	[ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | tail -n 1)" = "$1" ]
-}
 
 # Which kernel: nothing for the newest supported series of the first suite that
 # has one, a series (7.2), one of Debian's variants of it (7.2-rt) or an exact
