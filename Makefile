@@ -16,7 +16,7 @@ module: ## build rpmem.ko for Debian's newest supported kernel, in the build roo
 	@scripts/build-module
 	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
-package: ## the same as a Debian package, with what a host needs to have rpmem from boot on
+package: ## Debian packages: the driver for DKMS and built for that kernel, tools, headers; KREL= names a release
 	@scripts/build-package
 
 demo: ## the main job, shown in virtual machines
