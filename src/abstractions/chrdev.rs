@@ -113,6 +113,9 @@ pub(crate) trait Operations: vm::Operations + range::Operations {
     /// Attributes of the device in sysfs.
     const GROUPS: &'static sysfs::AttributeGroups<Self>;
 
+    /// The end of the file for lseek(2), in bytes. Context: any.
+    fn size(&self) -> u64;
+
     /// The device is opened. Context: may sleep.
     ///
     /// # Errors
@@ -404,7 +407,7 @@ impl<T: Operations> Registration<T> {
         flush: Some(Self::flush_callback),
         unlocked_ioctl: Some(Self::ioctl_callback),
         compat_ioctl: bindings::compat_ptr_ioctl,
-        llseek: Some(bindings::noop_llseek),
+        llseek: Some(Self::llseek_callback),
         ..pin_init::zeroed()
     };
 
@@ -538,6 +541,22 @@ impl<T: Operations> Registration<T> {
             inner.data.sync(first as u64, last as u64)?;
             Ok(0)
         })
+    }
+
+    /// All of it is data (`SEEK_DATA`), which a hole (`SEEK_HOLE`) ends.
+    ///
+    /// # Safety
+    ///
+    /// For `vfs_llseek()` only.
+    unsafe extern "C" fn llseek_callback(
+        file: *mut bindings::file,
+        offset: bindings::loff_t,
+        whence: c_int,
+    ) -> bindings::loff_t {
+        // SAFETY: `vfs_llseek()` passes an open file.
+        let size = unsafe { Self::of_file(file) }.data.size() as bindings::loff_t;
+        // SAFETY: As above; the function locks the position by itself.
+        unsafe { bindings::generic_file_llseek_size(file, offset, whence, size, size) }
     }
 
     /// # Safety

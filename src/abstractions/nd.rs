@@ -632,6 +632,12 @@ impl Region {
         &self.child
     }
 
+    /// The NUMA node of the memory; -1 (`NUMA_NO_NODE`) if it has none.
+    pub(crate) fn numa_node(&self) -> i32 {
+        // SAFETY: The device is valid.
+        unsafe { bindings::rpmem_helper_dev_to_node(device_raw(&self.child)) }
+    }
+
     /// Whether there is an explicit flush that FUA needs; an error if durability cannot be
     /// guaranteed.
     pub(crate) fn has_flush(&self) -> Result<bool> {

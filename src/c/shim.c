@@ -51,6 +51,11 @@ void rpmem_helper_cond_resched(void)
 	cond_resched();
 }
 
+int rpmem_helper_dev_to_node(struct device *dev)
+{
+	return dev_to_node(dev);
+}
+
 struct gendisk *rpmem_helper_dev_to_disk(struct device *dev)
 {
 	return dev_to_disk(dev);

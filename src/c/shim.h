@@ -28,6 +28,7 @@ void *rpmem_helper_bvec_virt(struct bio_vec *bvec);
 unsigned long rpmem_helper_copy_mc_to_kernel(void *dst, const void *src, size_t len);
 void rpmem_helper_cond_resched(void);
 struct gendisk *rpmem_helper_dev_to_disk(struct device *dev);
+int rpmem_helper_dev_to_node(struct device *dev);
 bool rpmem_helper_disk_is_open(struct gendisk *disk);
 void rpmem_helper_flush_dcache_page(struct page *page);
 void rpmem_helper_folio_clear_mapping(struct folio *folio);

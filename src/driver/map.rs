@@ -199,6 +199,8 @@ pub(super) struct Node {
     disk: DiskNumber,
     limits: mmap::Device,
     memory: Memory,
+    /// Of the region: -1 if it has none.
+    numa_node: i32,
     page_backed: bool,
     /// log2 of the pages of the folios that are mapped, instead of page frames, if they are.
     folios: Option<u32>,
@@ -233,6 +235,7 @@ impl Node {
         let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
         let page_backed = disk.data().mapping().has_pages();
         let folios = disk.data().mapping().folio_order();
+        let numa_node = disk.data().region().numa_node();
         let leases = disk.data().leases().clone();
         let stored = Dirty::new(pages)?;
         let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
@@ -263,6 +266,7 @@ impl Node {
                 synchronous,
             },
             memory: Memory { pfn, pages },
+            numa_node,
             page_backed,
             folios,
             claims <- new_mutex!(Claims {
@@ -650,6 +654,10 @@ impl Operations for Node {
 
     const GROUPS: &'static AttributeGroups<Self> = &GROUPS;
 
+    fn size(&self) -> u64 {
+        self.limits.pages << PAGE_SHIFT
+    }
+
     fn open(&self, dev: &Device, writable: bool) -> Result {
         let mut claims = self.claims.lock();
         if !self.live.is_alive() {
@@ -957,7 +965,8 @@ macro_rules! attributes {
 }
 
 attributes! {
-    Size: c"size", "Bytes that can be mapped.", |node| node.limits.pages << PAGE_SHIFT;
+    Size: c"size", "Bytes that can be mapped.", |node| Operations::size(node);
+    NumaNode: c"numa_node", "The NUMA node of the memory, -1 if it has none.", |node| node.numa_node;
     PageBacked: c"page_backed", "Whether there are struct pages.", |node| u32::from(node.page_backed);
     Pinnable: c"pinnable", "Whether get_user_pages works on mappings.",
         |node| u32::from(node.folios.is_some());
@@ -969,6 +978,20 @@ attributes! {
         |node| PAGE_SIZE << node.largest_order();
     Mappings: c"mappings", "Mappings that live.",
         |node| node.mappings.load(Relaxed).max(0);
+}
+
+/// The physical address of the first byte that can be mapped.
+struct Resource;
+
+impl DeviceAttribute<Node> for Resource {
+    const NAME: &'static CStr = c"resource";
+
+    // As /proc/iomem.
+    const PRIVATE: bool = true;
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        writeln!(out, "{:#x}", node.memory.pfn.0 << PAGE_SHIFT)
+    }
 }
 
 /// The processes that have mappings, a line each: number, direct mappings, mappings, name.
@@ -1000,6 +1023,8 @@ impl DeviceAttribute<Node> for LeaseBreakTime {
 }
 
 static SIZE: Attribute<Node> = attribute::<Node, Size>();
+static NUMA_NODE: Attribute<Node> = attribute::<Node, NumaNode>();
+static RESOURCE: Attribute<Node> = attribute::<Node, Resource>();
 static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
 static PINNABLE: Attribute<Node> = attribute::<Node, Pinnable>();
 static ALIGN: Attribute<Node> = attribute::<Node, Align>();
@@ -1008,8 +1033,10 @@ static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
 static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
 static HOLDERS: Attribute<Node> = attribute::<Node, Holders>();
 static LEASE_BREAK_TIME: Attribute<Node> = attribute::<Node, LeaseBreakTime>();
-static ATTRIBUTES: Attributes<Node, 10> = Attributes::new([
+static ATTRIBUTES: Attributes<Node, 12> = Attributes::new([
     &SIZE,
+    &NUMA_NODE,
+    &RESOURCE,
     &PAGE_BACKED,
     &PINNABLE,
     &ALIGN,
