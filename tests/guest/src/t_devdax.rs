@@ -62,6 +62,10 @@ pub const TESTS: &[Test] = &[
         run: hand_over,
     },
     Test {
+        name: "devdax_ndctl",
+        run: ndctl,
+    },
+    Test {
         name: "devdax_unbind_direct",
         run: unbind_direct,
     },
@@ -670,6 +674,34 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
     check!(gone(&plain)?, "an ordinary mapping, for good");
     drop((plain, f));
     h.space.bind(c)
+}
+
+/// ndctl asks for an exclusive open in the other modes only, also of a namespace that dax_pmem has: it takes
+/// this one away under its users. What is in it stays, and who asks (rpmem-bind) is told who has it.
+fn ndctl(c: &mut Ctx) -> TestResult {
+    let h = Here::nth(c, 0)?;
+    let ns = h.space.namespace(c)?;
+    let f = h.open()?;
+    let m = Map::new(&f, 0, HUGE, RW, MAP_SHARED)?;
+    m.write8(3, 0x5c);
+    f.sync_all()?;
+    let out = c.fails(&["rpmem-bind", &ns, "dax_pmem"])?;
+    check!(out.contains(&format!("{} is in use by", h.node)), "{out}");
+    check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
+    let r = c.run(&["ndctl", "disable-namespace", &ns])?;
+    check_eq!(r.status, 0, "{r}");
+    check_eq!(c.bound_to(&h.space.nd), None);
+    let caught = sys::caught(|| m.read8(3))?;
+    check!(
+        matches!(caught, Caught::Fault(f) if f.signal == libc::SIGBUS),
+        "{caught:?}"
+    );
+    drop((m, f));
+    c.ok(&["ndctl", "enable-namespace", &ns])?;
+    let h = Here::nth(c, 0)?;
+    let m = Map::new(&h.open()?, 0, HUGE, RW, SYNC)?;
+    check_eq!(m.read8(3), 0x5c);
+    Ok(())
 }
 
 /// From dax_pmem and back, by the script: the same bytes, and never under somebody who has it mapped.

@@ -1810,7 +1810,9 @@ fn polite(c: &mut Ctx) -> TestResult {
     let f = n.open()?;
     let m = direct(&f, 0, HUGE)?;
     drop(f);
-    c.fails(&["ndctl", "disable-namespace", &n.space.nd])?;
+    let ns = n.space.namespace(c)?;
+    let out = c.fails(&["ndctl", "disable-namespace", &ns])?;
+    check!(out.contains("busy"), "{ns}: {out}");
     check_eq!(c.bound_to(&n.space.nd).as_deref(), Some("rpmem"));
     let got = c.try_rmmod("rpmem");
     check_eq!(errno(&got), libc::EAGAIN, "rmmod");

@@ -52,6 +52,14 @@ impl Space {
     pub fn unbind(&self, c: &Ctx) -> TestResult {
         c.unbind(c.driver_name(), &self.nd)
     }
+
+    /// The namespace that the device claims, or is: what ndctl and rpmem-bind want to be told.
+    pub fn namespace(&self, c: &Ctx) -> TestResult<String> {
+        if self.nd.starts_with("namespace") {
+            return Ok(self.nd.clone());
+        }
+        c.read(c.nd(&self.nd).join("namespace"))
+    }
 }
 
 /// Every disk, with the nd device that carries it.
