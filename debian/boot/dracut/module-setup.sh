@@ -22,9 +22,9 @@ installkernel() {
 }
 
 # called by dracut
+# shellcheck disable=SC2154 # its variables
 install() {
 	inst_rules 59-rpmem.rules
-	# shellcheck disable=SC2154 # dracut sets it
 	inst_multiple -o "$udevdir/rpmem-alone" /etc/modprobe.d/rpmem.conf rpmem-bind mkdir
 	inst_hook pre-mount 10 "$moddir/take-over.sh"
 }

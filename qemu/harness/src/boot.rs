@@ -77,6 +77,8 @@ impl Env {
 
 /// Seconds, on hardware, that a kernel has to start init.
 const TO_INIT: u64 = 15;
+/// The same for a Debian host, where the tests are a service.
+const TO_SERVICE: u64 = 60;
 /// The guest is about to be switched off by itself, and goes on when it is switched on again.
 const OFF_AND_ON: &str = "# rpmem: power off and on";
 /// A machine that counts its instructions is slower than others by this much, with a plugin.
@@ -233,6 +235,9 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
         }
         c += " kunit.autorun=0";
     }
+    if let Some(system) = &boot.system {
+        c += &format!(" host={}", system.host);
+    }
     for more in [&fixture.cmdline, &boot.cmdline] {
         if !more.is_empty() {
             c += " ";
@@ -316,11 +321,12 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let plan_file = logs.join("plan");
     ctx(fs::write(&plan_file, &plan), logs)?;
     let own_image = logs.join("initrd");
-    let image = if boot.system {
-        env.system.join("initrd.img")
-    } else {
-        initrd(fixture, env, &plan, &own_image)?;
-        own_image.clone()
+    let image = match &boot.system {
+        Some(system) => env.system.join(system.image()),
+        None => {
+            initrd(fixture, env, &plan, &own_image)?;
+            own_image.clone()
+        }
     };
     let cmdline = cmdline(fixture, boot, env);
     let mut args = qemu::args(&Machine {
@@ -338,11 +344,11 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         logs,
         system: &env.system,
         packed: &env.packed,
-        plan: boot.system.then_some(plan_file.as_path()),
+        plan: boot.system.as_ref().map(|_| plan_file.as_path()),
         serial: Serial::Logged,
     });
     // Debian's initramfs would load the module before the guest can say anything.
-    let cover = env.cover.as_ref().filter(|_| !boot.system);
+    let cover = env.cover.as_ref().filter(|_| boot.system.is_none());
     if let Some(cover) = cover {
         args.extend(cover.args(fixture.nfit_test, label)?);
     }
@@ -365,7 +371,11 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let mut ktap_text = String::new();
     let mut times = BTreeMap::new();
     let counting = fixture.icount.map_or(1, |_| COUNTING);
-    let mut watch = Watch::new(boot, env.factor(), TO_INIT, counting);
+    let limit = match boot.system {
+        Some(_) => TO_SERVICE,
+        None => TO_INIT,
+    };
+    let mut watch = Watch::new(boot, env.factor(), limit, counting);
     volatile::before(fixture, dir)?;
     // What a machine that hibernates goes on with, started once more.
     let mut resumes = false;

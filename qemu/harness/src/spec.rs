@@ -23,7 +23,7 @@
 //!   "boots": [{ "tests": ["name", { "name": "x", "timeout": 30, "long_timeout": 300,
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
-//!               "chained": false, "system": false, "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
+//!               "chained": false, "system": "dracut", "host": "installed", "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
 //!               "five_levels": false, "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
@@ -38,7 +38,8 @@
 //! that will do (LINUX_7_3); where one is off, the scenario or the test is not run, and the run says so.
 //! `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
-//! them; `system` that it starts with the initramfs of scripts/system, and finds what the boot before
+//! them; `system` that it starts with an initramfs of scripts/system, made by dracut or initramfs-tools
+//! on the Debian host `host` (a file of qemu/system/hosts), and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
 //! scripts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs. With `resume` a boot goes on with
 //! the system that has hibernated on the first disk, if there is one: before the driver is loaded (`bare`)
@@ -169,6 +170,22 @@ impl Resume {
     }
 }
 
+/// A Debian host that the package of rpmem is installed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// What has made its initramfs.
+    pub initramfs: String,
+    /// What has been done to it, a file of qemu/system/hosts.
+    pub host: String,
+}
+
+impl System {
+    /// The initramfs, as scripts/system names it.
+    pub fn image(&self) -> String {
+        format!("{}-{}.img", self.initramfs, self.host)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Boot {
     pub tests: Vec<TestRef>,
@@ -185,8 +202,8 @@ pub struct Boot {
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
-    /// The initramfs is that of the Debian host of scripts/system.
-    pub system: bool,
+    /// The initramfs is one of scripts/system.
+    pub system: Option<System>,
     /// How often this is done, one after the other; and in the long form.
     pub repeat: u64,
     pub long_repeat: u64,
@@ -268,7 +285,7 @@ impl Boot {
             five_levels: false,
             resume: None,
             chained: false,
-            system: false,
+            system: None,
             repeat: 1,
             long_repeat: 1,
             before: Vec::new(),
@@ -561,6 +578,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "resume",
             "chained",
             "system",
+            "host",
             "repeat",
             "long_repeat",
             "before",
@@ -611,6 +629,14 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "bound" => Some(Resume::Bound),
             other => return Err(format!("{what}: unknown resume \"{other}\"")),
         };
+        let system = match b.str("system", "")?.as_str() {
+            "" => None,
+            initramfs @ ("dracut" | "initramfs-tools") => Some(System {
+                initramfs: initramfs.to_string(),
+                host: b.str("host", "installed")?,
+            }),
+            other => return Err(format!("{what}: unknown system \"{other}\"")),
+        };
         let acts = |key: &str| {
             b.list(key)?
                 .iter()
@@ -638,7 +664,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             five_levels: b.bool("five_levels")?,
             resume,
             chained: b.bool("chained")?,
-            system: b.bool("system")?,
+            system,
             repeat,
             long_repeat: b.num("long_repeat")?.unwrap_or(repeat),
             before: acts("before")?,
@@ -724,6 +750,10 @@ mod tests {
                 "{name}: no fixture {}",
                 s.fixture
             );
+            for system in s.boots.iter().filter_map(|b| b.system.as_ref()) {
+                let host = top.join("qemu/system/hosts").join(&system.host);
+                assert!(host.exists(), "{name}: no {}", host.display());
+            }
         }
     }
 
@@ -754,6 +784,11 @@ mod tests {
             r#"{"fixture":"f","boots":[{"tests":["a"],"resume":"soon"}]}"#
         )
         .is_err());
+        assert!(scenario(
+            "s",
+            r#"{"fixture":"f","boots":[{"tests":["a"],"system":"mkinitcpio"}]}"#
+        )
+        .is_err());
     }
 
     #[test]
@@ -773,6 +808,7 @@ mod tests {
         assert_eq!(s.boots[1].driver, "nd_pmem");
         assert_eq!(s.boots[1].resume, Some(Resume::Bare));
         assert!(s.boots[1].params.is_empty());
+        assert_eq!(s.boots[1].system, None);
         match &s.boots[1].before[0] {
             HostAction::Patch {
                 file,

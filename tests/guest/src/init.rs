@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Process 1 of the guest: sets the machine up, runs the plan, reports, ends QEMU.
+//! Process 1 of the guest: sets the machine up, runs the plan, reports, ends QEMU. On a Debian host it is a
+//! service, and has its own processes alone in its cgroup.
 //!
 //! Channels: /dev/ttyS1 carries KTAP and nothing else, the kernel log goes to ttyS0, and the
 //! end is a byte written to isa-debug-exit. Anything that goes wrong here ends the machine in
@@ -517,16 +518,22 @@ fn leaks(tap: &mut Tap) {
     tap.line("# rpmem: scanned for leaks");
 }
 
-/// Processes that are no kernel threads, nor process 1: they belong to the test.
+/// Processes that are no kernel threads, nor this one: they belong to the test. Where this is a service, those
+/// of its cgroup do.
 fn others() -> Vec<i32> {
+    let own = std::process::id() as i32;
+    let cgroup = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    let ours = (own != 1).then(|| cgroup("self"));
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|e| {
-            let pid = e.file_name().to_string_lossy().parse::<i32>().ok()?;
+            let name = e.file_name().to_string_lossy().into_owned();
+            let pid = name.parse::<i32>().ok()?;
             fs::read_link(e.path().join("exe")).ok()?;
-            (pid > 2).then_some(pid)
+            let in_test = ours.as_ref().map_or(pid > 2, |ours| cgroup(&name) == *ours);
+            (pid != own && in_test).then_some(pid)
         })
         .collect()
 }

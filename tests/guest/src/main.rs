@@ -130,6 +130,7 @@ fn main() {
         ["app", rest @ ..] => app::main(rest),
         ["cross", test, number] => t_cross::one(test, number),
         ["fuzz", rest @ ..] => t_fuzz::main(rest),
+        ["init"] => init::main(),
         _ if std::process::id() == 1 => init::main(),
         _ => {
             eprintln!("usage: rpmem-guest --list | run-test NAME | app COMMAND FILE BYTES");
