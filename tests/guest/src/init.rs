@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -77,7 +77,12 @@ struct Tap {
 
 impl Tap {
     fn open() -> std::io::Result<Tap> {
-        let f = File::options().read(true).write(true).open("/dev/ttyS1")?;
+        // A terminal that is the session's own stops processes in the background that wait for it.
+        let f = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open("/dev/ttyS1")?;
         // SAFETY: termios calls on an open terminal with a struct of our own.
         unsafe {
             let mut t: libc::termios = std::mem::zeroed();

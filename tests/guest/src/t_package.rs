@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The Debian package on a Debian host, with / on persistent memory: scripts/system has installed
-//! it there, and the initramfs is what that made of it.
+//! The Debian packages on a Debian host, with / on persistent memory: scripts/system has installed
+//! them there, and the initramfs is what initramfs-tools or dracut made of it. Whatever is wrong with rpmem, or
+//! done to it, each namespace has a driver.
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
@@ -9,13 +10,29 @@ use crate::tools;
 use crate::{check, check_eq};
 use libc::{PROT_READ, PROT_WRITE};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 
 pub const TESTS: &[Test] = &[
     Test {
         name: "package_store",
         run: store,
+    },
+    Test {
+        name: "package_rpmem",
+        run: rpmem,
+    },
+    Test {
+        name: "package_all",
+        run: all,
+    },
+    Test {
+        name: "package_excluded",
+        run: excluded,
+    },
+    Test {
+        name: "package_kernel",
+        run: kernel,
     },
     Test {
         name: "package_root",
@@ -30,16 +47,28 @@ pub const TESTS: &[Test] = &[
         run: udev,
     },
     Test {
-        name: "package_taken_over",
-        run: taken_over,
+        name: "package_ndctl",
+        run: ndctl,
+    },
+    Test {
+        name: "package_plugged",
+        run: plugged,
+    },
+    Test {
+        name: "package_unread",
+        run: unread,
     },
 ];
 
 const TOOL: &str = "rpmem-bind";
-/// What starts the tests on the host, as init= in tests/scenarios/package.json names it.
-const INIT: &str = "usr/lib/rpmem-guest";
+/// What the host runs as a service, see scripts/stages/system.
+const PROGRAM: &str = "usr/lib/rpmem-guest";
+/// Of a namespace that the host `uuid` leaves to nd_pmem, see qemu/system/hosts.
+const EXCLUDED: &str = "11111111-1111-4111-8111-111111111111";
+/// What looks like a file system in devdax mode has this name.
+const DECOY: &str = "decoy";
 
-/// The host's file system, onto a namespace. Beside it one of each other mode.
+/// The host's file system, onto a namespace. Beside it one of each mode.
 fn store(c: &mut Ctx) -> TestResult {
     c.init_labels()?;
     let ns = c.create_namespace(&["-m", "fsdax", "-M", "mem", "-s", "640M"])?;
@@ -53,16 +82,35 @@ fn store(c: &mut Ctx) -> TestResult {
         "bs=4M",
         "oflag=direct",
     ])?;
+    // The disk has none, or / could be on that.
+    c.ok(&["tune2fs", "-L", "rpmem", &dev])?;
     c.mount(&dev, "/mnt/pmem", "dax=always")?;
-    let init = format!("/mnt/pmem/{INIT}");
-    fs::copy("/proc/self/exe", &init)?;
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    let program = format!("/mnt/pmem/{PROGRAM}");
+    fs::copy("/proc/self/exe", &program)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     c.umount("/mnt/pmem")?;
     c.ok(&["fsck.ext4", "-n", "-f", &dev])?;
-    for mode in ["devdax", "sector"] {
+    c.create_namespace(&["-m", "fsdax", "-s", "64M", "-u", EXCLUDED])?;
+    for mode in ["devdax", "sector", "raw"] {
         c.create_namespace(&["-m", mode, "-s", "64M"])?;
     }
+    for ns in of_mode(c, "dax")? {
+        let dev = format!("/dev/{}", c.disk_of(&active(c, &ns)?)?);
+        c.ok(&["mkfs.ext4", "-q", "-L", DECOY, &dev])?;
+    }
     Ok(())
+}
+
+/// The namespaces that are in a mode, as sysfs calls it.
+fn of_mode(c: &Ctx, mode: &str) -> TestResult<Vec<String>> {
+    let mut found = Vec::new();
+    for ns in c.namespaces() {
+        if c.read(c.nd(&ns).join("mode"))? == mode {
+            found.push(ns);
+        }
+    }
+    check!(!found.is_empty(), "no namespace is in mode {mode}");
+    Ok(found)
 }
 
 /// The namespace that / is on, and its disk.
@@ -77,18 +125,101 @@ fn of_root(c: &Ctx) -> TestResult<(String, String)> {
     crate::fail!("/ is on {dev}, which is no namespace")
 }
 
-fn root(c: &mut Ctx) -> TestResult {
-    let (ns, disk) = of_root(c)?;
-    check_eq!(c.bound_to(&active(c, &ns)?).as_deref(), Some("rpmem"));
-    check!(!c.module_loaded("nd_pmem"), "nd_pmem was loaded");
-    check!(!c.module_loaded("dax_pmem"), "dax_pmem was loaded");
+/// Each namespace has the driver that `want` names for it and its mode, and what that driver offers; and the
+/// machine is well.
+fn served(c: &Ctx, want: impl Fn(&str, &str) -> &'static str) -> TestResult {
+    let state = c.run(&["systemctl", "is-system-running", "--wait"])?;
+    c.ok(&["udevadm", "settle"])?;
+    let log = c.ok(&["journalctl", "-b", "-q", "-o", "cat", "-p", "warning"])?;
+    println!("{log}");
+    // Of udev, about the rules and their program.
+    check!(
+        !log.contains("59-rpmem") && !log.contains("rpmem-alone"),
+        "{log}"
+    );
+    if state.out.trim() != "running" {
+        let failed = c.ok(&["systemctl", "--failed", "--no-legend"])?;
+        crate::fail!("the system is {state}: {failed}");
+    }
+    check_eq!(c.namespaces().len(), 5);
+    let (of_root, _) = of_root(c)?;
+    for ns in c.namespaces() {
+        let dev = active(c, &ns)?;
+        let mode = c.read(c.nd(&ns).join("mode"))?;
+        let driver = c.bound_to(&dev).unwrap_or_default();
+        check_eq!(driver, want(&ns, &mode), "{ns} in mode {mode}");
+        println!("result: {ns} {mode} {driver}");
+        if driver == "dax_pmem" {
+            let devices = tools::names(c.nd(&dev));
+            let own = devices
+                .iter()
+                .find(|d| d.starts_with("dax") && d.contains('.'));
+            let own = own.ok_or("no device of device-dax")?;
+            check!(fs::metadata(format!("/dev/{own}"))?
+                .file_type()
+                .is_char_device());
+            continue;
+        }
+        c.disk_of(&dev)?;
+        let nodes = tools::names(c.nd(&dev).join("rpmem"));
+        // Sectors of a BTT have no place of their own on the medium that could be mapped.
+        let mapped = driver == "rpmem" && mode != "safe";
+        check_eq!(nodes.len(), usize::from(mapped), "{ns}: {nodes:?}");
+        for node in nodes {
+            check!(fs::metadata(format!("/dev/{node}"))?
+                .file_type()
+                .is_char_device());
+        }
+    }
     let options = c.ok(&["findmnt", "-n", "-o", "FSTYPE,OPTIONS", "/"])?;
     check!(
         options.starts_with("ext4") && options.contains("dax=always"),
-        "{options}"
+        "{of_root} has {options}"
     );
-    c.ok(&["dpkg", "-V", "rpmem"])?;
+    Ok(())
+}
 
+/// As installed.
+fn rpmem(c: &mut Ctx) -> TestResult {
+    served(c, |_, mode| match mode {
+        "dax" => "dax_pmem",
+        _ => "rpmem",
+    })
+}
+
+/// rpmem has devdax mode as well.
+fn all(c: &mut Ctx) -> TestResult {
+    served(c, |_, _| "rpmem")
+}
+
+/// rpmem has all but one.
+fn excluded(c: &mut Ctx) -> TestResult {
+    let mut found = None;
+    for ns in c.namespaces() {
+        let uuids = [c.nd(&ns), c.nd(&active(c, &ns)?)].map(|dev| c.read(dev.join("uuid")));
+        if uuids.iter().any(|u| matches!(u, Ok(u) if u == EXCLUDED)) {
+            found = Some(ns);
+        }
+    }
+    check!(found.is_some(), "no namespace has that UUID");
+    served(c, |ns, _| match found.as_deref() == Some(ns) {
+        true => "nd_pmem",
+        false => "rpmem",
+    })
+}
+
+/// The kernel's own drivers have all.
+fn kernel(c: &mut Ctx) -> TestResult {
+    served(c, |_, mode| match mode {
+        "dax" => "dax_pmem",
+        _ => "nd_pmem",
+    })
+}
+
+/// On / as rpmem has it.
+fn root(c: &mut Ctx) -> TestResult {
+    let (ns, disk) = of_root(c)?;
+    check!(!c.module_loaded("nd_pmem"), "nd_pmem was loaded");
     let f = tools::file_of("/root/file", 4096)?;
     check!(tools::is_dax(&f)?, "no DAX on /");
     let m = Map::new(
@@ -100,9 +231,11 @@ fn root(c: &mut Ctx) -> TestResult {
     )?;
     m.write8(0, 1);
     m.persist(0, 1);
-    let status = c.ok(&[TOOL])?;
-    let line = format!("{ns} fsdax driver=rpmem /dev/{disk}: /dev/{disk} is mounted at /\n");
-    check!(status.contains(&line), "{line}{status}");
+    let out = c.fails(&[TOOL, &ns, "nd_pmem"])?;
+    check!(
+        out.contains(&format!("/dev/{disk} is mounted at /")),
+        "{out}"
+    );
     Ok(())
 }
 
@@ -119,23 +252,12 @@ fn bind(c: &mut Ctx) -> TestResult {
             .collect()
     };
     let before = drivers(c)?;
-    check_eq!(before.len(), 3);
-    check!(before.iter().all(|d| d.1 == "rpmem"), "{before:?}");
-
-    let why = format!("/dev/{disk} is mounted at /");
-    let out = c.fails(&[TOOL, &ns, "nd_pmem"])?;
-    check!(out.contains(&why), "{out}");
-    let r = c.run(&[TOOL, "-n", "--all", "nd_pmem"])?;
-    check_eq!(r.status, 1, "{r}");
-    check_eq!(r.out.matches("would write").count(), 4, "{r}");
-    check!(r.err.contains(&why), "{r}");
-    check_eq!(drivers(c)?, before, "after -n");
-    let out = c.fails(&[TOOL, "--undo"])?;
-    check!(out.contains("there is nothing to undo"), "{out}");
-
     let r = c.run(&[TOOL, "--all", "nd_pmem"])?;
     check_eq!(r.status, 1, "{r}");
-    check!(r.err.contains(&why), "{r}");
+    check!(
+        r.err.contains(&format!("/dev/{disk} is mounted at /")),
+        "{r}"
+    );
     for (other, driver) in drivers(c)? {
         let want = match c.read(c.nd(&other).join("mode"))?.as_str() {
             _ if other == ns => "rpmem",
@@ -144,76 +266,121 @@ fn bind(c: &mut Ctx) -> TestResult {
         };
         check_eq!(driver, want, "{other}: {r}");
     }
-    // What was moved away and back is not moved again.
-    let sector = before
-        .iter()
-        .find(|d| c.read(c.nd(&d.0).join("mode")).is_ok_and(|m| m == "safe"));
-    let Some((sector, _)) = sector else {
-        crate::fail!("no sector namespace")
-    };
-    c.ok(&[TOOL, sector, "rpmem"])?;
-    let out = c.ok(&[TOOL, "--undo"])?;
-    check_eq!(out.lines().count(), 1, "{out}");
-    check!(out.contains("dax_pmem -> rpmem"), "{out}");
+    c.ok(&[TOOL, "--undo"])?;
     check_eq!(drivers(c)?, before, "after --undo");
-    unload(c)
+    Ok(())
 }
 
-/// The kernel's own drivers.
-fn unload(c: &Ctx) -> TestResult {
-    c.rmmod("nd_pmem")?;
-    c.rmmod("dax_pmem")
-}
-
-/// The links by UUID; and with a kernel that rpmem is not built for, the kernel's own drivers.
-fn udev(c: &mut Ctx) -> TestResult {
-    let mut daemon = Command::new("/usr/lib/systemd/systemd-udevd").spawn()?;
-    c.wait_exists("/run/udev/control")?;
-    let trigger = |subsystem: &str| -> TestResult {
-        let only = format!("--subsystem-match={subsystem}");
-        c.ok(&["udevadm", "trigger", "--action=add", &only])?;
+/// ndctl, which loads what the alias of a namespace names and asks that first, changes nothing of it.
+fn ndctl(c: &mut Ctx) -> TestResult {
+    let (root, _) = of_root(c)?;
+    for ns in c.namespaces() {
+        if ns != root {
+            c.ok(&["ndctl", "disable-namespace", &ns])?;
+            c.ok(&["ndctl", "enable-namespace", &ns])?;
+            c.ok(&["ndctl", "destroy-namespace", "-f", &ns])?;
+        }
         c.ok(&["udevadm", "settle"])?;
-        Ok(())
-    };
-    trigger("rpmem")?;
+    }
+    for mode in ["fsdax", "devdax", "sector", "raw"] {
+        c.create_namespace(&["-m", mode, "-s", "32M"])?;
+        c.ok(&["udevadm", "settle"])?;
+    }
+    for ns in c.namespaces() {
+        let want = match c.read(c.nd(&ns).join("mode"))?.as_str() {
+            "dax" => "dax_pmem",
+            _ => "rpmem",
+        };
+        check_eq!(c.bound_to(&active(c, &ns)?).as_deref(), Some(want), "{ns}");
+    }
+    check!(!c.module_loaded("nd_pmem"), "nd_pmem was loaded");
+    Ok(())
+}
+
+/// An NVDIMM that comes later is served by whom / is served by.
+fn plugged(c: &mut Ctx) -> TestResult {
+    let (root, _) = of_root(c)?;
+    let want = c.bound_to(&active(c, &root)?);
+    c.ask_monitor("plug")?;
+    c.wait_for("a second region", || c.regions().len() == 2)?;
+    let ns = "namespace1.0";
+    c.wait_for("a driver", || c.bound_to(ns).is_some())?;
+    check_eq!(c.bound_to(ns), want);
+    c.disk_of(ns)?;
+    Ok(())
+}
+
+/// What a device has in udev's database.
+fn properties(c: &Ctx, device: &str) -> TestResult<String> {
+    c.ok(&["udevadm", "info", "-q", "property", device])
+}
+
+/// Nodes that the group of disks may use, that units can need, and that have names which stay.
+fn udev(c: &mut Ctx) -> TestResult {
+    let group = fs::read_to_string("/etc/group")?;
+    let disk = group.lines().find(|l| l.starts_with("disk:"));
+    let disk = disk.and_then(|l| l.split(':').nth(2)?.parse().ok());
+    let disk: u32 = disk.ok_or("no group disk")?;
+    let mut looked_at = 0;
     for ns in c.namespaces() {
         let dev = active(c, &ns)?;
-        let node = tools::names(c.nd(&dev).join("rpmem"));
-        let Some(node) = node.first() else {
-            continue;
-        };
-        let uuid = c.read(c.nd(&dev).join("uuid"))?;
-        let link = fs::canonicalize(format!("/dev/rpmem/by-uuid/{uuid}"))?;
-        check_eq!(link, std::path::Path::new("/dev").join(node), "{ns}");
+        for node in tools::names(c.nd(&dev).join("rpmem")) {
+            looked_at += 1;
+            let path = format!("/dev/{node}");
+            let meta = fs::metadata(&path)?;
+            check_eq!((meta.mode() & 0o777, meta.gid()), (0o660, disk), "{path}");
+            let region = fs::canonicalize(c.nd(&ns))?;
+            let region = region
+                .parent()
+                .and_then(Path::file_name)
+                .unwrap_or_default();
+            let by_path = format!("by-path/{}-{ns}", region.to_string_lossy());
+            for link in [
+                by_path,
+                format!("by-uuid/{}", c.read(c.nd(&dev).join("uuid"))?),
+            ] {
+                let link = format!("/dev/rpmem/{link}");
+                check_eq!(fs::canonicalize(&link)?, Path::new(&path), "{link}");
+            }
+            let unit = format!("dev-{node}.device");
+            check_eq!(
+                c.ok(&["systemctl", "is-active", &unit])?.trim(),
+                "active",
+                "{unit}"
+            );
+        }
     }
-    trigger("nd")?;
-    check!(!c.module_loaded("nd_pmem"), "nd_pmem beside rpmem");
-
-    let release = c.read("/proc/sys/kernel/osrelease")?;
-    let ko = format!("/usr/lib/modules/{release}/updates/rpmem.ko");
-    fs::rename(&ko, "/root/rpmem.ko")?;
-    c.ok(&["depmod", &release])?;
-    trigger("nd")?;
-    for name in ["nd_pmem", "dax_pmem"] {
-        check!(c.module_loaded(name), "no {name} without rpmem");
-    }
-    fs::rename("/root/rpmem.ko", &ko)?;
-    c.ok(&["depmod", &release])?;
-    daemon.kill()?;
-    daemon.wait()?;
-    unload(c)
+    check!(looked_at > 0, "no node");
+    Ok(())
 }
 
-/// nd_pmem was loaded before anything else: the initramfs has given / to rpmem all the same.
-fn taken_over(c: &mut Ctx) -> TestResult {
-    let (ns, disk) = of_root(c)?;
-    check!(c.module_loaded("nd_pmem"), "nd_pmem was not loaded");
-    check_eq!(c.bound_to(&active(c, &ns)?).as_deref(), Some("rpmem"));
-    check_eq!(c.read(format!("/run/rpmem-bind/{ns}"))?, "nd_pmem");
-    let out = c.fails(&[TOOL, "--undo", &ns])?;
-    check!(
-        out.contains(&format!("/dev/{disk} is mounted at /")),
-        "{out}"
-    );
+/// Nothing looks into the disk of a namespace in devdax mode, where something is that looks like a file system.
+fn unread(c: &mut Ctx) -> TestResult {
+    let mut looked_at = 0;
+    for ns in c.namespaces() {
+        let Ok(disk) = c.disk_of(&active(c, &ns)?) else {
+            continue;
+        };
+        let dev = format!("/dev/{disk}");
+        let known = properties(c, &dev)?;
+        println!("{known}");
+        let has = |what: &str| known.lines().any(|l| l == what);
+        let unit = format!("dev-{disk}.device");
+        let unit = c.run(&["systemctl", "is-active", &unit])?;
+        if c.read(c.nd(&ns).join("mode"))? != "dax" {
+            check!(!has("SYSTEMD_READY=0"), "{dev}: {known}");
+            check_eq!(unit.status, 0, "{dev}: {unit}");
+            continue;
+        }
+        looked_at += 1;
+        let probed = c.ok(&["blkid", "-p", "-o", "export", &dev])?;
+        check!(probed.contains(DECOY), "{probed}");
+        check!(!known.contains("ID_FS_"), "{known}");
+        check!(has("UDISKS_IGNORE=1") && has("SYSTEMD_READY=0"), "{known}");
+        check!(has("DM_UDEV_DISABLE_OTHER_RULES_FLAG=1"), "{known}");
+        check!(unit.status != 0, "{dev}: {unit}");
+    }
+    check_eq!(looked_at, 1);
+    check!(!Path::new("/dev/disk/by-label").join(DECOY).exists());
     Ok(())
 }
