@@ -16,6 +16,10 @@ module: ## build rpmem.ko for Debian's newest supported kernel, in the build roo
 	@scripts/build-module
 	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
+tools: ## build rpmem-bind, in the build root
+	@scripts/build-tools
+	@. scripts/env.sh && echo $$RPMEM_OUT/target/rpmem-bind/release/rpmem-bind
+
 package: ## Debian packages: the driver for DKMS and built for that kernel, tools, headers; KREL= names a release
 	@scripts/build-package
 
@@ -73,4 +77,4 @@ help: ## this list
 	@sed -n 's/^\([a-z_-]*\):.* ## /\1\t/p' Makefile | expand -t 20
 	@echo 'KDIR=$(KDIR)'
 
-.PHONY: all modules modules_install module package demo test test-debug stress test-the-tests bench next-series check doc rust-analyzer shell prepare kernel-tree clean clean-cache help
+.PHONY: all modules modules_install module tools package demo test test-debug stress test-the-tests bench next-series check doc rust-analyzer shell prepare kernel-tree clean clean-cache help

@@ -40,6 +40,8 @@ pub struct Env {
     pub base: PathBuf,
     pub guest: PathBuf,
     pub ko: PathBuf,
+    /// The program rpmem-bind.
+    pub bind: PathBuf,
     /// The modules of nfit_test, and rpmem.ko for it.
     pub nfit_test: PathBuf,
     pub nfit_ko: PathBuf,
@@ -198,10 +200,8 @@ pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(),
         0o644,
         b"blacklist nd_pmem\nblacklist dax_pmem\n",
     );
-    let bind = env.top.join("scripts/rpmem-bind");
-    if bind.exists() {
-        a.file("usr/sbin/rpmem-bind", 0o755, &ctx(fs::read(&bind), &bind)?);
-    }
+    let bind = ctx(fs::read(&env.bind), &env.bind)?;
+    a.file("usr/sbin/rpmem-bind", 0o755, &bind);
     ctx(fs::copy(&env.base, to), &env.base)?;
     let mut f = ctx(fs::OpenOptions::new().append(true).open(to), to)?;
     if fixture.ndctl {

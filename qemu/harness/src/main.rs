@@ -56,7 +56,7 @@ options:
   --long                              all scenarios, and the long form of their tests
   --seed N                            for tests that draw numbers; default: drawn, and printed
 
-environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_KREL
+environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_BIND RPMEM_KREL
 RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_NDCTL RPMEM_PROFILE RPMEM_COVER RPMEM_KMODULES,
 RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko), RPMEM_FLAVOUR (default: stock) and
 RPMEM_COVERAGE (default: what is executed is not noted)";
@@ -136,6 +136,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         base: need("RPMEM_GUEST_BASE")?,
         guest: need("RPMEM_GUEST_BIN")?,
         ko: need("RPMEM_KO").unwrap_or_else(|_| out.join("module/rpmem.ko")),
+        bind: need("RPMEM_BIND")?,
         nfit_test: need("RPMEM_NFIT_TEST")?,
         nfit_ko: need("RPMEM_NFIT_MODULE")?.join("rpmem.ko"),
         ndctl: need("RPMEM_NDCTL")?,
