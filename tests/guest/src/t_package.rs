@@ -96,7 +96,8 @@ fn store(c: &mut Ctx) -> TestResult {
     }
     for ns in of_mode(c, "dax")? {
         let dev = format!("/dev/{}", c.disk_of(&active(c, &ns)?)?);
-        c.ok(&["mkfs.ext4", "-q", "-L", DECOY, &dev])?;
+        c.mkfs_ext4(&dev, None)?;
+        c.ok(&["tune2fs", "-L", DECOY, &dev])?;
     }
     Ok(())
 }
