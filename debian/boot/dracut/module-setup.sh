@@ -26,5 +26,5 @@ installkernel() {
 install() {
 	inst_rules 59-rpmem.rules
 	inst_multiple -o "$udevdir/rpmem-alone" /etc/modprobe.d/rpmem.conf rpmem-bind mkdir
-	inst_hook pre-mount 10 "$moddir/take-over.sh"
+	inst_hook pre-trigger 10 "$moddir/take-over.sh"
 }
