@@ -318,6 +318,7 @@ fn properties(c: &Ctx, device: &str) -> TestResult<String> {
 
 /// Nodes that the group of disks may use, that units can need, and that have names which stay.
 fn udev(c: &mut Ctx) -> TestResult {
+    c.run(&["systemctl", "is-system-running", "--wait"])?;
     let group = fs::read_to_string("/etc/group")?;
     let disk = group.lines().find(|l| l.starts_with("disk:"));
     let disk = disk.and_then(|l| l.split(':').nth(2)?.parse().ok());
@@ -357,6 +358,7 @@ fn udev(c: &mut Ctx) -> TestResult {
 
 /// Nothing looks into the disk of a namespace in devdax mode, where something is that looks like a file system.
 fn unread(c: &mut Ctx) -> TestResult {
+    c.run(&["systemctl", "is-system-running", "--wait"])?;
     let mut looked_at = 0;
     for ns in c.namespaces() {
         let Ok(disk) = c.disk_of(&active(c, &ns)?) else {
