@@ -143,3 +143,20 @@ lock() {
 unlock() {
 	exec 9>&-
 }
+
+# enter_crate DIR USER: go to where the crate in DIR is built; $locked is the
+# option for its lock file. A library has none, and must not get that of
+# Debian's crates, which no other cargo takes: it is built in a copy.
+enter_crate() {
+	cd "$1" || return
+	# shellcheck disable=SC2034 # for the caller
+	locked=--locked
+	grep -qsx /Cargo.lock .gitignore || return 0
+	# shellcheck disable=SC2034
+	locked=
+	crate_copy=$RPMEM_OUT/crate/$2
+	rm -rf "$crate_copy"
+	mkdir -p "$crate_copy"
+	tar -c --exclude=./Cargo.lock --exclude=./target . | tar -x -C "$crate_copy"
+	cd "$crate_copy" || return
+}

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A log on persistent memory that a power cut cannot tear: `append DEVICE [TEXT]`.
 //!
 //! The first eight bytes are the length of what follows. A record is durable before the length that

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing CPU caches back, with the best instruction that the CPU has.
 
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Persistent memory through `/dev/rpmemN`: map it, store to it, make it durable.
 //!
 //! ```no_run
