@@ -5,7 +5,7 @@
 // A toolbox: not every tool is in use at every time.
 #![allow(dead_code)]
 
-use rpmem::Instruction;
+use rpmem::cache::{self, Instruction};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -137,8 +137,9 @@ impl Drop for Map {
 
 /// Write the range back from the CPU caches and wait for it.
 pub fn persist(p: *mut u8, len: usize) -> Instruction {
-    // SAFETY: the caller has mapped it; nothing is read or written.
-    rpmem::persist(unsafe { std::slice::from_raw_parts(p, len) });
+    // SAFETY: the caller has mapped it.
+    unsafe { cache::flush_ptr(p, len) };
+    cache::drain();
     Instruction::best()
 }
 

@@ -1395,22 +1395,48 @@ fn application_crate(c: &mut Ctx) -> TestResult {
     map.persist(4090, 15);
     map.store_u64(HUGE, 0x1122_3344_5566_7788);
     map.flush(HUGE, 8);
-    rpmem::drain();
+    let long: Vec<u8> = (0..5 * PAGE).map(|n| (n * 13) as u8).collect();
+    map.copy_from_slice(HUGE + PAGE - 3, &long);
+    map.drain();
     let direct = device.map_direct(0, 2 * HUGE)?;
     let mut bytes = [0; 15];
     direct.load(4090, &mut bytes);
     check_eq!(&bytes, b"over the border");
     check_eq!(direct.load_u64(HUGE), 0x1122_3344_5566_7788);
+    let mut back = vec![0; long.len()];
+    direct.load(HUGE + PAGE - 3, &mut back);
+    check!(back == long, "a long copy");
     let plain = device.map_plain(0, PAGE)?;
     plain.store(0, &[7]);
-    plain.sync()?;
+    plain.persist(0, 1)?;
     check_eq!(
         errno(&device.map(info.size, PAGE)),
         libc::EINVAL,
         "behind the end"
     );
-    // The last page of the medium, on the disk.
+    let region = c.nd(&h.space.nd).canonicalize()?;
+    // Not there if the platform does not say.
+    let said = c
+        .read(region.join("../persistence_domain"))
+        .unwrap_or_default();
+    let want = match said.trim() {
+        "cpu_cache" => rpmem::Domain::CpuCache,
+        "memory_controller" => rpmem::Domain::MemoryController,
+        _ => rpmem::Domain::Unknown,
+    };
+    check_eq!(device.persistence_domain(), want, "{said}");
+    println!("result: persistence domain {want:?}");
     drop((map, direct, plain, device));
+    // To be read alone, also as far as the kernel is concerned.
+    let device = rpmem::Device::open_read_only(&h.node)?;
+    let map = device.map_read_only(0, HUGE)?;
+    check_eq!(device.prefault(&map)?, HUGE);
+    let mut byte = [0];
+    map.load(0, &mut byte);
+    check_eq!(byte, [7]);
+    check_eq!(errno(&device.map(0, PAGE)), libc::EACCES, "for reading");
+    drop((map, device));
+    // The first page of the medium, on the disk.
     let mut b = disk::Buf::page(PAGE);
     disk::direct(&h.space.dev())?.read_exact_at(b.bytes_mut(), 0)?;
     check_eq!(b.bytes()[0], 7);
@@ -2049,13 +2075,14 @@ fn direct_header(c: &mut Ctx) -> TestResult {
     } else {
         rpmem::Via::Window
     };
-    check_eq!(device.map(0, PAGE)?.via(), None);
-    check_eq!(device.map_plain(0, PAGE)?.via(), None);
-    let window = device.map(DIRECT_WINDOW, PAGE)?;
-    check_eq!(window.via(), Some(rpmem::Via::Window));
+    let map = device.map(0, PAGE)?;
+    check_eq!(mapped_at(c, map.as_ptr() as usize)?.0, 0);
+    // Its type would not say that it is direct.
+    let got = errno(&device.map(DIRECT_WINDOW, PAGE));
+    check_eq!(got, libc::EINVAL, "in the window");
     for offset in [0, DIRECT_WINDOW] {
         let m = device.map_direct(offset, PAGE)?;
-        check_eq!(m.via(), Some(best), "{offset:#x}");
+        check_eq!(m.via(), best, "{offset:#x}");
         let (at, _) = mapped_at(c, m.as_ptr() as usize)?;
         check_eq!(at, DIRECT_WINDOW, "{offset:#x}");
     }
