@@ -151,7 +151,7 @@ RPMEM_NDCTL=$RPMEM_CACHE/ndctl/$(cd "$RPMEM_TOP" &&
 
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c \
+	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c lib/c/*.[ch] \
 		include/uapi/linux/rpmem.h; } | rpmem_hash)
 RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
 

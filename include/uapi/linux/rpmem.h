@@ -78,29 +78,17 @@ struct rpmem_lease {
 #define RPMEM_LEASE		_IO(RPMEM_IOC, 2)
 
 #ifndef __KERNEL__
-/* With a C library. */
-#if __STDC_HOSTED__
-#include <errno.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/types.h>
-#endif
-
-#ifndef MAP_SHARED_VALIDATE
-#define MAP_SHARED_VALIDATE	0x03
-#endif
-#ifndef MAP_POPULATE
-#define MAP_POPULATE		0x8000
-#endif
-
 /*
  * Flags of mmap(2). Where the bit means something else, they are all the bits of
  * the type of a mapping, which no kernel takes.
  *
  * MAP_DIRECT, with MAP_SHARED_VALIDATE, at an offset of the device is the same as
  * that offset in the direct window without it. Kernels that do not know the flag
- * say EOPNOTSUPP: rpmem_mmap() then takes the window.
+ * say EOPNOTSUPP: take the window then, as rpmem_mmap() of lib/c/rpmem.h does.
  */
+#ifndef MAP_SHARED_VALIDATE
+#define MAP_SHARED_VALIDATE	0x03
+#endif
 #ifndef MAP_SYNC
 #if defined(__alpha__) || defined(__hppa__) || defined(__mips__) || defined(__xtensa__)
 #define MAP_SYNC		MAP_TYPE
@@ -114,83 +102,6 @@ struct rpmem_lease {
 #else
 #define MAP_DIRECT		0x200000
 #endif
-#endif
-
-/* What made a mapping a direct one. */
-#define RPMEM_VIA_FLAG		1
-#define RPMEM_VIA_WINDOW	2
-
-#if __STDC_HOSTED__
-/* Whether the bytes of a file from @offset on are in its direct window as well. */
-static inline int rpmem_has_window(int fd, off_t offset)
-{
-	struct rpmem_info info;
-
-	info.argsz = sizeof(info);
-	info.size = 0;
-	/* Offsets of mmap(2) end at 1 << 44 in a program of 32 bits. */
-	return sizeof(long) >= 8 && !ioctl(fd, RPMEM_INFO, &info) && offset >= 0 &&
-	       (__u64)offset < info.size;
-}
-
-/*
- * mmap(2) of such a device, on a kernel that knows MAP_DIRECT or not. If it made
- * a direct mapping, *via says how, else it is 0; via may be NULL. Errors are those
- * of mmap(2). A file that is not such a device, and a program of 32 bits on a
- * kernel that does not know the flag, get EOPNOTSUPP for MAP_DIRECT.
- *
- * MAP_POPULATE, which the kernel skips for mappings without struct pages, maps
- * all pages ahead of any access, as far as possible.
- */
-static inline void *rpmem_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset,
-			       int *via)
-{
-	const off_t window = sizeof(off_t) >= 8 ? (off_t)RPMEM_DIRECT_WINDOW : 0;
-	const int direct = (flags & MAP_DIRECT) == MAP_DIRECT;
-	const int saved = errno;
-	struct rpmem_prefault prefault;
-	int how = 0;
-	void *ptr;
-
-	if (via)
-		*via = 0;
-	/* Without validation the kernel ignores the flag for other files. */
-	if (direct && (flags & MAP_TYPE) != MAP_SHARED_VALIDATE) {
-		errno = EINVAL;
-		return MAP_FAILED;
-	}
-	ptr = mmap(addr, len, prot, flags, fd, offset);
-	if (direct && ptr != MAP_FAILED) {
-		how = RPMEM_VIA_FLAG;
-	} else if (direct && errno == EOPNOTSUPP) {
-		if (window && offset >= window)
-			offset -= window;
-		if (!rpmem_has_window(fd, offset)) {
-			errno = EOPNOTSUPP;
-			return MAP_FAILED;
-		}
-		ptr = mmap(addr, len, prot, flags & ~MAP_DIRECT, fd, offset + window);
-		how = RPMEM_VIA_WINDOW;
-	} else if (window && offset >= window && ptr != MAP_FAILED &&
-		   rpmem_has_window(fd, offset - window)) {
-		how = RPMEM_VIA_WINDOW;
-	}
-	if (ptr == MAP_FAILED)
-		return ptr;
-	if (via)
-		*via = how;
-	if ((flags & MAP_POPULATE) && prot != PROT_NONE) {
-		prefault.argsz = sizeof(prefault);
-		prefault.flags = prot & PROT_WRITE ? RPMEM_PREFAULT_WRITE : 0;
-		prefault.addr = (__u64)(unsigned long)ptr;
-		prefault.len = (len + 4095) / 4096 * 4096;
-		prefault.done = 0;
-		/* As with mmap(2), a page that cannot be populated is no error. */
-		(void)ioctl(fd, RPMEM_PREFAULT, &prefault);
-	}
-	errno = saved;
-	return ptr;
-}
 #endif
 #endif /* __KERNEL__ */
 

@@ -21,8 +21,6 @@ const TEXT: &str = "tests/syzkaller/rpmem.txt";
 const CONST: &str = "tests/syzkaller/rpmem.txt.const";
 const HEADER: &str = "include/uapi/linux/rpmem.h";
 const GUARD: &str = "_UAPI_LINUX_RPMEM_H";
-/// What rpmem_mmap() says, which is no part of the kernel's interface.
-const OF_LIBRARY: &str = "RPMEM_VIA_";
 /// The folder of an attribute of the node, of one of the disk, and of a file in debugfs.
 const NODE: &str = "/sys/class/rpmem/rpmem0/";
 const DISK: &str = "/sys/block/pmem0/dax/";
@@ -321,7 +319,7 @@ fn compare(top: &Path, sources: &[File]) -> Result<Compared, String> {
         let own = format!("RPMEM_{name}");
         if description.defines.contains_key(&own) {
             names.insert(name.clone());
-        } else if !constants.contains(name) && !name.starts_with(OF_LIBRARY) {
+        } else if !constants.contains(name) {
             findings.push(format!(
                 "{TEXT}: {name} of the header is missing: use it, or define {own}"
             ));

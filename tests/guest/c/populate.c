@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include <linux/rpmem.h>
+#include <rpmem.h>
 
 #define LEN (5UL << 20)
 
