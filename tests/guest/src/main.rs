@@ -28,6 +28,9 @@ mod fuzz_others;
 mod fuzz_run;
 mod fuzz_users;
 mod init;
+/// What people copy is what is tested.
+#[path = "../../../lib/rpmem/examples/append/log.rs"]
+mod log;
 mod sys;
 mod t_bench;
 mod t_bind;
@@ -48,6 +51,7 @@ mod t_infoblock;
 mod t_kunit;
 mod t_layout;
 mod t_lease;
+mod t_lib;
 mod t_life;
 mod t_loss;
 mod t_map;
@@ -90,6 +94,7 @@ fn registry() -> Vec<&'static Test> {
         t_kunit::TESTS,
         t_layout::TESTS,
         t_lease::TESTS,
+        t_lib::TESTS,
         t_life::TESTS,
         t_loss::TESTS,
         t_map::TESTS,
