@@ -137,7 +137,7 @@ RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
 
 # A Debian host without rpmem, to install the package on.
 RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/system scripts/stages/debian qemu/system/packages; } | rpmem_hash)
+	cat scripts/stages/system scripts/stages/machine scripts/stages/debian qemu/system/packages; } | rpmem_hash)
 
 # A Debian host without a kernel, and the kernel's packages as a repository for its apt: tests/package.
 RPMEM_HOST=$RPMEM_CACHE/hosts/$(cd "$RPMEM_TOP" &&
