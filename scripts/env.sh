@@ -142,6 +142,9 @@ RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP
 # A Debian host without a kernel, and the kernel's packages as a repository for its apt: tests/package.
 RPMEM_HOST=$RPMEM_CACHE/hosts/$(cd "$RPMEM_TOP" &&
 	cat scripts/stages/host-root scripts/stages/debian tests/package/packages | rpmem_hash)
+RPMEM_UPGRADE=$RPMEM_CACHE/hosts/upgrade-$(cd "$RPMEM_TOP" &&
+	cat scripts/stages/upgrade scripts/stages/machine scripts/stages/debian tests/package/packages \
+		qemu/system/packages | rpmem_hash)
 RPMEM_KERNEL_DEBS=$RPMEM_CACHE/kernel-debs/${RPMEM_KREL:-none}-$({ echo "$RPMEM_KVERSION"; cat \
 	"$RPMEM_TOP/scripts/stages/kernel-debs"; } | rpmem_hash)
 
@@ -159,4 +162,4 @@ export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
 export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
 export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM RPMEM_NDCTL
-export RPMEM_HOST RPMEM_KERNEL_DEBS
+export RPMEM_HOST RPMEM_UPGRADE RPMEM_KERNEL_DEBS

@@ -140,7 +140,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         nfit_test: need("RPMEM_NFIT_TEST")?,
         nfit_ko: need("RPMEM_NFIT_MODULE")?.join("rpmem.ko"),
         ndctl: need("RPMEM_NDCTL")?,
-        system: out.join("system"),
+        system: need("RPMEM_SYSTEM_DIR").unwrap_or_else(|_| out.join("system")),
         last_flush: need("RPMEM_LAST_FLUSH")?,
         profile: need("RPMEM_PROFILE")?,
         cover: None,

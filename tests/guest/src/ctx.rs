@@ -603,10 +603,11 @@ impl Ctx {
     /// when that kernel runs.
     pub fn next_kernel(&self) -> TestResult<String> {
         let number = std::env::var("RPMEM_TEST").map_err(|e| e.to_string())?;
-        Ok(format!(
-            "{} {STARTED_BY}{number}",
-            self.read("/proc/cmdline")?
-        ))
+        // This kernel may have been started by one, too.
+        let line = self.read("/proc/cmdline")?;
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        words.retain(|word| !word.starts_with(STARTED_BY));
+        Ok(format!("{} {STARTED_BY}{number}", words.join(" ")))
     }
 
     /// Cut the power here and now: the test is over, and so is the guest.

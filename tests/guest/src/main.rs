@@ -67,6 +67,7 @@ mod t_selftest;
 mod t_smoke;
 mod t_stack;
 mod t_trace;
+mod t_upgrade;
 mod t_virtio;
 mod tools;
 
@@ -110,6 +111,7 @@ fn registry() -> Vec<&'static Test> {
         t_smoke::TESTS,
         t_stack::TESTS,
         t_trace::TESTS,
+        t_upgrade::TESTS,
         t_virtio::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()

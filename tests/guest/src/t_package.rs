@@ -115,7 +115,7 @@ fn of_mode(c: &Ctx, mode: &str) -> TestResult<Vec<String>> {
 }
 
 /// The namespace that / is on, and its disk.
-fn of_root(c: &Ctx) -> TestResult<(String, String)> {
+pub fn of_root(c: &Ctx) -> TestResult<(String, String)> {
     let dev = c.ok(&["findmnt", "-n", "-o", "SOURCE", "/"])?;
     let disk = dev.trim().trim_start_matches("/dev/").to_string();
     for ns in c.namespaces() {

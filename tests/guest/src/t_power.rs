@@ -390,9 +390,18 @@ fn copy_of(c: &Ctx, serial: &str) -> TestResult<File> {
 const KEXEC_FILE_ON_CRASH: u64 = 2;
 
 /// Loads this kernel once more, to go on with the next test.
-fn load(c: &Ctx, more: &str, flags: u64) -> TestResult {
+fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
     c.modprobe("virtio_blk")?;
     let (kernel, initrd) = (copy_of(c, "kernel")?, copy_of(c, "initrd")?);
+    load(c, &kernel, &initrd, more, flags)?;
+    for file in ["kernel", "initrd"] {
+        fs::remove_file(format!("/tmp/{file}"))?;
+    }
+    Ok(())
+}
+
+/// Loads a kernel that goes on with the next test, with `more` on its command line, by kexec_file_load(2).
+pub fn load(c: &Ctx, kernel: &File, initrd: &File, more: &str, flags: u64) -> TestResult {
     let line = CString::new(c.next_kernel()? + more).map_err(|e| e.to_string())?;
     // SAFETY: open files, and a string of that length with its NUL.
     let r = unsafe {
@@ -406,24 +415,26 @@ fn load(c: &Ctx, more: &str, flags: u64) -> TestResult {
         )
     };
     check!(r == 0, "kexec_file_load: {}", io::Error::last_os_error());
-    for file in ["kernel", "initrd"] {
-        fs::remove_file(format!("/tmp/{file}"))?;
-    }
     Ok(())
 }
 
-/// Another kernel is started, with everything in use.
-fn kexec(c: &mut Ctx) -> TestResult {
-    load(c, "", 0)?;
-    let _live = Live::new(c)?;
-    // SAFETY: starts what has been loaded.
+/// Starts the kernel that has been loaded, at once.
+pub fn start() -> TestResult {
+    // SAFETY: as said.
     unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
     fail!("kexec: {}", io::Error::last_os_error())
 }
 
+/// Another kernel is started, with everything in use.
+fn kexec(c: &mut Ctx) -> TestResult {
+    load_again(c, "", 0)?;
+    let _live = Live::new(c)?;
+    start()
+}
+
 /// The kernel panics, with everything in use, and the crash kernel is started.
 fn panic(c: &mut Ctx) -> TestResult {
-    load(c, " maxcpus=1 nr_cpus=1 reset_devices", KEXEC_FILE_ON_CRASH)?;
+    load_again(c, " maxcpus=1 nr_cpus=1 reset_devices", KEXEC_FILE_ON_CRASH)?;
     let _live = Live::new(c)?;
     c.write("/proc/sysrq-trigger", "c")?;
     fail!("it lives on")
