@@ -57,8 +57,8 @@ rust-analyzer: ## rust-project.json for editors
 	@. scripts/env.sh && scripts/stage rust-analyzer scripts/in-root --kernel scripts/checks/rust-analyzer \
 		$$RPMEM_MODULE $$PWD/rust-project.json
 
-shell: ## a shell in a guest with the machine FIXTURE (nfit-raw)
-	@scripts/run-harness shell --fixture $(FIXTURE)
+shell: ## a shell in a guest with the machine FIXTURE (nfit-raw), and FILE in /root
+	@scripts/run-harness shell --fixture $(FIXTURE) $(foreach file,$(FILE),--file $(abspath $(file)))
 
 prepare: ## make build root, kernel tree and guest image in the cache
 	@scripts/prepare

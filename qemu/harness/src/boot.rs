@@ -211,6 +211,20 @@ pub fn initrd(fixture: &Fixture, env: &Env, plan: &str, to: &Path) -> Result<(),
     ctx(f.write_all(&a.finish()), to)
 }
 
+/// Puts files of the clone into `/root` of the guest, as programs.
+pub fn add_files(initrd: &Path, files: &[PathBuf]) -> Result<(), String> {
+    let mut a = Archive::new();
+    a.dir("root");
+    for file in files {
+        let bytes = fs::read(file)
+            .map_err(|e| format!("{}: {e}; it has to be in the clone", file.display()))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        a.file(&format!("root/{name}"), 0o755, &bytes);
+    }
+    let mut f = ctx(fs::OpenOptions::new().append(true).open(initrd), initrd)?;
+    ctx(f.write_all(&a.finish()), initrd)
+}
+
 pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
     // Early boot is quiet because every character on an emulated UART is slow; init turns
     // the console up before it loads the driver. The kernel measures whether the timer ticks; on a

@@ -52,6 +52,7 @@ usage: rpmem-qemu [options] COMMAND
 options:
   --accel tcg|kvm|auto   default tcg; kvm only after a probe boot has proved it
   --driver rpmem|nd_pmem|none         for shell and demo; default rpmem
+  --file PATH                         for shell: the guest has it in /root; may be repeated
   --jobs N                            guests at a time
   --long                              all scenarios, and the long form of their tests
   --seed N                            for tests that draw numbers; default: drawn, and printed
@@ -69,6 +70,7 @@ struct Options {
     fixture: Option<String>,
     accel: String,
     driver: Option<String>,
+    files: Vec<PathBuf>,
     jobs: Option<usize>,
     long: bool,
     doc: bool,
@@ -90,6 +92,7 @@ fn options() -> Result<Options, String> {
             "--fixture" => o.fixture = Some(value()?),
             "--accel" => o.accel = value()?,
             "--driver" => o.driver = Some(value()?),
+            "--file" => o.files.push(value()?.into()),
             "--jobs" => {
                 let n = value()?.parse().ok().filter(|n| *n > 0);
                 o.jobs = Some(n.ok_or("--jobs needs a number above 0")?);
@@ -502,6 +505,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
     boot::create_backing(fixture, &dir)?;
     let image = dir.join("initrd");
     boot::initrd(fixture, env, &boot::plan(fixture, &b, env, "shell"), &image)?;
+    boot::add_files(&image, &o.files)?;
     let args = qemu::args(&qemu::Machine {
         fixture,
         accel: env.accel,
