@@ -10,6 +10,7 @@ use crate::tools;
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -39,6 +40,18 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "upgrade_downgrade",
         run: downgrade,
+    },
+    Test {
+        name: "upgrade_purge",
+        run: purge,
+    },
+    Test {
+        name: "upgrade_reboot_without",
+        run: reboot_into_old,
+    },
+    Test {
+        name: "upgrade_without",
+        run: without,
     },
 ];
 
@@ -231,4 +244,43 @@ fn downgrade(c: &mut Ctx) -> TestResult {
     let of_old = dkms(c, &old)?.unwrap_or_default();
     check!(of_old.ends_with(": installed"), "{of_old}");
     Ok(())
+}
+
+/// What puts the kernel's own drivers into the initramfs after rpmem's hook has gone.
+const ROOT_HOOK: &str = "/etc/initramfs-tools/hooks/nvdimm-root";
+
+/// rpmem goes while `/` is on its disk, and leaves what the next boot needs: one file, which it names.
+fn purge(c: &mut Ctx) -> TestResult {
+    let [old, _] = releases()?;
+    check!(!Path::new(ROOT_HOOK).exists(), "{ROOT_HOOK} is there");
+    let out = apt(
+        c,
+        &format!("purge rpmem-dkms rpmem-tools linux-lib-rust linux-lib-rust-{old}"),
+    )?;
+    check!(out.contains(ROOT_HOOK), "nothing is said of {ROOT_HOOK}");
+    check!(Path::new(ROOT_HOOK).exists(), "{ROOT_HOOK} is not there");
+    // But for the program of these tests.
+    let left = c.ok(&[
+        "sh",
+        "-c",
+        "find / -xdev '(' -name '*rpmem*' -o -path '*linux-lib-rust*' ')' \
+            ! -name 'rpmem-guest*' ! -path '/var/lib/apt/*' ! -path '/tmp/*'",
+    ])?;
+    check_eq!(left, "", "left of rpmem");
+    let list = c.ok(&["lsinitramfs", &format!("/boot/initrd.img-{old}")])?;
+    check!(!list.contains("rpmem"), "rpmem is in the initramfs");
+    check!(list.contains("nvdimm/nd_pmem.ko"), "nd_pmem is not");
+    Ok(())
+}
+
+fn without(c: &mut Ctx) -> TestResult {
+    c.ok(&["mount", "-o", "ro", "/dev/vdb", REPOSITORY])?;
+    let [old, _] = releases()?;
+    check_eq!(release(c)?, old);
+    check!(!c.module_loaded("rpmem"), "rpmem is loaded");
+    // What systemd does on a host: the initramfs has no drivers of device-dax now.
+    c.ok(&["/usr/lib/systemd/systemd-udevd", "--daemon"])?;
+    c.ok(&["udevadm", "trigger", "--action=add"])?;
+    c.ok(&["udevadm", "settle"])?;
+    served_by(c, "nd_pmem")
 }
