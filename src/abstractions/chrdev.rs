@@ -19,7 +19,6 @@
 use super::{
     device_raw,
     fasync::Fasync,
-    range,
     sysfs,
     vm::{
         self,
@@ -30,6 +29,7 @@ use super::{
 use crate::bindings;
 use core::{
     fmt::Write,
+    marker::PhantomData,
     ptr::NonNull, //
 };
 use kernel::{
@@ -105,13 +105,45 @@ impl Event {
     }
 }
 
+/// Gets a range of memory of a device for another module: its file, offset and length in bytes, whether
+/// for writing, and what belongs to that module.
+type Get = unsafe fn(
+    NonNull<bindings::file>,
+    u64,
+    u64,
+    bool,
+    NonNull<bindings::rpmem_range_ops>,
+    *mut c_void,
+) -> Result<NonNull<bindings::rpmem_range>>;
+
+/// How other modules hold memory of devices with `T`.
+///
+/// # Invariants
+///
+/// The function may be called for an open file of such a device and operations that stay valid until
+/// the range is given back.
+pub(crate) struct Ranges<T>(Get, PhantomData<fn(T)>);
+
+impl<T> Ranges<T> {
+    /// # Safety
+    ///
+    /// `get` keeps the type invariants.
+    pub(super) const unsafe fn new(get: Get) -> Self {
+        // INVARIANT: Guaranteed by the caller.
+        Self(get, PhantomData)
+    }
+}
+
 /// What a driver of a character device implements, on the data of a device.
-pub(crate) trait Operations: vm::Operations + range::Operations {
+pub(crate) trait Operations: vm::Operations {
     /// The module that open files keep loaded.
     const OWNER: &'static ThisModule;
 
     /// Attributes of the device in sysfs.
     const GROUPS: &'static sysfs::AttributeGroups<Self>;
+
+    /// How other modules hold its memory.
+    const RANGES: &'static Ranges<Self>;
 
     /// The end of the file for lseek(2), in bytes. Context: any.
     fn size(&self) -> u64;
@@ -271,7 +303,7 @@ impl<T> Inner<T> {
 /// The operations of a device's files, and how other modules hold its memory.
 struct Table {
     file: bindings::file_operations,
-    range: range::Get,
+    range: Get,
 }
 
 /// That of the devices of this module, which are of one kind; null before the first.
@@ -279,7 +311,7 @@ static TABLE: Atomic<*const Table> = Atomic::new(core::ptr::null());
 
 /// How to hold memory of the device that `file` is of; `None` if it is not of a device of this
 /// module. The module has other files (debugfs): its name in the operations says nothing.
-pub(super) fn range_of(file: &bindings::file) -> Option<range::Get> {
+pub(super) fn range_of(file: &bindings::file) -> Option<Get> {
     // SAFETY: Null, or a constant (`Registration::new`).
     let table = unsafe { TABLE.load(Relaxed).as_ref() }?;
     core::ptr::eq(file.f_op, &table.file).then_some(table.range)
@@ -390,7 +422,7 @@ impl<T: Operations> Registration<T> {
     const FOPS: &'static bindings::file_operations = &Self::TABLE.file;
 
     const TABLE: &'static Table = &Table {
-        range: range::get::<T>,
+        range: T::RANGES.0,
         file: Self::FILE,
     };
 

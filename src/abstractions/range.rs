@@ -36,7 +36,7 @@ use kernel::{
 };
 
 /// What a driver whose memory can be held implements.
-pub(crate) trait Operations: Sized {
+pub(crate) trait Operations: chrdev::Operations {
     /// Lets a user hold `len` bytes from `offset` on: says where they are, in the kernel and
     /// physically, and remembers `user`, to be told, until it is given back. Context: may sleep.
     ///
@@ -147,31 +147,23 @@ impl User {
 /// # Safety
 ///
 /// `file` is an open file of such a device.
-unsafe fn put<T: chrdev::Operations + Operations>(
-    file: NonNull<bindings::file>,
-    user: &User,
-    write: bool,
-) {
+unsafe fn put<T: Operations>(file: NonNull<bindings::file>, user: &User, write: bool) {
     // SAFETY: Guaranteed by the caller.
     unsafe { chrdev::Registration::<T>::data_of_file(file.as_ref()) }.put(user, write);
 }
 
-/// Gets a range of a device of type `T`, for `file`.
-pub(super) type Get = unsafe fn(
-    NonNull<bindings::file>,
-    u64,
-    u64,
-    bool,
-    NonNull<bindings::rpmem_range_ops>,
-    *mut c_void,
-) -> Result<NonNull<bindings::rpmem_range>>;
+/// For [`chrdev::Operations::RANGES`].
+pub(crate) const fn ranges<T: Operations>() -> chrdev::Ranges<T> {
+    // SAFETY: It is for devices of type `T`, and asks for no more.
+    unsafe { chrdev::Ranges::new(get::<T>) }
+}
 
-/// See [`Get`].
+/// Gets a range of a device of type `T`, for `file`.
 ///
 /// # Safety
 ///
 /// `file` is an open file of such a device. `ops` stays valid until the range is given back.
-pub(super) unsafe fn get<T: chrdev::Operations + Operations>(
+unsafe fn get<T: Operations>(
     file: NonNull<bindings::file>,
     offset: u64,
     len: u64,

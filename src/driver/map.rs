@@ -48,6 +48,7 @@ use crate::{
             Event,
             Handle,
             Operations,
+            Ranges,
             Registration,
             Request, //
         },
@@ -653,6 +654,8 @@ impl Operations for Node {
     const OWNER: &'static ThisModule = THIS_MODULE;
 
     const GROUPS: &'static AttributeGroups<Self> = &GROUPS;
+
+    const RANGES: &'static Ranges<Self> = &range::ranges();
 
     fn size(&self) -> u64 {
         self.limits.pages << PAGE_SHIFT
