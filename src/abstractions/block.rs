@@ -20,7 +20,6 @@ use super::{
     badblocks::Badblocks,
     compat,
     device_raw,
-    nd::Namespace,
     sysfs::AttributeGroups, //
 };
 use crate::bindings;
@@ -432,19 +431,16 @@ impl<T: Operations> NewDisk<T> {
         })
     }
 
-    /// Names the disk after its namespace: `pmemN`.
-    pub(crate) fn name_after(&mut self, namespace: &Namespace<'_>) {
+    /// The name, for what gives it one: null-terminated.
+    pub(super) fn name_mut(&mut self) -> &mut [u8; bindings::DISK_NAME_LEN as usize] {
         // SAFETY: By the type invariants the disk is valid and ours alone.
-        let name = unsafe { &mut (*self.disk.as_ptr()).disk_name };
-        namespace.disk_name(name);
+        unsafe { &mut (*self.disk.as_ptr()).disk_name }
     }
 
-    /// Names the disk; one with a namespace has that of [`NewDisk::name_after`].
+    /// Names the disk; one with a namespace is named by that.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(crate) fn set_name(&mut self, name: &CStr) {
-        // SAFETY: By the type invariants the disk is valid and ours alone.
-        let to = unsafe { &mut (*self.disk.as_ptr()).disk_name };
-        for (to, from) in to.iter_mut().zip(name.to_bytes_with_nul()) {
+        for (to, from) in self.name_mut().iter_mut().zip(name.to_bytes_with_nul()) {
             *to = *from;
         }
     }

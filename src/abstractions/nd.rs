@@ -18,7 +18,11 @@
 
 use super::{
     badblocks::Badblocks,
-    block::Bio,
+    block::{
+        self,
+        Bio,
+        NewDisk, //
+    },
     device_raw,
     errno::eopnotsupp,
     memremap::PageMapRange,
@@ -338,11 +342,13 @@ impl<'a> Namespace<'a> {
         unsafe { bindings::pmem_should_map_pages(device_raw(self.dev)) }
     }
 
-    /// Writes the disk's name, `pmemN`, `pmemN.M`, into `name`.
-    pub(crate) fn disk_name(&self, name: &mut [u8; bindings::DISK_NAME_LEN as usize]) {
+    /// Names the disk of the namespace: `pmemN`, `pmemN.M`.
+    pub(crate) fn name_disk<T: block::Operations>(&self, disk: &mut NewDisk<T>) {
         // SAFETY: By the type invariants `ndns` is valid; the function writes at most
         // `DISK_NAME_LEN` bytes.
-        unsafe { bindings::nvdimm_namespace_disk_name(self.ndns, name.as_mut_ptr().cast()) };
+        unsafe {
+            bindings::nvdimm_namespace_disk_name(self.ndns, disk.name_mut().as_mut_ptr().cast())
+        };
     }
 
     /// Opens the first `size` bytes for [`RawAccess::read`].

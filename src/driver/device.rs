@@ -467,7 +467,7 @@ fn attach(
         synchronous: true,
     };
     let mut disk = NewDisk::new(dev, &limits, geometry.sectors(), dax.clone())?;
-    disk.name_after(namespace);
+    namespace.name_disk(&mut disk);
     let host = dax::Host::new(dax.clone(), &disk)?;
     let disk = match disk.add(dev, &sysfs::GROUPS) {
         Ok(disk) => disk,
