@@ -10,6 +10,7 @@
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
 //! | `compat.rs` | driver's own | `src/c/compat.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
+//! | `disk_attributes.rs` | `kernel::block::disk` | `include/linux/blkdev.h` |
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
 //! | `hibernation.rs` | `kernel::power` | `include/linux/suspend.h` |
 //! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
@@ -35,6 +36,7 @@ pub(crate) mod block;
 pub(crate) mod chrdev;
 pub(crate) mod compat;
 pub(crate) mod dax;
+pub(crate) mod disk_attributes;
 pub(crate) mod errno;
 pub(crate) mod fasync;
 pub(crate) mod hibernation;

@@ -25,6 +25,7 @@ use crate::{
             NewDisk, //
         },
         dax,
+        disk_attributes,
         errno::eopnotsupp,
         memremap::{
             Mapping,
@@ -49,7 +50,6 @@ use crate::{
             pending_in,
             Retiring, //
         },
-        sysfs::Dirent,
         vm::PMD_ORDER, //
     },
     logic::{
@@ -479,7 +479,7 @@ fn attach(
     };
     disk.check_and_set_ro();
 
-    match Dirent::of_disk(&disk, c"badblocks") {
+    match disk_attributes::file_of(&disk, c"badblocks") {
         Some(file) => pmem.watch_badblocks(file),
         None => dev_warn!(dev, "'badblocks' notification disabled\n"),
     }

@@ -5,12 +5,17 @@
 //! C counterpart: `pmem_attribute_groups` in `drivers/nvdimm/pmem.c`.
 
 use super::blk::Disk;
-use crate::abstractions::sysfs::{
-    Attribute,
-    AttributeGroup,
-    AttributeGroups,
-    Attributes,
-    BoolAttribute, //
+use crate::abstractions::{
+    disk_attributes::{
+        attribute,
+        BoolAttribute, //
+    },
+    sysfs::{
+        Attribute,
+        AttributeGroup,
+        AttributeGroups,
+        Attributes, //
+    }, //
 };
 use kernel::prelude::*;
 
@@ -29,7 +34,7 @@ impl BoolAttribute<Disk> for WriteCache {
     }
 }
 
-static WRITE_CACHE: Attribute<Disk> = Attribute::new::<WriteCache>();
+static WRITE_CACHE: Attribute<Disk> = attribute::<Disk, WriteCache>();
 static DAX_ATTRIBUTES: Attributes<Disk, 2> = Attributes::new([&WRITE_CACHE]);
 static DAX_GROUP: AttributeGroup<Disk> = AttributeGroup::new(Some(c"dax"), &DAX_ATTRIBUTES);
 
