@@ -5,28 +5,34 @@
 //! | file | would be | C header |
 //! |---|---|---|
 //! | `atomic.rs` | `kernel::sync::atomic` | `include/asm-generic/barrier.h` |
+//! | `errno.rs` | `kernel::error::code` | `include/uapi/asm-generic/errno.h` |
+//! | `compat.rs` | driver's own | `src/c/compat.h` |
+//! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
+//! | `param.rs` | driver's own | `include/linux/moduleparam.h` |
+//! | `trace.rs` | `kernel::tracepoint` | `include/linux/tracepoint.h` |
+//! | `platform.rs` | driver's own | `include/linux/{mm_types,memremap}.h` |
+//! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
+//! | `hibernation.rs` | `kernel::power` | `include/linux/suspend.h` |
+//! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
+//! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
+//! | `release.rs` | driver's own | `include/linux/workqueue.h` |
+//! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
-//! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
-//! | `compat.rs` | driver's own | `src/c/compat.h` |
-//! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `disk_attributes.rs` | `kernel::block::disk` | `include/linux/blkdev.h` |
-//! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
-//! | `hibernation.rs` | `kernel::power` | `include/linux/suspend.h` |
-//! | `layout.rs` | driver's own | `include/uapi/linux/btf.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
-//! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
-//! | `param.rs` | driver's own | `include/linux/moduleparam.h` |
-//! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
-//! | `range.rs` | driver's own | `include/linux/rpmem.h` |
-//! | `release.rs` | driver's own | `include/linux/workqueue.h` |
-//! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
-//! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
-//! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
-//! | `trace.rs` | `kernel::tracepoint` | `include/linux/tracepoint.h` |
+//! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `vm.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
+//! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
+//! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
+//! | `range.rs` | driver's own | `include/linux/rpmem.h` |
+//! | `kunit.rs` | driver's own | `include/kunit/test.h` |
+//! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
 //!
-//! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test.
+//! A file imports those alone that stand above it: `scripts/check layers`.
+//!
+//! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test, and may import
+//! what they like.
 //!
 //! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
 

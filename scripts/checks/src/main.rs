@@ -4,6 +4,7 @@
 //!
 //! - `symbols KSRC SYMVERS RUSTLIB`: prints the names that the kernel declares, for the others
 //! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
+//! - `layers TOP`: who may import whom, without circles
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
 //! - `clocks TOP`: tests in guests depend neither on the speed of the host nor on lazy file systems
@@ -15,6 +16,7 @@
 
 mod clocks;
 mod kernel;
+mod layers;
 mod references;
 mod rust;
 mod safety;
@@ -64,6 +66,7 @@ fn run(args: &[&str]) -> Findings {
             Ok(Vec::new())
         }
         ["unsafe", top] => Ok(unsafe_code::check(&sources(Path::new(top))?)),
+        ["layers", top] => layers::check(&sources(Path::new(top))?),
         ["safety", top, symbols] => {
             let top = Path::new(top);
             let text = fs::read_to_string(symbols).map_err(|e| format!("{symbols}: {e}"))?;
@@ -87,7 +90,7 @@ fn run(args: &[&str]) -> Findings {
             Ok(Vec::new())
         }
         _ => Err(
-            "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | \
+            "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | layers TOP | \
                   safety TOP SYMBOLS | references TOP KSRC | tables TOP | clocks TOP | \
                   syzkaller TOP | syzkaller-const TOP"
                 .into(),
