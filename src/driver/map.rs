@@ -11,9 +11,9 @@
 //! [`Node::live`], which unbinding revokes: that waits for faults, write-backs and accesses under
 //! way, and those that come later find nothing.
 //!
-//! Locks, from the outside: mmap lock or VMA lock; `writeback`; the SRCU domain of `live` (read); the
-//! one that entries of 1 GiB need (`space.rs`); locks of page tables and of the address space. `claims`
-//! is taken without any of them, and the block layer's `open_mutex` inside of it.
+//! Locks, from the outside: mmap lock or VMA lock; that of the write tracker; the SRCU domain of `live`
+//! (read); the one that entries of 1 GiB need (`space.rs`); locks of page tables and of the address space.
+//! `claims` is taken without any of them, and the block layer's `open_mutex` inside of it.
 //!
 //! # Who maps what
 //!
@@ -25,13 +25,13 @@
 
 use super::{
     blk::Disk,
-    dirty::{
-        Dirty,
-        Taken, //
-    },
     lease::{
         Leases,
         Which, //
+    },
+    write_tracking::{
+        Medium,
+        WriteTracker, //
     }, //
 };
 use crate::{
@@ -95,7 +95,6 @@ use crate::{
         }, //
     },
     logic::{
-        dirty::runs,
         fault::{
             plan,
             widen,
@@ -143,13 +142,6 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed,
-            Release, //
-        },
         poll::PollCondVar,
         Arc,
         Mutex, //
@@ -163,8 +155,6 @@ use kernel::{
 
 /// Pages that a fault of one page brings in at most.
 const FAULT_AROUND: u64 = 64;
-/// log2 of the pages of the unit in which stores to mappings that are not tracked are remembered.
-const COARSE: u32 = 9;
 
 /// The open files of a node, and the disk that they keep open.
 struct Claims {
@@ -207,16 +197,9 @@ pub(super) struct Node {
     folios: Option<u32>,
     #[pin]
     claims: Mutex<Claims>,
-    /// Serialises write-back: what one has taken out of the sets is durable when the next returns.
+    /// What msync has to write back.
     #[pin]
-    writeback: Mutex<KBox<Taken>>,
-    /// Pages stored to in tracked mappings.
-    stored: Dirty,
-    /// Units of 2^[`COARSE`] pages that could have been stored to in others.
-    touched: Dirty,
-    /// Mappings, and how many of them are not tracked.
-    mappings: Atomic<i64>,
-    untracked: Atomic<i64>,
+    tracker: WriteTracker,
 }
 
 const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
@@ -238,9 +221,7 @@ impl Node {
         let folios = disk.data().mapping().folio_order();
         let numa_node = disk.data().region().numa_node();
         let leases = disk.data().leases().clone();
-        let stored = Dirty::new(pages)?;
-        let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
-        let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        let tracker = WriteTracker::new(pages)?;
         let space = match folios {
             Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
             None => Arc::pin_init(AddressSpace::new(c"[rpmem]"), GFP_KERNEL)?,
@@ -274,11 +255,7 @@ impl Node {
                 files: 0,
                 disk: None,
             }),
-            writeback <- new_mutex!(taken),
-            stored,
-            touched,
-            mappings: Atomic::new(0),
-            untracked: Atomic::new(0),
+            tracker <- tracker,
         }? Error))
     }
 
@@ -373,15 +350,6 @@ impl Node {
         self.leases.serves(tag(mapping))
     }
 
-    /// One more mapping.
-    fn count(&self, tracked: bool) {
-        self.mappings.fetch_add(1, Relaxed);
-        if !tracked {
-            // Before it touches anything, see `write_back`.
-            self.untracked.fetch_add(1, Full);
-        }
-    }
-
     /// The frame of a page of the device.
     #[cfg(CONFIG_KUNIT = "y")]
     pub(super) fn frame(&self, page: u64) -> Result<Pfn> {
@@ -436,15 +404,6 @@ impl Node {
         })
     }
 
-    /// Remembers that pages of a mapping that is not tracked could be stored to.
-    fn touch(&self, first: u64, pages: u64) -> Result {
-        let (first, last) = (first >> COARSE, (first + (pages - 1)) >> COARSE);
-        if self.touched.has(first, last) {
-            return Ok(());
-        }
-        self.touched.add(first..last + 1)
-    }
-
     /// Maps `run`, or the pages of it that are in one page table, with entries of one page; gives how
     /// many pages it was.
     #[inline(always)]
@@ -459,12 +418,12 @@ impl Node {
         let pages = run.page..run.page + run.pages;
         let tracked = mapping.is_tracked();
         let (marks, len) = if tracked && write {
-            let (marks, len) = self.stored.marks(&pages)?;
+            let (marks, len) = self.tracker.marks(&pages)?;
             (Some(marks), len)
         } else {
             // Entries of mappings that are not tracked are writable at once.
             if !tracked && mapping.may_write() {
-                self.touch(run.page, run.pages)?;
+                self.tracker.touch(run.page, run.pages)?;
             }
             (None, run.pages)
         };
@@ -518,7 +477,7 @@ impl Node {
             return Ok(Outcome::Fallback);
         }
         if mapping.may_write() {
-            self.touch(run.page, run.pages)?;
+            self.tracker.touch(run.page, run.pages)?;
         }
         let memory = disk.data().mapping();
         if mapping.has_folios() {
@@ -527,67 +486,6 @@ impl Node {
         }
         let frames = memory.frames(run.pfn, run.pages)?;
         Ok(fault.insert_huge(frames, order, fault.is_write()))
-    }
-
-    /// Writes back what has been stored to in `pages`.
-    fn write_back(&self, pages: Range<u64>) -> Result {
-        let mut taken = self.writeback.lock();
-        let mut at = pages.start;
-        while let Some(first) = self.stored.take(at, &pages, &mut taken) {
-            // Marks are made under the lock of the page table that the entry is in. So what has been
-            // taken is unmapped below, and the next store to it is marked again.
-            for run in runs(&**taken) {
-                let run = first + run.start..first + run.end;
-                self.space.unmap(run.start, run.end - run.start);
-                self.flush_cache(run)?;
-            }
-            at = first + super::dirty::CHUNK;
-        }
-
-        let units = pages.start >> COARSE..pages.end.div_ceil(1 << COARSE);
-        let mut at = units.start;
-        while let Some(first) = self.touched.take(at, &units, &mut taken) {
-            // Mappings that are not tracked can go on with stores: as long as there are any, what
-            // was touched stays in the set. One that has touched a unit that is taken now was
-            // counted before that.
-            let live = self.untracked.load(Acquire) != 0;
-            for run in runs(&**taken) {
-                let run = first + run.start..first + run.end;
-                let pages = run.start << COARSE..(run.end << COARSE).min(self.limits.pages);
-                // So can those who have pinned pages, after the mapping has gone.
-                let disk = self.live.enter().ok_or(EIO)?;
-                let keep = live || self.are_pinned(&disk, pages.clone());
-                drop(disk);
-                if keep {
-                    self.touched.add(run)?;
-                }
-                // All of it: what is left out would not be in the set any more.
-                self.flush_cache(pages)?;
-            }
-            at = first + super::dirty::CHUNK;
-        }
-        let disk = self.live.enter().ok_or(EIO)?;
-        disk.data().region().flush()
-    }
-
-    fn flush_cache(&self, pages: Range<u64>) -> Result {
-        /// Pages for which unbinding, and others on this CPU, have to wait.
-        const STEP: u64 = 512;
-        let mut at = pages.start;
-        while at < pages.end {
-            let disk = self.live.enter().ok_or(EIO)?;
-            let next = (at + STEP).min(pages.end);
-            let sector = Pgoff(at).to_sector().ok_or(EIO)?;
-            let len = (next - at) << PAGE_SHIFT;
-            let offset = disk.data().geometry().sector_to_offset(sector, len)?;
-            disk.flush_cache(offset, usize::try_from(len)?)?;
-            drop(disk);
-            platform::cond_resched();
-            at = next;
-        }
-        let len = (pages.end - pages.start) << PAGE_SHIFT;
-        trace::write_back(&self.name, pages.start << PAGE_SHIFT, len);
-        Ok(())
     }
 
     fn prefault(&self, argument: UserPtr) -> Result {
@@ -753,7 +651,8 @@ impl Operations for Node {
     }
 
     fn sync(&self, first: u64, last: u64) -> Result {
-        self.write_back(mmap::pages_of(&self.limits, first, last))
+        self.tracker
+            .write_back(mmap::pages_of(&self.limits, first, last), self)
     }
 
     /// Hibernation brings back what programs had stored, durable or not: so it has to be on the medium before
@@ -783,6 +682,42 @@ impl Operations for Node {
             ioctl::LEASE => self.lease(argument),
             _ => Err(ENOTTY),
         }
+    }
+}
+
+impl Medium for Node {
+    fn unmap_tracked(&self, pages: Range<u64>) {
+        self.space.unmap(pages.start, pages.end - pages.start);
+    }
+
+    fn are_pinned(&self, pages: Range<u64>) -> Result<bool> {
+        let disk = self.live.enter().ok_or(EIO)?;
+        Ok(Node::are_pinned(self, &disk, pages))
+    }
+
+    fn flush_cache(&self, pages: Range<u64>) -> Result {
+        /// Pages for which unbinding, and others on this CPU, have to wait.
+        const STEP: u64 = 512;
+        let mut at = pages.start;
+        while at < pages.end {
+            let disk = self.live.enter().ok_or(EIO)?;
+            let next = (at + STEP).min(pages.end);
+            let sector = Pgoff(at).to_sector().ok_or(EIO)?;
+            let len = (next - at) << PAGE_SHIFT;
+            let offset = disk.data().geometry().sector_to_offset(sector, len)?;
+            disk.flush_cache(offset, usize::try_from(len)?)?;
+            drop(disk);
+            platform::cond_resched();
+            at = next;
+        }
+        let len = (pages.end - pages.start) << PAGE_SHIFT;
+        trace::write_back(&self.name, pages.start << PAGE_SHIFT, len);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result {
+        let disk = self.live.enter().ok_or(EIO)?;
+        disk.data().region().flush()
     }
 }
 
@@ -899,13 +834,13 @@ impl vm::Operations for Node {
 
     fn mapped(&self, tracked: bool, tag: usize, mm: MmId) -> Result<usize> {
         let tag = self.leases.map(Tag::from_bits(tag).kind, mm)?;
-        self.count(tracked);
+        self.tracker.opened(tracked);
         Ok(tag.to_bits())
     }
 
     fn opened(&self, mapping: &Mapped<'_>) {
         self.leases.copy(tag(mapping), mapping.mm());
-        self.count(mapping.is_tracked());
+        self.tracker.opened(mapping.is_tracked());
     }
 
     fn closed(&self, mapping: &Mapped<'_>) {
@@ -914,10 +849,7 @@ impl vm::Operations for Node {
             return;
         }
         self.leases.unmap(tag, mapping.mm());
-        self.mappings.fetch_sub(1, Relaxed);
-        if !mapping.is_tracked() {
-            self.untracked.fetch_sub(1, Release);
-        }
+        self.tracker.closed(mapping.is_tracked());
     }
 }
 
@@ -980,7 +912,7 @@ attributes! {
     HugePage: c"huge_page", "The largest entry that a mapping can have, in bytes.",
         |node| PAGE_SIZE << node.largest_order();
     Mappings: c"mappings", "Mappings that live.",
-        |node| node.mappings.load(Relaxed).max(0);
+        |node| node.tracker.mappings();
 }
 
 /// The physical address of the first byte that can be mapped.

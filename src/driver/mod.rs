@@ -14,3 +14,4 @@ mod lease;
 mod map;
 mod pmem;
 mod sysfs;
+mod write_tracking;
