@@ -13,10 +13,11 @@ const LAYERS: [&str; 3] = ["logic", "abstractions", "driver"];
 
 /// The folder of `src` that the file is in, as an index of [`LAYERS`]; those of `src` itself are above.
 fn layer(file: &File) -> usize {
-    let dir = file.path.parent().and_then(|dir| dir.file_name());
+    let mut folders = file.path.iter().skip_while(|name| *name != "src").skip(1);
+    let folder = folders.next();
     LAYERS
         .iter()
-        .position(|name| dir.is_some_and(|dir| dir == *name))
+        .position(|name| folder.is_some_and(|folder| folder == *name))
         .unwrap_or(LAYERS.len())
 }
 
@@ -173,6 +174,7 @@ mod tests {
         assert_eq!(findings("src/driver/a.rs", text), 0);
         assert_eq!(findings("src/rpmem_main.rs", text), 0);
         assert_eq!(findings("src/logic/a.rs", text), 2);
+        assert_eq!(findings("src/logic/a/b.rs", text), 2);
         let up = "fn f() { crate::driver::g() }";
         assert_eq!(findings("src/abstractions/low.rs", up), 1);
         assert_eq!(findings("src/logic/a.rs", up), 1);

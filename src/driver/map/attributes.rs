@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Attributes of the node in sysfs: `/sys/class/rpmem/rpmemN/`.
+
+use super::Node;
+use crate::{
+    abstractions::{
+        chrdev::{
+            attribute,
+            DeviceAttribute,
+            Operations, //
+        },
+        sysfs::{
+            Attribute,
+            AttributeGroup,
+            AttributeGroups,
+            Attributes, //
+        }, //
+    },
+    logic::geometry::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    }, //
+};
+use core::fmt::Write;
+use kernel::prelude::*;
+
+macro_rules! attributes {
+    ($($name:ident: $file:literal, $doc:literal, |$node:ident| $value:expr;)*) => {
+        $(
+            #[doc = $doc]
+            struct $name;
+
+            impl DeviceAttribute<Node> for $name {
+                const NAME: &'static CStr = $file;
+
+                fn show($node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+                    writeln!(out, "{}", $value)
+                }
+            }
+        )*
+    };
+}
+
+attributes! {
+    Size: c"size", "Bytes that can be mapped.", |node| Operations::size(node);
+    NumaNode: c"numa_node", "The NUMA node of the memory, -1 if it has none.", |node| node.numa_node;
+    PageBacked: c"page_backed", "Whether there are struct pages.", |node| u32::from(node.page_backed);
+    Pinnable: c"pinnable", "Whether get_user_pages works on mappings.",
+        |node| u32::from(node.folios.is_some());
+    Align: c"align", "Alignment at which mappings have the largest entries, in bytes.",
+        |node| PAGE_SIZE << node.folios.unwrap_or(node.largest_order());
+    Synchronous: c"synchronous", "Whether MAP_SYNC is possible.",
+        |node| u32::from(node.limits.synchronous);
+    HugePage: c"huge_page", "The largest entry that a mapping can have, in bytes.",
+        |node| PAGE_SIZE << node.largest_order();
+    Mappings: c"mappings", "Mappings that live.",
+        |node| node.tracker.mappings();
+}
+
+/// The physical address of the first byte that can be mapped.
+struct Resource;
+
+impl DeviceAttribute<Node> for Resource {
+    const NAME: &'static CStr = c"resource";
+
+    // As /proc/iomem.
+    const PRIVATE: bool = true;
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        writeln!(out, "{:#x}", node.memory.pfn.0 << PAGE_SHIFT)
+    }
+}
+
+/// The processes that have mappings, a line each: number, direct mappings, mappings, name.
+struct Holders;
+
+impl DeviceAttribute<Node> for Holders {
+    const NAME: &'static CStr = c"holders";
+
+    // It would tell anybody of processes that pid namespaces and hidepid keep from him.
+    const PRIVATE: bool = true;
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        node.leases.show_holders(out)
+    }
+}
+
+/// How long direct mappings are left to their holders when they are taken back: seconds, -1 is for
+/// ever.
+struct LeaseBreakTime;
+
+impl DeviceAttribute<Node> for LeaseBreakTime {
+    const NAME: &'static CStr = c"lease_break_time";
+    const STORE: Option<fn(&Node, &[u8]) -> Result> =
+        Some(|node, text| node.leases.store_grace(text));
+
+    fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
+        node.leases.show_grace(out)
+    }
+}
+
+static SIZE: Attribute<Node> = attribute::<Node, Size>();
+static NUMA_NODE: Attribute<Node> = attribute::<Node, NumaNode>();
+static RESOURCE: Attribute<Node> = attribute::<Node, Resource>();
+static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
+static PINNABLE: Attribute<Node> = attribute::<Node, Pinnable>();
+static ALIGN: Attribute<Node> = attribute::<Node, Align>();
+static SYNCHRONOUS: Attribute<Node> = attribute::<Node, Synchronous>();
+static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
+static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
+static HOLDERS: Attribute<Node> = attribute::<Node, Holders>();
+static LEASE_BREAK_TIME: Attribute<Node> = attribute::<Node, LeaseBreakTime>();
+static ATTRIBUTES: Attributes<Node, 12> = Attributes::new([
+    &SIZE,
+    &NUMA_NODE,
+    &RESOURCE,
+    &PAGE_BACKED,
+    &PINNABLE,
+    &ALIGN,
+    &SYNCHRONOUS,
+    &HUGE_PAGE,
+    &MAPPINGS,
+    &HOLDERS,
+    &LEASE_BREAK_TIME,
+]);
+static GROUP: AttributeGroup<Node> = AttributeGroup::new(None, &ATTRIBUTES);
+pub(super) static GROUPS: AttributeGroups<Node> = AttributeGroups::new(&GROUP);
