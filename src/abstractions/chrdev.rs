@@ -156,7 +156,7 @@ pub(crate) trait Operations: vm::Operations {
     fn open(&self, dev: &Device, writable: bool) -> Result;
 
     /// A file ends: its last descriptor is closed and its last mapping gone. Context: may sleep.
-    fn release(&self);
+    fn release(&self, dev: &Device);
 
     /// Looks at a request before a mapping is made. Gives the physical address of its first byte,
     /// to which the user address is aligned for huge entries. Context: may sleep, mmap lock held.
@@ -516,7 +516,8 @@ impl<T: Operations> Registration<T> {
         file: *mut bindings::file,
     ) -> c_int {
         // SAFETY: `__fput()` passes a file that was opened.
-        unsafe { Self::of_file(file) }.data.release();
+        let inner = unsafe { Self::of_file(file) };
+        inner.data.release(inner.device());
         0
     }
 

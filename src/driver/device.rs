@@ -134,7 +134,12 @@ impl nd::Driver for Driver {
 
     fn shutdown(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
         match data.get_ref() {
-            Attached::Memory(bound) => flush(bound.pmem.region()),
+            Attached::Memory(bound) => {
+                if let Some(node) = &bound.node {
+                    node.shut_down();
+                }
+                flush(bound.pmem.region());
+            }
             Attached::Sectors(sectors) => flush(&sectors.region.0),
         }
     }

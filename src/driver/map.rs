@@ -238,11 +238,22 @@ impl Node {
             disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
         };
         self.leases.remove(dev, &pinned, &|which| self.take(which));
+        self.write_back_all(dev);
         let disk = self.live.revoke();
         self.space.unmap_all();
         // Who opens the node from now on finds it dead before it claims the disk.
         self.claims.lock().disk = None;
         drop(disk);
+    }
+
+    /// Writes back what users have stored and not made durable: for a clean way down, after which there is
+    /// nobody who could. Context: may sleep.
+    fn write_back_all(&self, dev: &Device) {
+        let result = self.tracker.write_back_stored(0..self.limits.pages, self);
+        // Unbinding has done it.
+        if let Some(err) = result.err().filter(|_| self.live.is_alive()) {
+            dev_err!(dev, "write-back failed: {}\n", err.to_errno());
+        }
     }
 
     /// Takes the memory from those mappings that are not served any more.
@@ -423,10 +434,17 @@ impl Operations for Node {
         Ok(())
     }
 
-    fn release(&self) {
-        let mut claims = self.claims.lock();
-        claims.files -= 1;
-        self.unclaim(&mut claims);
+    fn release(&self, dev: &Device) {
+        let is_last = {
+            let mut claims = self.claims.lock();
+            claims.files -= 1;
+            claims.files == 0
+        };
+        if is_last {
+            // Until this is done the disk is ours; who opens the node meanwhile has it.
+            self.write_back_all(dev);
+            self.unclaim(&mut self.claims.lock());
+        }
     }
 
     fn event(&self) -> Event {
@@ -622,6 +640,14 @@ impl BoundNode {
         let node = self.0.data();
         node.leases
             .set_region_read_only(self.0.device(), read_only, &|which| node.take(which));
+        if read_only {
+            node.write_back_all(self.0.device());
+        }
+    }
+
+    /// The machine stops, or starts another kernel: there may be mappings. Context: may sleep.
+    pub(super) fn shut_down(&self) {
+        self.0.data().write_back_all(self.0.device());
     }
 }
 
@@ -637,7 +663,11 @@ pub(super) fn set_disk_read_only(disk: DiskNumber, read_only: bool) -> Result {
     };
     let data = node.data();
     data.leases
-        .set_disk_read_only(node.device(), read_only, &|which| data.take(which))
+        .set_disk_read_only(node.device(), read_only, &|which| data.take(which))?;
+    if read_only {
+        data.write_back_all(node.device());
+    }
+    Ok(())
 }
 
 impl Drop for BoundNode {

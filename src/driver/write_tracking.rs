@@ -23,8 +23,12 @@
 //!   One that has touched a unit was counted before that ([`WriteTracker::opened`]), and write-back reads the
 //!   count after it has taken the unit: it misses none.
 //!
-//! Write-backs are one after the other (`writeback`), so that what one has taken out is durable when the
-//! next returns. After an error what was taken is not in the sets any more: the medium has gone.
+//! Write-backs take from the sets one after the other (`writeback`), and have the caches written back before the
+//! next one does; the flush of the medium that each ends with covers what others have taken before. After an
+//! error what was taken is not in the sets any more: the medium has gone.
+//!
+//! On a clean way down nobody will ask: the last close, unbinding, a device that becomes read-only, and
+//! shutdown write back by themselves ([`WriteTracker::write_back_stored`]).
 //!
 //! # Lock order
 //!
@@ -166,15 +170,33 @@ impl WriteTracker {
         self.touched.add(first..last + 1)
     }
 
-    /// Makes durable what has been stored to `pages`. Context: may sleep, without the mmap lock.
+    /// Makes durable what has been stored to `pages`, and what has left the CPU caches before. Context: may
+    /// sleep, without the mmap lock.
     ///
     /// # Errors
     ///
     /// Those of [`Medium`]; `ENOMEM`.
     pub(super) fn write_back(&self, pages: Range<u64>, medium: &impl Medium) -> Result {
+        self.clean(pages, medium)?;
+        medium.flush()
+    }
+
+    /// Makes durable what has been stored to `pages`: asks for nothing if that is nothing. Otherwise as
+    /// [`WriteTracker::write_back`].
+    pub(super) fn write_back_stored(&self, pages: Range<u64>, medium: &impl Medium) -> Result {
+        if self.clean(pages, medium)? {
+            medium.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes back the CPU caches of what has been stored to; gives whether there was any.
+    fn clean(&self, pages: Range<u64>, medium: &impl Medium) -> Result<bool> {
+        let mut any = false;
         let mut taken = self.writeback.lock();
         let mut at = pages.start;
         while let Some(first) = self.stored.take(at, &pages, &mut taken) {
+            any = true;
             // Marks are made under the lock of the page table that the entry is in. So what has been
             // taken is unmapped below, and the next store to it is marked again.
             for run in runs(&**taken) {
@@ -188,6 +210,7 @@ impl WriteTracker {
         let units = pages.start >> COARSE..pages.end.div_ceil(1 << COARSE);
         let mut at = units.start;
         while let Some(first) = self.touched.take(at, &units, &mut taken) {
+            any = true;
             // Mappings that are not tracked can go on with stores: as long as there are any, what
             // was touched stays in the set. One that has touched a unit that is taken now was
             // counted before that.
@@ -204,6 +227,6 @@ impl WriteTracker {
             }
             at = first + CHUNK;
         }
-        medium.flush()
+        Ok(any)
     }
 }

@@ -2,12 +2,14 @@
 //! Events in tracefs and counters in debugfs: Documentation/tracing.md. Those of poison: t_nfit.
 
 use crate::ctx::{Ctx, Test, TestResult};
+use crate::disk;
 use crate::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::t_map::{Here, DIRECT_WINDOW};
 use crate::tools::{self, errno, Trace, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 pub const TESTS: &[Test] = &[
@@ -18,6 +20,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "trace_ranges",
         run: ranges,
+    },
+    Test {
+        name: "trace_way_down",
+        run: way_down,
     },
     Test {
         name: "trace_lease",
@@ -115,6 +121,44 @@ fn ranges(c: &mut Ctx) -> TestResult {
         format!("{name} start {start:#x} len {len:#x}")
     };
     check_eq!(trace.said(c)?, vec![range(3, 3), range(9, 1)], "msync");
+    Ok(())
+}
+
+/// What nobody has made durable is written back when there will be nobody who could.
+fn way_down(c: &mut Ctx) -> TestResult {
+    for way in ["close", "read-only", "unbind"] {
+        let h = Here::nth(c, 0)?;
+        let name = format!("r{}", h.space.disk);
+        let f = h.open()?;
+        f.sync_all()?;
+        let plain = Map::new(&f, 0, HUGE, RW, MAP_SHARED)?;
+        let sync = Map::new(&f, HUGE as u64, HUGE, RW, SYNC)?;
+        for page in [3, 4, 5] {
+            plain.write8(page * PAGE, 1);
+        }
+        sync.write8(7, 1);
+        let trace = Trace::on(c, "rpmem/rpmem_write_back")?;
+        let mut used = Some((f, plain, sync));
+        match way {
+            "close" => used = None,
+            "read-only" => {
+                let disk = File::open(h.space.dev())?;
+                disk::ioctl(&disk, disk::BLKROSET, &mut 1i32)?;
+                disk::ioctl(&disk, disk::BLKROSET, &mut 0i32)?;
+            }
+            _ => h.space.unbind(c)?,
+        }
+        let range = |first: usize, pages: usize| {
+            let (start, len) = (first * PAGE, pages * PAGE);
+            format!("{name} start {start:#x} len {len:#x}")
+        };
+        check_eq!(trace.said(c)?, vec![range(3, 3), range(512, 512)], "{way}");
+        drop((trace, used));
+        if way == "unbind" {
+            h.space.bind(c)?;
+            c.wait_exists(&h.node)?;
+        }
+    }
     Ok(())
 }
 
