@@ -68,6 +68,7 @@ mod t_smoke;
 mod t_stack;
 mod t_trace;
 mod t_upgrade;
+mod t_using;
 mod t_virtio;
 mod tools;
 
@@ -112,6 +113,7 @@ fn registry() -> Vec<&'static Test> {
         t_stack::TESTS,
         t_trace::TESTS,
         t_upgrade::TESTS,
+        t_using::TESTS,
         t_virtio::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Other people's programs and libraries on a device of ours, as Documentation/using has it.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::disk;
+use crate::t_map::Here;
+use crate::tools::{self, HUGE};
+use crate::{check, check_eq};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "using_create",
+        run: create,
+    },
+    Test {
+        name: "using_pmdk",
+        run: pmdk,
+    },
+    Test {
+        name: "using_fio",
+        run: fio,
+    },
+    Test {
+        name: "using_rdma",
+        run: rdma,
+    },
+    Test {
+        name: "using_sqlite_wal",
+        run: sqlite_wal,
+    },
+    Test {
+        name: "using_sqlite_delete",
+        run: sqlite_delete,
+    },
+    Test {
+        name: "using_sqlite_survives",
+        run: sqlite_survives,
+    },
+];
+
+const PAGE: usize = 4096;
+
+/// The namespaces of scenario `using`, in the order of their disks.
+const MODES: [&str; 3] = ["raw", "devdax", "fsdax"];
+
+fn create(c: &mut Ctx) -> TestResult {
+    c.init_labels()?;
+    for (n, mode) in MODES.into_iter().enumerate() {
+        let size = if mode == "fsdax" { "256M" } else { "64M" };
+        c.create_namespace(&["-m", mode, "-s", size])?;
+        let h = Here::nth(c, n)?;
+        check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"), "{mode}");
+    }
+    Ok(())
+}
+
+/// An ext4 on the namespace in fsdax mode, with a file of 2 MiB that has its blocks.
+fn with_file(c: &Ctx, test: &dyn Fn(&Ctx, &str) -> TestResult) -> TestResult {
+    let dev = Here::nth(c, 2)?.space.dev();
+    tools::mkfs_dax(c, "ext4", &dev)?;
+    c.mount(&dev, "/mnt", "dax=always")?;
+    let path = "/mnt/file";
+    c.ok(&["fallocate", "-l", "2M", path])?;
+    c.ok(&[
+        "dd",
+        "if=/dev/zero",
+        "of=/mnt/file",
+        "bs=2M",
+        "count=1",
+        "conv=notrunc",
+    ])?;
+    let r = test(c, path);
+    c.umount("/mnt")?;
+    r
+}
+
+/// What the disk has at that place.
+fn bytes_at(h: &Here, offset: u64, len: usize) -> TestResult<Vec<u8>> {
+    let mut page = disk::Buf::page(PAGE);
+    disk::direct(&h.space.dev())?.read_exact_at(page.bytes_mut(), offset)?;
+    Ok(page.bytes()[..len].to_vec())
+}
+
+/// libpmem and libpmem2 take the files of a DAX file system, and refuse the node, but make durable what is
+/// stored to a mapping of it that the program has made.
+fn pmdk(c: &mut Ctx) -> TestResult {
+    const LINE: &str = "a line that is durable";
+    for (n, mode) in MODES.into_iter().enumerate().take(2) {
+        let h = Here::nth(c, n)?;
+        let out = c.ok(&["rpmem-pmdk", &h.node, LINE])?;
+        check_eq!(
+            out.lines().collect::<Vec<_>>(),
+            [
+                "pmem_map_file: Invalid argument",
+                "pmem2_map_new: invalid file type",
+                "pmem_persist: unknown",
+                "pmem2_map_from_existing: by the cache line",
+            ],
+            "{mode}"
+        );
+        for offset in [0, HUGE as u64] {
+            let got = bytes_at(&h, offset, LINE.len())?;
+            check!(got == LINE.as_bytes(), "{mode}, {offset:#x}: {got:?}");
+        }
+    }
+    with_file(c, &|c, path| {
+        let out = c.ok(&["rpmem-pmdk", path, LINE])?;
+        check_eq!(
+            out,
+            "pmem_map_file: persistent memory\npmem2_map_new: by the cache line\n"
+        );
+        Ok(())
+    })
+}
+
+/// fio writes to the node and verifies by its engines `dev-dax` and `mmap`. Its engine `libpmem` is for
+/// files: it ends in an assertion of fio's own, whatever the device is.
+fn fio(c: &mut Ctx) -> TestResult {
+    let run = |engine: &str, file: &str| {
+        let (engine, file) = (format!("--ioengine={engine}"), format!("--filename={file}"));
+        let job = ["fio", "--name=job", &engine, &file, "--rw=randwrite"];
+        let how = ["--bs=4k", "--size=4M", "--verify=crc32c", "--thread=1"];
+        c.run(&[&job[..], &how].concat())
+    };
+    for (n, mode) in MODES.into_iter().enumerate().take(2) {
+        let h = Here::nth(c, n)?;
+        for engine in ["dev-dax", "mmap"] {
+            let r = run(engine, &h.node)?;
+            check_eq!(r.status, 0, "{mode}: {r}");
+            // As much was read as was written.
+            for what in ["READ", "WRITE"] {
+                let all = format!("{what}: ");
+                let line = r.out.lines().find(|l| l.trim_start().starts_with(&all));
+                let line = line.unwrap_or_default();
+                check!(line.contains("io=4096KiB"), "{mode}, {engine}: {r}");
+            }
+        }
+        let r = run("libpmem", &h.node)?;
+        check_eq!(r.status, 128 + libc::SIGABRT, "{mode}: {r}");
+        check!(
+            r.err.contains("f->filetype == FIO_TYPE_FILE"),
+            "{mode}: {r}"
+        );
+    }
+    // What dev-dax maps is a plain mapping.
+    let node = Here::nth(c, 0)?.node;
+    let calls =
+        "strace -f --seccomp-bpf -e trace=mmap -o /tmp/calls fio --name=job --ioengine=dev-dax --rw=write";
+    c.sh(&format!("{calls} --filename={node} --size=64k"))?;
+    let calls = c.read("/tmp/calls")?;
+    check!(
+        calls.contains(" 65536, PROT_WRITE, MAP_SHARED, "),
+        "{calls}"
+    );
+    with_file(c, &|_, path| {
+        let r = run("libpmem", path)?;
+        check_eq!(r.status, 0, "{r}");
+        Ok(())
+    })
+}
+
+/// The kernel's RDMA by software, with an address of its own.
+fn soft_roce(c: &Ctx) -> TestResult {
+    for module in ["dummy", "rdma_rxe", "ib_uverbs"] {
+        c.modprobe(module)?;
+    }
+    c.sh("ip link set lo up
+        ip link add roce0 type dummy
+        ip address add 192.0.2.1/24 dev roce0
+        ip link set roce0 up
+        rdma link add rxe0 type rxe netdev roce0")?;
+    c.wait_exists("/dev/infiniband/uverbs0")
+}
+
+/// A device of RDMA writes to a mapping of a devdax namespace, and unbinding waits for it. What cannot be
+/// pinned cannot be registered.
+fn rdma(c: &mut Ctx) -> TestResult {
+    const TEXT: &str = "by a queue pair";
+    soft_roce(c)?;
+    let refused = |path: &str| {
+        let r = c.run(&["rpmem-rdma", path, TEXT])?;
+        check_eq!(r.status, 3, "{path}: {r}");
+        Ok(r.out)
+    };
+    let raw = Here::nth(c, 0)?;
+    check_eq!(refused(&raw.node)?, "not registered: Bad address\n");
+
+    let h = Here::nth(c, 1)?;
+    c.mark_dmesg();
+    let mut user = Command::new("rpmem-rdma")
+        .args([&h.node, TEXT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = String::new();
+    if let Some(out) = user.stdout.take() {
+        BufReader::new(out).read_line(&mut said)?;
+    }
+    check_eq!(said, "written\n");
+    let got = bytes_at(&h, 0, TEXT.len())?;
+    check!(got == TEXT.as_bytes(), "{got:?}");
+    let unbind = tools::unbind_beside(h.space.nd.clone());
+    c.wait_for("a message", || {
+        c.dmesg_has("waiting for pinned pages").is_ok()
+    })?;
+    check!(!unbind.is_finished(), "unbound in spite of pins");
+    drop(user.stdin.take());
+    check!(user.wait()?.success());
+    check!(unbind.join().unwrap_or(false), "unbind");
+    h.space.bind(c)?;
+    with_file(c, &|c, path| {
+        let r = c.run(&["rpmem-rdma", path, TEXT])?;
+        check_eq!(r.status, 3, "{path}: {r}");
+        check_eq!(r.out, "not registered: Operation not supported\n");
+        Ok(())
+    })
+}
+
+const ROWS: usize = 10;
+
+fn mount_database(c: &Ctx) -> TestResult {
+    c.mount(&Here::new(c)?.space.dev(), "/mnt", "dax=always")
+}
+
+/// SQLite commits to a database on a DAX file system, and the power is cut while it has it open. The host
+/// loses what was not flushed.
+fn sqlite(c: &Ctx, journal: &str, synchronous: &str) -> TestResult {
+    tools::mkfs_dax(c, "ext4", &Here::new(c)?.space.dev())?;
+    mount_database(c)?;
+    let file = tools::file_of("/mnt/empty", PAGE)?;
+    check!(tools::is_dax(&file)?, "files are not mapped directly");
+    c.ok(&["sync"])?;
+    let mut script = format!(
+        "PRAGMA journal_mode={journal}; PRAGMA synchronous={synchronous}; PRAGMA mmap_size=16777216;
+        CREATE TABLE t(n INTEGER, bytes BLOB);\n"
+    );
+    for n in 0..ROWS {
+        script += &format!("INSERT INTO t VALUES({n}, randomblob(3000));\n");
+    }
+    script += "SELECT 'committed';\n";
+    let mut database = Command::new("sqlite3")
+        .arg("/mnt/database")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    if let Some(to) = &mut database.stdin {
+        to.write_all(script.as_bytes())?;
+    }
+    let mut said = Vec::new();
+    if let Some(from) = &mut database.stdout {
+        for line in BufReader::new(from).lines() {
+            said.push(line?);
+            if said.last().is_some_and(|l| l == "committed") {
+                break;
+            }
+        }
+    }
+    check_eq!(said, [journal, "16777216", "committed"]);
+    c.power_cut()
+}
+
+fn sqlite_wal(c: &mut Ctx) -> TestResult {
+    sqlite(c, "wal", "FULL")
+}
+
+/// FULL leaves it to the file system when the end of a journal is durable that is deleted: the last row is
+/// lost then.
+fn sqlite_delete(c: &mut Ctx) -> TestResult {
+    sqlite(c, "delete", "EXTRA")
+}
+
+fn sqlite_survives(c: &mut Ctx) -> TestResult {
+    mount_database(c)?;
+    let script = "PRAGMA integrity_check; SELECT count(*), sum(n), sum(length(bytes)) FROM t;";
+    let out = c.ok(&["sqlite3", "/mnt/database", script])?;
+    let want = format!("ok\n{ROWS}|{}|{}\n", ROWS * (ROWS - 1) / 2, ROWS * 3000);
+    check_eq!(out, want);
+    c.umount("/mnt")
+}
