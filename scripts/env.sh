@@ -150,7 +150,8 @@ RPMEM_KERNEL_DEBS=$RPMEM_CACHE/kernel-debs/${RPMEM_KREL:-none}-$({ echo "$RPMEM_
 
 # ndctl's own tests, which go on top of the guest image.
 RPMEM_NDCTL=$RPMEM_CACHE/ndctl/$(cd "$RPMEM_TOP" &&
-	cat scripts/stages/ndctl scripts/stages/debian qemu/ndctl/packages qemu/ndctl/programs | rpmem_hash).cpio
+	cat scripts/stages/ndctl scripts/stages/debian qemu/ndctl/packages qemu/ndctl/programs \
+		Documentation/using/*libndctl*.patch | rpmem_hash).cpio
 
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&

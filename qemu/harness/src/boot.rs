@@ -113,9 +113,9 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     }
     if fixture.nfit_test {
         p += "nfit-test\n";
-    }
-    if fixture.ndctl {
-        p += "ndctl\n";
+        if fixture.ndctl {
+            p += "ndctl\n";
+        }
     }
     if env.cover.is_some() {
         p += "coverage\n";

@@ -3,9 +3,11 @@
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::disk;
+use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::t_map::Here;
 use crate::tools::{self, HUGE};
 use crate::{check, check_eq};
+use libc::{PROT_READ, PROT_WRITE};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
@@ -39,9 +41,15 @@ pub const TESTS: &[Test] = &[
         name: "using_sqlite_survives",
         run: sqlite_survives,
     },
+    Test {
+        name: "ndctl_patched_asks",
+        run: ndctl_patched,
+    },
 ];
 
 const PAGE: usize = 4096;
+const RW: i32 = PROT_READ | PROT_WRITE;
+const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 /// The namespaces of scenario `using`, in the order of their disks.
 const MODES: [&str; 3] = ["raw", "devdax", "fsdax"];
@@ -279,4 +287,55 @@ fn sqlite_survives(c: &mut Ctx) -> TestResult {
     let want = format!("ok\n{ROWS}|{}|{}\n", ROWS * (ROWS - 1) / 2, ROWS * 3000);
     check_eq!(out, want);
     c.umount("/mnt")
+}
+
+/// ndctl with the patch of Documentation/using does not take a devdax namespace away from those who have it
+/// open or mapped. Debian's does: test `devdax_ndctl`.
+fn ndctl_patched(c: &mut Ctx) -> TestResult {
+    const NDCTL: &str = "/usr/lib/ndctl/patched/ndctl";
+    /// -EBUSY as an exit status.
+    const BUSY: i32 = 256 - libc::EBUSY;
+    c.init_labels()?;
+    c.create_namespace(&["-m", "devdax", "-s", "64M"])?;
+    let h = Here::new(c)?;
+    let ns = h.space.namespace(c)?;
+    check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
+    let region = c.regions().remove(0);
+    for mapped in [false, true] {
+        let f = h.open()?;
+        let map = mapped
+            .then(|| Map::new(&f, 0, HUGE, RW, SYNC))
+            .transpose()?;
+        if let Some(m) = &map {
+            m.write8(3, 0x5c);
+        }
+        let f = (!mapped).then_some(f);
+        for (argv, want, says) in [
+            (&["disable-namespace", &ns][..], BUSY, "resource busy"),
+            (&["destroy-namespace", "-f", &ns], BUSY, "resource busy"),
+            // That is how it says so in any mode.
+            (&["disable-region", &region], 0, "disabled 0 regions"),
+        ] {
+            let r = c.run(&[&[NDCTL], argv].concat())?;
+            check_eq!(r.status, want, "{r}");
+            check!(r.err.contains(says), "{r}");
+            check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"), "{r}");
+        }
+        if let Some(m) = &map {
+            check_eq!(m.read8(3), 0x5c);
+        }
+        drop((map, f));
+    }
+    // Nobody has it.
+    c.ok(&[NDCTL, "disable-namespace", &ns])?;
+    check_eq!(c.bound_to(&h.space.nd), None);
+    c.ok(&[NDCTL, "enable-namespace", &ns])?;
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
+    check_eq!(m.read8(3), 0x5c);
+    drop((m, f));
+    c.ok(&[NDCTL, "destroy-namespace", "-f", &ns])?;
+    check!(c.namespaces().is_empty(), "{:?}", c.namespaces());
+    Ok(())
 }
