@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = &[
         run: fio,
     },
     Test {
+        name: "using_physical",
+        run: physical,
+    },
+    Test {
         name: "using_rdma",
         run: rdma,
     },
@@ -168,6 +172,35 @@ fn fio(c: &mut Ctx) -> TestResult {
         check_eq!(r.status, 0, "{r}");
         Ok(())
     })
+}
+
+/// Where a byte is in physical memory, as drivers in user space ask: /proc/self/pagemap knows pages alone,
+/// and `resource` of the device is there for every mode.
+fn physical(c: &mut Ctx) -> TestResult {
+    const PRESENT: u64 = 1 << 63;
+    const FRAME: u64 = (1 << 55) - 1;
+    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    for (n, mode) in MODES.into_iter().enumerate().take(2) {
+        let h = Here::nth(c, n)?;
+        let f = h.open()?;
+        let start = h.attr(c, "resource")?;
+        let m = Map::new(&f, HUGE as u64, HUGE, RW, SYNC)?;
+        for at in [0, 7 * PAGE] {
+            m.write8(at, 1);
+            let page = (m.as_ptr() as usize + at) / PAGE;
+            let mut entry = [0; 8];
+            pagemap.read_exact_at(&mut entry, page as u64 * 8)?;
+            let entry = u64::from_le_bytes(entry);
+            if mode == "raw" {
+                check_eq!(entry & (PRESENT | FRAME), 0, "{entry:#x}");
+                continue;
+            }
+            check!(entry & PRESENT != 0, "{entry:#x}");
+            let frame = (start + (HUGE + at) as u64) / PAGE as u64;
+            check_eq!(entry & FRAME, frame, "{entry:#x}");
+        }
+    }
+    Ok(())
 }
 
 /// The kernel's RDMA by software, with an address of its own.
