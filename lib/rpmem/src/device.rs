@@ -56,7 +56,7 @@ struct RawLease {
     holders: u64,
 }
 
-/// What a device is.
+/// What a device is: [`Device::info`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Info {
@@ -86,7 +86,7 @@ pub enum Domain {
     Unknown,
 }
 
-/// What is going on with the memory of a device.
+/// What is going on with the memory of a device: a part of [`Lease`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseState {
@@ -100,7 +100,7 @@ pub enum LeaseState {
     Broken,
 }
 
-/// The lease that direct mappings hold.
+/// The lease that direct mappings hold: [`Device::lease`], [`Device::wait_for_notice`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lease {
@@ -115,7 +115,28 @@ pub struct Lease {
     pub holders: u64,
 }
 
-/// An open device.
+/// An open device: `/dev/rpmemN`.
+///
+/// The node belongs to root, and with the package rpmem-tools to the group disk. As long as the device is open
+/// or mapped nobody else gets its disk, `/dev/pmemN`: mount and mkfs are refused. Mappings outlive it.
+///
+/// ```no_run
+/// # fn main() -> std::io::Result<()> {
+/// use rpmem::{Device, Memory};
+///
+/// let device = Device::open("/dev/rpmem0")?;
+/// let info = device.info()?;
+/// println!("{} bytes", info.size);
+/// // Whatever the device can: virtio-pmem has plain mappings alone.
+/// let memory: Box<dyn Memory> = match info.synchronous {
+///     true => Box::new(device.map(0, 1 << 20)?),
+///     false => Box::new(device.map_plain(0, 1 << 20)?),
+/// };
+/// memory.store(0, b"hello");
+/// memory.persist(0, 5)?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// It is a descriptor, too, for poll(2), epoll and async runtimes: [`Device::wait_for_notice`] says for
 /// which event.
@@ -130,7 +151,9 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// EBUSY if the disk is mounted or held; EROFS if it is read-only; those of open(2).
+    /// EBUSY if the disk is mounted or held by somebody else; EROFS if it is read-only; ENXIO if the device
+    /// has gone; the other ones of open(2). A file of another kind is opened, and refused later: see
+    /// [`Device::info`].
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
         Ok(Self::from(file))
@@ -140,7 +163,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As above, without EROFS.
+    /// Those of [`Device::open`], but for EROFS.
     pub fn open_read_only(path: impl AsRef<Path>) -> io::Result<Self> {
         Ok(Self::from(File::open(path)?))
     }
@@ -149,7 +172,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// ENOTTY if it is no such device.
+    /// ENOTTY if it is no such device, but a file of another kind.
     pub fn info(&self) -> io::Result<Info> {
         let mut raw = RawInfo {
             argsz: size_of::<RawInfo>() as u32,
@@ -165,18 +188,22 @@ impl Device {
         })
     }
 
-    /// How far the platform takes what has been stored. Mappings heed it.
+    /// How far the platform takes what has been stored. Synchronous mappings heed it: nothing is written back
+    /// where that is not needed.
     pub fn persistence_domain(&self) -> Domain {
         self.domain
     }
 
-    /// Maps `len` bytes at `offset`, a multiple of the page size, synchronously (MAP_SYNC):
-    /// [`Map::persist`] makes stores durable without a system call.
+    /// Maps `len` bytes at `offset` synchronously (MAP_SYNC): [`Map::persist`](Map#method.persist-1) makes
+    /// stores durable without a system call.
+    ///
+    /// `offset` is a multiple of the page size; `len` is not zero, and otherwise as you like.
     ///
     /// # Errors
     ///
     /// EOPNOTSUPP if the device is not synchronous: use [`Device::map_plain`]. EINVAL for a range that
-    /// is not on the device.
+    /// is not on the device. EACCES if it was opened to be read alone, or became read-only. ENXIO if it has
+    /// gone.
     pub fn map(&self, offset: u64, len: usize) -> io::Result<Map<kind::Sync>> {
         let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
         let map = Map::new(&self.file, on_device(offset)?, len, flags)?;
@@ -188,7 +215,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// As above. EBUSY while direct mappings are being taken back. EOPNOTSUPP also for what is no such
+    /// Those of [`Device::map`]. EBUSY while direct mappings are being taken back. EOPNOTSUPP also for what is no such
     /// device, and for a program of 32 bits on a kernel that does not know the flag: it cannot name
     /// offsets of the window.
     pub fn map_direct(&self, offset: u64, len: usize) -> io::Result<Map<kind::Direct>> {
@@ -213,27 +240,27 @@ impl Device {
         cfg!(target_pointer_width = "64") && self.info().is_ok_and(|info| offset < info.size)
     }
 
-    /// Maps such that msync(2), which is what [`Map::persist`] is then, makes stores durable: on every
-    /// device.
+    /// Maps such that msync(2), which is what [`Map::persist`](Map#method.persist) is then, makes stores
+    /// durable: on every device. Takes what [`Device::map`] takes.
     ///
     /// # Errors
     ///
-    /// EINVAL for a range that is not on the device.
+    /// Those of [`Device::map`], but for EOPNOTSUPP.
     pub fn map_plain(&self, offset: u64, len: usize) -> io::Result<Map<kind::Plain>> {
         Map::new(&self.file, on_device(offset)?, len, libc::MAP_SHARED)
     }
 
-    /// Maps to be read alone.
+    /// Maps to be read alone, on every device and however it was opened. Takes what [`Device::map`] takes.
     ///
     /// # Errors
     ///
-    /// As above.
+    /// EINVAL for a range that is not on the device. ENXIO if it has gone.
     pub fn map_read_only(&self, offset: u64, len: usize) -> io::Result<Map<kind::ReadOnly>> {
         Map::new(&self.file, on_device(offset)?, len, libc::MAP_SHARED)
     }
 
     /// Maps the pages of a mapping of this device ahead of any access, for stores if it can be stored to.
-    /// Gives the number of bytes for which that was done.
+    /// Gives the number of bytes for which that was done, in whole pages.
     ///
     /// # Errors
     ///

@@ -8,25 +8,28 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// What a mapping can be: types without values.
+/// What a mapping can be: types without values, for the parameter of [`Map`].
+///
+/// The traits say what a kind can do. They are implemented here alone.
 pub mod kind {
-    /// A kind of mapping.
+    /// A kind of mapping, any.
     pub trait Kind: sealed::Kind {}
-    /// One that can be stored to.
+    /// One that can be stored to: all but [`ReadOnly`].
     pub trait Write: Kind {}
-    /// One whose stores are durable once they are out of the CPU caches.
+    /// One whose stores are durable once they are out of the CPU caches: [`Sync`], [`Direct`].
     pub trait Synchronous: Write {}
 
-    /// Durable after msync(2), on every device.
+    /// Durable after msync(2), on every device: [`Device::map_plain`](crate::Device::map_plain).
     #[derive(Debug)]
     pub enum Plain {}
-    /// MAP_SYNC: durable after the cache lines have been written back.
+    /// MAP_SYNC: durable after the cache lines have been written back. [`Device::map`](crate::Device::map).
     #[derive(Debug)]
     pub enum Sync {}
     /// MAP_DIRECT: as [`Sync`], and it holds a lease on the memory.
+    /// [`Device::map_direct`](crate::Device::map_direct).
     #[derive(Debug)]
     pub enum Direct {}
-    /// To be read alone.
+    /// To be read alone: [`Device::map_read_only`](crate::Device::map_read_only).
     #[derive(Debug)]
     pub enum ReadOnly {}
 
@@ -55,7 +58,7 @@ pub mod kind {
 
 use kind::{Direct, Kind, Plain, Sync as Synced, Synchronous, Write};
 
-/// What made a mapping a direct one.
+/// What made a mapping a direct one: [`Map::via`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     /// The flag MAP_DIRECT: the kernel knows it.
@@ -65,6 +68,8 @@ pub enum Via {
 }
 
 /// Memory that can be made durable: for code that does not care how.
+///
+/// Offsets (`at`) and lengths are in bytes.
 ///
 /// Each kind of [`Map`] that can be stored to is one; tests can have others, as those of the example
 /// `append` do, in which power cuts are tried.
@@ -90,14 +95,14 @@ pub trait Memory {
     ///
     /// # Errors
     ///
-    /// As above.
+    /// Those of msync(2), for memory that needs it.
     fn drain(&self) -> io::Result<()>;
 
-    /// Makes `len` bytes at `at` durable.
+    /// Makes `len` bytes at `at` durable: [`Memory::flush`], and [`Memory::drain`].
     ///
     /// # Errors
     ///
-    /// As above.
+    /// Those of msync(2), for memory that needs it. Nothing is known to be durable then.
     fn persist(&self, at: usize, len: usize) -> io::Result<()> {
         self.flush(at, len)?;
         self.drain()
@@ -127,6 +132,9 @@ impl<M: Memory + ?Sized> Memory for &M {
 }
 
 /// Mapped persistent memory; unmapped when dropped. The device stays claimed until then.
+///
+/// [`Device::map`](crate::Device::map) makes one, and its siblings others. Offsets (`at`) and lengths are in
+/// bytes, from the start of the mapping.
 ///
 /// Others may change the bytes at any time, so that there are no references to them: they are copied.
 /// A page with a bad block, and a device that is taken away, end accesses in SIGBUS.
@@ -213,7 +221,7 @@ impl<K: Kind> Map<K> {
         unsafe { self.ptr.as_ptr().add(at) }
     }
 
-    /// Fills `bytes` from `at` on.
+    /// Fills `bytes` from `at` on: words of 8 bytes that are aligned at once, in order.
     ///
     /// # Panics
     ///
@@ -224,7 +232,7 @@ impl<K: Kind> Map<K> {
         unsafe { cache::load(from, bytes) };
     }
 
-    /// Loads a number at once.
+    /// Loads a number at once, in the byte order of the machine.
     ///
     /// # Panics
     ///
@@ -242,7 +250,8 @@ impl<K: Write> Map<K> {
         self.ptr.as_ptr()
     }
 
-    /// Copies `bytes` to `at`: words of 8 bytes that are aligned at once, in order.
+    /// Copies `bytes` to `at`: words of 8 bytes that are aligned at once, in order. They are durable after
+    /// `persist`, and may be before.
     ///
     /// # Panics
     ///
@@ -253,7 +262,8 @@ impl<K: Write> Map<K> {
         unsafe { cache::store(to, bytes) };
     }
 
-    /// Stores a number at once: after a power cut it is the old or the new one.
+    /// Stores a number at once, in the byte order of the machine: after a power cut it is the old or the new
+    /// one.
     ///
     /// # Panics
     ///
@@ -322,11 +332,11 @@ impl<K: Synchronous> Map<K> {
         cache::drain();
     }
 
-    /// Makes `len` bytes at `at` durable, without a system call.
+    /// Makes `len` bytes at `at` durable, without a system call: [`Map::flush`], and [`Map::drain`].
     ///
     /// # Panics
     ///
-    /// As above.
+    /// If they are not in the mapping.
     pub fn persist(&self, at: usize, len: usize) {
         self.flush(at, len);
         self.drain();
