@@ -153,6 +153,14 @@ RPMEM_NDCTL=$RPMEM_CACHE/ndctl/$(cd "$RPMEM_TOP" &&
 	cat scripts/stages/ndctl scripts/stages/debian qemu/ndctl/packages qemu/ndctl/programs \
 		Documentation/using/*libndctl*.patch | rpmem_hash).cpio
 
+# Programs in other languages than C and Rust, and what runs them: a disk of the guest.
+# They have a root of their own, in which nothing is configured.
+rpmem_languages_key=$(cd "$RPMEM_TOP" && cat scripts/stages/debian qemu/languages/packages | rpmem_hash)
+RPMEM_LANGUAGES_ROOT=$RPMEM_CACHE/roots/languages-$rpmem_languages_key
+RPMEM_LANGUAGES=$RPMEM_CACHE/languages/$({ echo "$rpmem_languages_key"; cd "$RPMEM_TOP" &&
+	cat scripts/stages/languages lib/python/* lib/go/* lib/java/* tests/guest/java/* lib/c/rpmem.h \
+		include/uapi/linux/rpmem.h; } | rpmem_hash).img
+
 # The guest image: programs of the root, modules of the kernel.
 rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
 	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c lib/c/*.[ch] \
@@ -163,4 +171,4 @@ export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
 export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
 export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM RPMEM_NDCTL
-export RPMEM_HOST RPMEM_UPGRADE RPMEM_KERNEL_DEBS
+export RPMEM_HOST RPMEM_UPGRADE RPMEM_KERNEL_DEBS RPMEM_LANGUAGES RPMEM_LANGUAGES_ROOT

@@ -47,6 +47,8 @@ pub struct Env {
     pub nfit_ko: PathBuf,
     /// An archive with ndctl's own tests and what they need.
     pub ndctl: PathBuf,
+    /// A disk with programs in other languages.
+    pub languages: PathBuf,
     /// What scripts/system leaves.
     pub system: PathBuf,
     /// last-flush.c
@@ -357,6 +359,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         dir,
         logs,
         system: &env.system,
+        languages: &env.languages,
         packed: &env.packed,
         plan: boot.system.as_ref().map(|_| plan_file.as_path()),
         serial: Serial::Logged,

@@ -39,6 +39,8 @@ pub struct Machine<'a> {
     pub logs: &'a Path,
     /// The Debian host that has the package, see scripts/system.
     pub system: &'a Path,
+    /// Programs in other languages, see scripts/stages/languages.
+    pub languages: &'a Path,
     /// vmlinuz, for guests that start it themselves.
     pub packed: &'a Path,
     /// Shown to the guest by the firmware's configuration, where the initramfs is not ours.
@@ -168,6 +170,7 @@ pub fn args(m: &Machine) -> Vec<String> {
             .replace("{dir}", &path(m.dir))
             .replace("{kernel}", &path(m.packed))
             .replace("{initrd}", &path(m.initrd))
+            .replace("{languages}", &path(m.languages))
             .replace("{system}", &path(m.system))]);
     }
     a
@@ -201,6 +204,7 @@ mod tests {
             dir: Path::new("/d"),
             logs: Path::new("/d/l"),
             system: Path::new("/s"),
+            languages: Path::new("/l"),
             packed: Path::new("/z"),
             plan: None,
             serial: Serial::Logged,
@@ -255,7 +259,7 @@ mod tests {
             extra: vec![
                 "mem-path={dir}/v.img".into(),
                 "file={system}/x.img".into(),
-                "file={kernel},{initrd}".into(),
+                "file={kernel},{initrd},{languages}".into(),
             ],
             ..Default::default()
         };
@@ -268,6 +272,7 @@ mod tests {
             dir: Path::new("/a,b"),
             logs: Path::new("/a,b"),
             system: Path::new("/s"),
+            languages: Path::new("/l"),
             packed: Path::new("/z"),
             plan: Some(Path::new("/a,b/plan")),
             serial: Serial::Interactive,
@@ -275,7 +280,7 @@ mod tests {
         let a = args(&m);
         assert!(a.contains(&"mem-path=/a,,b/v.img".to_string()), "{a:?}");
         assert!(a.contains(&"file=/s/x.img".to_string()), "{a:?}");
-        assert!(a.contains(&"file=/z,/i".to_string()), "{a:?}");
+        assert!(a.contains(&"file=/z,/i,/l".to_string()), "{a:?}");
         let plan = "name=opt/rpmem/plan,file=/a,,b/plan".to_string();
         assert!(a.contains(&plan), "{a:?}");
         assert_eq!(backing(&f).len(), 2);

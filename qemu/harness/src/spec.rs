@@ -41,7 +41,7 @@
 //! them; `system` that it starts with an initramfs of scripts/system, made by dracut or initramfs-tools
 //! on the Debian host `host` (a file of qemu/system/hosts), and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
-//! scripts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs. With `resume` a boot goes on with
+//! scripts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs, `{languages}` the image of scripts/stages/languages. With `resume` a boot goes on with
 //! the system that has hibernated on the first disk, if there is one: before the driver is loaded (`bare`)
 //! or when it has its namespaces (`bound`). Timeouts are seconds on hardware, see `TCG_FACTOR`, of the time that the machine had:
 //! clock.rs. Host actions act on the medium

@@ -49,6 +49,7 @@ mod t_fuzz;
 mod t_gigantic;
 mod t_infoblock;
 mod t_kunit;
+mod t_languages;
 mod t_layout;
 mod t_lease;
 mod t_lib;
@@ -94,6 +95,7 @@ fn registry() -> Vec<&'static Test> {
         t_gigantic::TESTS,
         t_infoblock::TESTS,
         t_kunit::TESTS,
+        t_languages::TESTS,
         t_layout::TESTS,
         t_lease::TESTS,
         t_lib::TESTS,
