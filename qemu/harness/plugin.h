@@ -15,6 +15,7 @@
 
 struct tb;
 struct insn;
+struct hwaddr;
 typedef struct {
 	char *data;
 	unsigned int len;
@@ -44,6 +45,11 @@ uint64_t qemu_plugin_tb_vaddr(const struct tb *tb);
 struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t at);
 size_t qemu_plugin_insn_data(const struct insn *insn, void *to, size_t len);
 uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
+size_t qemu_plugin_insn_size(const struct insn *insn);
+unsigned int qemu_plugin_mem_size_shift(uint32_t info);
+struct hwaddr *qemu_plugin_get_hwaddr(uint32_t info, uint64_t addr);
+bool qemu_plugin_hwaddr_is_io(const struct hwaddr *at);
+uint64_t qemu_plugin_hwaddr_phys_addr(const struct hwaddr *at);
 array *qemu_plugin_get_registers(void);
 int qemu_plugin_read_register(void *handle, array *to);
 bool qemu_plugin_read_memory_vaddr(uint64_t addr, array *to, size_t len);

@@ -4,6 +4,7 @@
 use crate::clock::{self, Clock, Late, Watch};
 use crate::cover::Cover;
 use crate::cpio::Archive;
+use crate::durable;
 use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
@@ -55,6 +56,8 @@ pub struct Env {
     pub last_flush: PathBuf,
     /// profile.c
     pub profile: PathBuf,
+    /// durable.c
+    pub durable: PathBuf,
     /// Notes what boots execute of the module.
     pub cover: Option<Cover>,
     /// The kernel's modules.
@@ -121,6 +124,9 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     }
     if env.cover.is_some() {
         p += "coverage\n";
+    }
+    if boot.durable {
+        p += "durable\n";
     }
     if let Some(when) = boot.resume {
         p += &format!("resume {}\n", when.name());
@@ -369,6 +375,10 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     if let Some(cover) = cover {
         args.extend(cover.args(fixture.nfit_test, label)?);
     }
+    let lines = logs.join("lines.log");
+    if boot.durable {
+        args.extend(durable::args(&env.durable, &lines));
+    }
     let about = format!(
         "# kernel {}\n# fixture {}\n# driver {} {}\n# seed {}\n# accelerator {}\n{} {}\n",
         env.krel,
@@ -387,7 +397,10 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
 
     let mut ktap_text = String::new();
     let mut times = BTreeMap::new();
-    let counting = fixture.icount.map_or(1, |_| COUNTING);
+    let counting = match fixture.icount.is_some() || boot.durable {
+        true => COUNTING,
+        false => 1,
+    };
     let limit = match boot.system {
         Some(_) => TO_SERVICE,
         None => TO_INIT,
@@ -542,6 +555,13 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         let loaded = boot.driver == "rpmem" && !ktap_text.is_empty();
         let checked = cover.check(fixture.nfit_test, label, loaded);
         verdict.reasons.extend(checked.err());
+    }
+    if boot.durable {
+        let text = ctx(fs::read_to_string(&lines), &lines)?;
+        let seen = durable::judge(&text, &boot.driver, fixture.cpus, env.long);
+        verdict.reasons.extend(seen.reasons);
+        verdict.figures.extend(seen.figures);
+        ctx(fs::write(logs.join("durable.txt"), seen.rows), logs)?;
     }
     Ok(Booted {
         nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),

@@ -8,6 +8,7 @@ mod clock;
 mod cover;
 mod cpio;
 mod demo;
+mod durable;
 mod dwarf;
 mod host;
 mod image;
@@ -147,6 +148,7 @@ fn environment(o: &Options) -> Result<Env, String> {
         system: need("RPMEM_SYSTEM_DIR").unwrap_or_else(|_| out.join("system")),
         last_flush: need("RPMEM_LAST_FLUSH")?,
         profile: need("RPMEM_PROFILE")?,
+        durable: need("RPMEM_DURABLE")?,
         cover: None,
         modules: need("RPMEM_KMODULES")?,
         krel: std::env::var("RPMEM_KREL").unwrap_or_default(),

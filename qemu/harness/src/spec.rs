@@ -24,7 +24,7 @@
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": "dracut", "host": "installed", "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
-//!               "five_levels": false, "resume": "bound",
+//!               "five_levels": false, "durable": false, "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -49,7 +49,8 @@
 //! `allow_trace` a stack may be shown by the function that is its last word, and nothing else: file
 //! systems do so. With `allow_core_races` KCSAN may report races in which no function of any module is on
 //! either stack; the run shows which. A boot with `five_levels` starts the packed kernel, whose own loader
-//! turns on five levels of page tables; that takes longer.
+//! turns on five levels of page tables; that takes longer. In a boot with `durable` each cache line is
+//! followed, and what tests claim to be durable has to be: durable.rs.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -199,6 +200,8 @@ pub struct Boot {
     pub allow_core_races: bool,
     /// Five levels of page tables, where there are four otherwise.
     pub five_levels: bool,
+    /// Each cache line of the NVDIMMs is followed.
+    pub durable: bool,
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
@@ -283,6 +286,7 @@ impl Boot {
             allow_trace: Vec::new(),
             allow_core_races: false,
             five_levels: false,
+            durable: false,
             resume: None,
             chained: false,
             system: None,
@@ -572,6 +576,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             "allow_trace",
             "allow_core_races",
             "five_levels",
+            "durable",
             "resume",
             "chained",
             "system",
@@ -659,6 +664,7 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
             allow_trace: b.strings("allow_trace")?,
             allow_core_races: b.bool("allow_core_races")?,
             five_levels: b.bool("five_levels")?,
+            durable: b.bool("durable")?,
             resume,
             chained: b.bool("chained")?,
             system,

@@ -1,0 +1,689 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A TCG plugin that follows each cache line of persistent memory: stored to,
+ * written back by which CPU, fenced by that CPU. The guest says where that memory
+ * is, and of which ranges it claims that they are durable.
+ *
+ *	-plugin durable.so,out=FILE
+ *
+ * FILE gets, as text, at the very moment, so that it is there when QEMU is killed:
+ *
+ *	follow START SIZE
+ *	claim LINES BAD LOCKED TEXT	a range is durable, and was stored to before;
+ *					LOCKED lines only by what is no fence by name
+ *	planted LINES BAD TEXT		a range is in the state that the guest wants
+ *	count LINES STORED WRITTEN TEXT	lines, those that wait for a write-back, and
+ *					those that wait for a fence
+ *	line ADDRESS STATE CPUS PC TEXT	one that is BAD: what it is, and the last store
+ *	lost WHY			the plugin does not know what the CPUs do
+ *
+ * The requests of the guest, by the nop that plugin.h knows, are those of `enum
+ * what`. Documentation/durability.md has the model.
+ *
+ * The instructions that write a line back make no memory access that QEMU tells of:
+ * their operands are decoded, and their addresses looked up in the guest's page
+ * tables. Those are read through the kernel's linear mapping, whose place follows
+ * from any store by the kernel; what is found is kept until the CPU itself drops
+ * translations.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "plugin.h"
+
+#define LINE 6
+#define PAGE 12
+/* As many as there are bits in what a line has for CPUs. */
+#define CPUS 16
+#define RANGES 16
+#define CACHED 1024
+#define ADDRESS 0x000ffffffffff000ull
+/* Lines of one range that are shown. */
+#define SHOWN 8
+
+/* Requests of the guest; their arguments. */
+enum what {
+	/* Physical address, length. */
+	FOLLOW = 16,
+	/* A text, for the next requests: address, length. */
+	NAME,
+	/* Physical address, length. */
+	CLAIM,
+	COUNT,
+	/* Physical address, length | enum state << 56. */
+	PLANTED,
+	/* Physical address, length: as CLAIM, of those lines that were stored to. */
+	CLAIM_REST,
+	LAST = CLAIM_REST,
+};
+
+enum state {
+	/* By a fence that is one by name. */
+	DURABLE,
+	/* By a locked instruction or one that serializes. */
+	BY_LOCK,
+	WRITTEN,
+	STORED,
+	/* Not stored to since the last claim. */
+	UNTOUCHED,
+};
+static const char *const states[] = { "durable", "durable-by-lock", "written-back", "stored",
+				      "untouched" };
+
+struct line {
+	/* Of the last store: its pc in 48 bits, the CPU, and flags. */
+	uint64_t pc : 48;
+	uint64_t cpu : 4;
+	/* Stored to and not written back. */
+	uint64_t dirty : 1;
+	/* Stored to since the last claim. */
+	uint64_t touched : 1;
+	/* Written back by these, any one of which has to have a fence... */
+	uint16_t back;
+	/* ...and stored to past the caches by these, all of which have to. */
+	uint16_t past;
+	/* The same, if locked instructions were no fences. */
+	uint16_t back_by_name;
+	uint16_t past_by_name;
+};
+
+static struct range {
+	uint64_t start;
+	uint64_t size;
+	struct line *lines;
+} ranges[RANGES];
+static unsigned int n_ranges;
+
+static struct cpu {
+	/* Lines that wait for a fence of this CPU; the first ones for one by name only. */
+	struct line **waiting;
+	size_t n, room, locked;
+	/* Pages that were looked up. */
+	bool any_cached;
+	struct {
+		uint64_t from;
+		uint64_t to;
+	} cached[CACHED];
+} cpus[CPUS];
+
+/* Where the kernel has all of the memory, less its physical address; 0: not known. */
+static uint64_t linear;
+static char name[256];
+static FILE *out;
+static void *gpr[16], *cr3, *cr4, *fs_base, *gs_base;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lost(const char *why, uint64_t at)
+{
+	static unsigned int times;
+
+	if (times++ < 20)
+		fprintf(out, "lost %s %" PRIx64 "\n", why, at);
+}
+
+/* Page tables. */
+
+static bool entry(uint64_t table, unsigned int at, uint64_t *e)
+{
+	g_byte_array_set_size(bytes, 0);
+	if (!qemu_plugin_read_memory_vaddr(linear + (table & ADDRESS) + 8 * at, bytes, sizeof(*e)) ||
+	    bytes->len < sizeof(*e))
+		return false;
+	memcpy(e, bytes->data, sizeof(*e));
+	return *e & 1;
+}
+
+static bool walk(uint64_t from, uint64_t *to)
+{
+	uint64_t e = reg(cr3);
+	unsigned int shift = reg(cr4) & 1 << 12 ? 48 : 39;
+
+	for (;; shift -= 9) {
+		uint64_t mask = (1ull << shift) - 1;
+
+		if (!entry(e, from >> shift & 511, &e))
+			return false;
+		if (shift == PAGE || (shift <= 30 && e & 1 << 7)) {
+			*to = (e & ADDRESS & ~mask) | (from & mask);
+			return true;
+		}
+	}
+}
+
+static bool translate(unsigned int n, uint64_t from, uint64_t *to)
+{
+	struct cpu *cpu = &cpus[n];
+	unsigned int at = (from >> PAGE) % CACHED;
+
+	if (cpu->cached[at].from != (from >> PAGE | 1ull << 63)) {
+		if (!linear || !walk(from, to))
+			return false;
+		cpu->cached[at].from = from >> PAGE | 1ull << 63;
+		cpu->cached[at].to = *to >> PAGE;
+		cpu->any_cached = true;
+	}
+	*to = cpu->cached[at].to << PAGE | (from & ((1u << PAGE) - 1));
+	return true;
+}
+
+/* From a store by the kernel. What is no more than a coincidence finds no tables. */
+static void learn(uint64_t from, uint64_t to)
+{
+	uint64_t found;
+
+	if (from < 0xff00000000000000ull || from >= 0xffffffff80000000ull ||
+	    (from - to) & ((1u << 30) - 1))
+		return;
+	linear = from - to;
+	if (!walk(from, &found) || found != to)
+		linear = 0;
+}
+
+/* Lines. */
+
+static struct line *line_at(uint64_t phys)
+{
+	for (unsigned int i = 0; i < n_ranges; i++)
+		if (phys - ranges[i].start < ranges[i].size)
+			return &ranges[i].lines[(phys - ranges[i].start) >> LINE];
+	return NULL;
+}
+
+static void waits(unsigned int n, struct line *l)
+{
+	struct cpu *cpu = &cpus[n];
+
+	if (cpu->n == cpu->room) {
+		cpu->room = cpu->room ? 2 * cpu->room : 1024;
+		cpu->waiting = realloc(cpu->waiting, cpu->room * sizeof(*cpu->waiting));
+		if (!cpu->waiting) {
+			perror("durable");
+			exit(1);
+		}
+	}
+	cpu->waiting[cpu->n++] = l;
+}
+
+static void stored(unsigned int n, uint64_t phys, uint64_t pc, bool past)
+{
+	struct line *l = line_at(phys);
+
+	if (!l)
+		return;
+	l->pc = pc;
+	l->cpu = n;
+	l->touched = 1;
+	if (past && !l->dirty) {
+		/* What was written back before and waits for a fence goes on waiting for that. */
+		l->past |= 1u << n;
+		l->past_by_name |= 1u << n;
+		waits(n, l);
+		return;
+	}
+	l->dirty = 1;
+	l->back = l->back_by_name = 0;
+}
+
+static void written_back(unsigned int n, uint64_t phys, bool at_once)
+{
+	struct line *l = line_at(phys);
+
+	if (!l || (!l->dirty && !l->back && !l->back_by_name))
+		return;
+	l->dirty = 0;
+	if (at_once) {
+		l->back = l->back_by_name = 0;
+		return;
+	}
+	/* One that is durable but for the name of the fence stays durable. */
+	if (l->back || !l->back_by_name)
+		l->back |= 1u << n;
+	l->back_by_name |= 1u << n;
+	waits(n, l);
+}
+
+static void fenced(unsigned int n, bool by_name)
+{
+	struct cpu *cpu = &cpus[n];
+	uint16_t bit = 1u << n;
+
+	for (size_t i = by_name ? 0 : cpu->locked; i < cpu->n; i++) {
+		struct line *l = cpu->waiting[i];
+
+		if (l->back & bit)
+			l->back = 0;
+		l->past &= ~bit;
+		if (!by_name)
+			continue;
+		if (l->back_by_name & bit)
+			l->back_by_name = 0;
+		l->past_by_name &= ~bit;
+	}
+	if (by_name)
+		cpu->n = 0;
+	cpu->locked = cpu->n;
+}
+
+static enum state state_of(const struct line *l)
+{
+	if (l->dirty)
+		return STORED;
+	if (l->back || l->past)
+		return WRITTEN;
+	return l->back_by_name || l->past_by_name ? BY_LOCK : DURABLE;
+}
+
+/* Instructions. */
+
+/* Beside the pc of a store, in 48 bits. */
+#define PAST (1ull << 63)
+
+enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, NEW_TRANSLATIONS };
+struct operation {
+	enum kind kind;
+	/* Its store goes past the caches. */
+	bool past;
+	/* The operand: registers are 16 where there are none. */
+	unsigned char base, index, shift;
+	char segment;
+	bool short_address;
+	int64_t more;
+};
+
+static void decode_operand(struct operation *op, const unsigned char *b, unsigned int rex,
+			   uint64_t end)
+{
+	unsigned int mod = b[0] >> 6, rm = b[0] & 7, at = 1;
+	int32_t more = 0;
+
+	op->base = rm | (rex & 1) << 3;
+	op->index = 16;
+	if (rm == 4) {
+		op->base = (b[1] & 7) | (rex & 1) << 3;
+		op->index = (b[1] >> 3 & 7) | (rex & 2) << 2;
+		op->shift = b[1] >> 6;
+		if (op->index == 4)
+			op->index = 16;
+		at = 2;
+		rm = b[1] & 7;
+	}
+	if (mod == 1) {
+		more = (signed char)b[at];
+	} else if (mod == 2 || (mod == 0 && rm == 5)) {
+		memcpy(&more, b + at, 4);
+		if (mod == 0)
+			op->base = 16;
+	}
+	op->more = more;
+	/* Relative to what follows. */
+	if (mod == 0 && (b[0] & 7) == 5)
+		op->more += end;
+}
+
+static void decode(struct operation *op, struct insn *insn)
+{
+	unsigned char b[32] = { 0 };
+	size_t i = 0, len = qemu_plugin_insn_size(insn);
+	unsigned int rex = 0;
+	bool data = false, locked = false, rep = false, in_memory;
+	uint64_t end = qemu_plugin_insn_vaddr(insn) + len;
+
+	if (len > 15)
+		return;
+	qemu_plugin_insn_data(insn, b, len);
+	for (;; i++) {
+		if (b[i] == 0x66)
+			data = true;
+		else if (b[i] == 0x67)
+			op->short_address = true;
+		else if (b[i] == 0xf0)
+			locked = true;
+		else if (b[i] == 0xf2 || b[i] == 0xf3)
+			rep = true;
+		else if (b[i] == 0x64 || b[i] == 0x65)
+			op->segment = b[i] == 0x64 ? 'f' : 'g';
+		else if (b[i] != 0x2e && b[i] != 0x36 && b[i] != 0x3e && b[i] != 0x26)
+			break;
+	}
+	if ((b[i] & 0xf0) == 0x40)
+		rex = b[i++];
+	if (locked) {
+		op->kind = LOCKED;
+		return;
+	}
+	if ((b[i] == 0x86 || b[i] == 0x87) && b[i + 1] < 0xc0) {
+		op->kind = LOCKED;
+		return;
+	}
+	/* VEX, in 64-bit code: vmovntps, vmovntpd, vmovntdq. vmaskmovdqu. */
+	if (b[i] == 0xc5 || (b[i] == 0xc4 && (b[i + 1] & 0x1f) == 1)) {
+		unsigned char opcode = b[i + (b[i] == 0xc5 ? 2 : 3)];
+
+		op->past = opcode == 0x2b || opcode == 0xe7 || opcode == 0xf7;
+		return;
+	}
+	if (b[i] != 0x0f)
+		return;
+	i++;
+	in_memory = b[i + 1] < 0xc0;
+	switch (b[i]) {
+	case 0x01:
+		/* invlpg */
+		if (in_memory && (b[i + 1] >> 3 & 7) == 7)
+			op->kind = NEW_TRANSLATIONS;
+		break;
+	case 0x22:
+		/* mov to a control register */
+		op->kind = NEW_TRANSLATIONS;
+		break;
+	case 0x38:
+		/* invpcid */
+		if (data && b[i + 1] == 0x82)
+			op->kind = NEW_TRANSLATIONS;
+		break;
+	case 0xa2:
+		/* cpuid */
+		op->kind = LOCKED;
+		break;
+	case 0x2b:
+	case 0xc3:
+	case 0xe7:
+	case 0xf7:
+		/* movntps, movntpd, movnti, movntq, movntdq, maskmovq, maskmovdqu */
+		op->past = true;
+		break;
+	case 0xae:
+		if (!in_memory) {
+			/* mfence, sfence */
+			if (!data && !rep && (b[i + 1] >= 0xf0))
+				op->kind = FENCE;
+		} else if (!rep && (b[i + 1] >> 3 & 7) == 7) {
+			op->kind = data ? CLWB : CLFLUSH;
+		} else if (!rep && data && (b[i + 1] >> 3 & 7) == 6) {
+			op->kind = CLWB;
+		}
+		if (op->kind == CLWB || op->kind == CLFLUSH)
+			decode_operand(op, b + i + 1, rex, end);
+		break;
+	}
+}
+
+/* What the guest executes. */
+
+static void run_flush(unsigned int n, void *data)
+{
+	struct operation *op = data;
+	uint64_t phys, at = op->more;
+
+	if (!__atomic_load_n(&n_ranges, __ATOMIC_RELAXED))
+		return;
+	pthread_mutex_lock(&lock);
+	if (op->base < 16)
+		at += reg(gpr[op->base]);
+	if (op->index < 16)
+		at += reg(gpr[op->index]) << op->shift;
+	if (op->short_address)
+		at = (uint32_t)at;
+	if (op->segment)
+		at += reg(op->segment == 'f' ? fs_base : gs_base);
+	/*
+	 * QEMU takes no fault where a CPU would, and goes on: what a program has not mapped yet
+	 * is not written back.
+	 */
+	if (translate(n % CPUS, at, &phys))
+		written_back(n % CPUS, phys, op->kind == CLFLUSH);
+	else if (at & KERNEL || !linear)
+		lost("a write-back of", at);
+	pthread_mutex_unlock(&lock);
+}
+
+static void run_fence(unsigned int n, void *data)
+{
+	struct cpu *cpu = &cpus[n % CPUS];
+	enum kind kind = (uintptr_t)data;
+
+	/* All of this is the CPU's own. */
+	if (kind == NEW_TRANSLATIONS) {
+		if (cpu->any_cached)
+			memset(cpu->cached, 0, sizeof(cpu->cached));
+		cpu->any_cached = false;
+		return;
+	}
+	if (cpu->n == (kind == FENCE ? 0 : cpu->locked))
+		return;
+	pthread_mutex_lock(&lock);
+	fenced(n % CPUS, kind == FENCE);
+	pthread_mutex_unlock(&lock);
+}
+
+static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
+{
+	uint64_t pc = (uintptr_t)data & ~PAST;
+	bool past = (uintptr_t)data & PAST;
+	unsigned int size = 1u << qemu_plugin_mem_size_shift(info);
+	uint64_t last = addr + size - 1, phys, other;
+	struct hwaddr *at;
+	bool two;
+
+	if (!__atomic_load_n(&n_ranges, __ATOMIC_RELAXED))
+		return;
+	at = qemu_plugin_get_hwaddr(info, addr);
+	two = addr >> LINE != last >> LINE;
+	if (at) {
+		if (qemu_plugin_hwaddr_is_io(at))
+			return;
+		phys = qemu_plugin_hwaddr_phys_addr(at);
+		if (addr & KERNEL && !__atomic_load_n(&linear, __ATOMIC_RELAXED)) {
+			pthread_mutex_lock(&lock);
+			learn(addr, phys);
+			pthread_mutex_unlock(&lock);
+		}
+		if (!two && !line_at(phys))
+			return;
+	}
+	pthread_mutex_lock(&lock);
+	if (!at && !translate(n % CPUS, addr, &phys)) {
+		lost("a store to", addr);
+	} else {
+		stored(n % CPUS, phys, pc, past);
+		if (two && addr >> PAGE == last >> PAGE)
+			stored(n % CPUS, phys + size - 1, pc, past);
+		else if (two && translate(n % CPUS, last, &other))
+			stored(n % CPUS, other, pc, past);
+		else if (two && linear)
+			lost("a store to", last);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/* What the guest wants to know. */
+
+static void show(uint64_t phys, const struct line *l, enum state is)
+{
+	uint64_t pc = l->pc & 1ull << 47 ? l->pc | 0xffffull << 48 : l->pc;
+
+	fprintf(out, "line %" PRIx64 " %s cpu%u/%x/%x %" PRIx64 " %s\n", phys, states[is],
+		(unsigned int)l->cpu, l->back | l->past, l->back_by_name | l->past_by_name, pc, name);
+}
+
+static void look_at(enum what what, uint64_t start, uint64_t len, enum state want)
+{
+	uint64_t at, lines = 0, bad = 0, by_lock = 0, of[UNTOUCHED + 1] = { 0 };
+	bool claim = what == CLAIM || what == CLAIM_REST;
+
+	for (at = start & ~((1ull << LINE) - 1); at < start + len; at += 1u << LINE) {
+		struct line *l = line_at(at);
+		enum state is;
+		bool wrong;
+
+		if (!l) {
+			lost("no persistent memory at", at);
+			return;
+		}
+		is = state_of(l);
+		/* Not stored to, and nothing to wait for. */
+		if (what == CLAIM_REST && !l->touched && is <= BY_LOCK)
+			continue;
+		lines++;
+		of[is]++;
+		if (what == COUNT)
+			continue;
+		if (what != CLAIM_REST && !l->touched)
+			is = UNTOUCHED;
+		wrong = claim ? is > BY_LOCK : is != want;
+		by_lock += is == BY_LOCK;
+		if (wrong && bad++ < SHOWN)
+			show(at, l, is);
+		if (claim)
+			l->touched = 0;
+	}
+	if (claim && !lines)
+		lost("a claim of nothing at", start);
+	if (claim)
+		fprintf(out, "claim %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", lines, bad, by_lock,
+			name);
+	else if (what == PLANTED)
+		fprintf(out, "planted %" PRIu64 " %" PRIu64 " %s\n", lines, bad, name);
+	else
+		fprintf(out, "count %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", lines, of[STORED],
+			of[WRITTEN], name);
+}
+
+static void follow(uint64_t start, uint64_t size)
+{
+	struct range *r = &ranges[n_ranges];
+
+	if (n_ranges == RANGES)
+		return lost("more ranges than there is room for, at", start);
+	r->start = start;
+	r->size = size;
+	r->lines = mmap(NULL, (size >> LINE) * sizeof(*r->lines), PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (r->lines == MAP_FAILED) {
+		perror("durable");
+		exit(1);
+	}
+	fprintf(out, "follow %" PRIx64 " %" PRIx64 "\n", start, size);
+	__atomic_store_n(&n_ranges, n_ranges + 1, __ATOMIC_RELEASE);
+}
+
+static void request(unsigned int n, void *data)
+{
+	enum what what = (uintptr_t)data;
+	uint64_t a, b;
+
+	(void)n;
+	pthread_mutex_lock(&lock);
+	a = reg(rdi);
+	b = reg(rsi);
+	switch (what) {
+	case FOLLOW:
+		follow(a, b);
+		break;
+	case NAME:
+		g_byte_array_set_size(bytes, 0);
+		if (b >= sizeof(name) || !qemu_plugin_read_memory_vaddr(a, bytes, b) ||
+		    bytes->len < b) {
+			lost("a name at", a);
+			break;
+		}
+		memcpy(name, bytes->data, b);
+		name[b] = 0;
+		break;
+	case PLANTED:
+		look_at(what, a, b & ~(0xffull << 56), b >> 56);
+		break;
+	default:
+		look_at(what, a, b, DURABLE);
+	}
+	fflush(out);
+	pthread_mutex_unlock(&lock);
+}
+
+static void translated(uint64_t id, struct tb *tb)
+{
+	size_t i, n = qemu_plugin_tb_n_insns(tb);
+
+	(void)id;
+	for (i = 0; i < n; i++) {
+		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
+		uint64_t pc = qemu_plugin_insn_vaddr(insn) & ((1ull << 48) - 1);
+		unsigned int what = guest_request(insn);
+		struct operation op = { 0 }, *kept;
+
+		if (what >= FOLLOW && what <= LAST)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
+							       (void *)(uintptr_t)what);
+		decode(&op, insn);
+		if (op.kind == CLWB || op.kind == CLFLUSH) {
+			/* For as long as QEMU may run this translation: for good. */
+			kept = malloc(sizeof(*kept));
+			if (!kept) {
+				perror("durable");
+				exit(1);
+			}
+			*kept = op;
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_flush, R_REGS, kept);
+		} else if (op.kind != OTHER) {
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_fence, NO_REGS,
+							       (void *)(uintptr_t)op.kind);
+		}
+		qemu_plugin_register_vcpu_mem_cb(insn, run_store, NO_REGS, MEM_W,
+						 (void *)(uintptr_t)(pc | (op.past ? PAST : 0)));
+	}
+}
+
+static void cpu_made(uint64_t id, unsigned int cpu)
+{
+	static const char *const names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp",
+					       "rsi", "rdi", "r8",  "r9",  "r10", "r11",
+					       "r12", "r13", "r14", "r15" };
+	array *all = qemu_plugin_get_registers();
+	struct reg *r = (struct reg *)all->data;
+
+	new_cpu(id, cpu);
+	for (unsigned int i = 0; i < all->len; i++) {
+		for (int n = 0; n < 16; n++)
+			if (!strcmp(r[i].name, names[n]))
+				gpr[n] = r[i].handle;
+		if (!strcmp(r[i].name, "cr3"))
+			cr3 = r[i].handle;
+		else if (!strcmp(r[i].name, "cr4"))
+			cr4 = r[i].handle;
+		else if (!strcmp(r[i].name, "fs_base"))
+			fs_base = r[i].handle;
+		else if (!strcmp(r[i].name, "gs_base"))
+			gs_base = r[i].handle;
+	}
+	if (!cr3 || !cr4 || !fs_base || !gs_base || !gpr[15])
+		lost("registers of CPU", cpu);
+	if (cpu >= CPUS)
+		lost("more CPUs than there is room for", cpu);
+}
+
+static void ended(uint64_t id, void *data)
+{
+	(void)id;
+	(void)data;
+	fclose(out);
+}
+
+EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
+{
+	(void)info;
+	for (int i = 0; i < argc; i++)
+		if (!strncmp(argv[i], "out=", 4))
+			out = fopen(argv[i] + 4, "w");
+	if (!out) {
+		fprintf(stderr, "durable: out=FILE is missing, or cannot be written\n");
+		return -1;
+	}
+	bytes = g_byte_array_new();
+	qemu_plugin_register_vcpu_init_cb(id, cpu_made);
+	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+	qemu_plugin_register_atexit_cb(id, ended, NULL);
+	return 0;
+}
