@@ -119,6 +119,22 @@ fn cases() -> Vec<Case> {
                 b.expect_console = vec!["no such line".into()];
             },
         ),
+        case("durable", &["self_durable"], &[], |b| b.durable = true),
+        case(
+            "not-durable",
+            &["self_durable", "self_not_durable"],
+            &[
+                "a store; another line flushed; memory: 1 of 1 lines are not durable",
+                " stored cpu",
+            ],
+            |b| b.durable = true,
+        ),
+        case(
+            "nothing-claimed",
+            &["self_pass"],
+            &["nothing was claimed to be durable"],
+            |b| b.durable = true,
+        ),
         case("power-cut", &["self_pass", "self_cut"], &[], |b| {
             b.end = End::PowerCut
         }),

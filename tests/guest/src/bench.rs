@@ -122,8 +122,7 @@ pub fn bulk<T>(f: impl FnOnce() -> T) -> (u64, T) {
     cost(f)
 }
 
-/// A request to the plugins that count instructions by place, qemu/harness/profile.c and cover.c: a
-/// nop, without them.
+/// A request to the plugins qemu/harness/profile.c, cover.c and durable.c: a nop, without them.
 pub fn request<const WHAT: u32>(a: u64, b: u64) {
     // SAFETY: the instruction does nothing; who looks at it reads the memory that it is told of.
     unsafe {
@@ -132,7 +131,8 @@ pub fn request<const WHAT: u32>(a: u64, b: u64) {
     }
 }
 
-fn request_text<const WHAT: u32>(text: &str) {
+/// One whose arguments are a text.
+pub fn request_text<const WHAT: u32>(text: &str) {
     request::<WHAT>(text.as_ptr() as u64, text.len() as u64);
 }
 

@@ -8,6 +8,7 @@
 
 use crate::bench::request;
 use crate::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
+use crate::durable;
 use crate::sys;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -41,6 +42,7 @@ struct Plan {
     nfit_test: bool,
     ndctl: bool,
     coverage: bool,
+    durable: bool,
     tests: Vec<String>,
 }
 
@@ -61,6 +63,7 @@ fn parse(text: &str) -> Result<Plan, String> {
             "nfit-test" => p.nfit_test = true,
             "ndctl" => p.ndctl = true,
             "coverage" => p.coverage = true,
+            "durable" => p.durable = true,
             "test" if !val.is_empty() => p.tests.push(val.into()),
             _ => return Err(format!("bad line: {line}")),
         }
@@ -350,6 +353,9 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
         load_modules(&["dax_pmem", "device_dax"])?;
     }
     ctx::settle();
+    if p.durable {
+        durable::follow_regions()?;
+    }
     load_driver(p)?;
     ctx::settle();
     Ok(())

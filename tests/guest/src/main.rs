@@ -22,6 +22,7 @@ mod bench;
 mod cross;
 mod ctx;
 mod disk;
+mod durable;
 mod fuzz_calls;
 mod fuzz_gen;
 mod fuzz_others;
@@ -40,6 +41,7 @@ mod t_cross;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
+mod t_durable;
 mod t_events;
 mod t_exclude;
 mod t_fault;
@@ -86,6 +88,7 @@ fn registry() -> Vec<&'static Test> {
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,
+        t_durable::TESTS,
         t_events::TESTS,
         t_exclude::TESTS,
         t_fault::TESTS,

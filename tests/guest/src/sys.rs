@@ -135,6 +135,25 @@ impl Drop for Map {
     }
 }
 
+/// A page of memory that is there and stays, for good.
+pub fn locked_page() -> io::Result<*mut u8> {
+    // SAFETY: the kernel chooses the address.
+    let p = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE,
+            -1,
+            0,
+        )
+    };
+    match p {
+        libc::MAP_FAILED => Err(io::Error::last_os_error()),
+        p => Ok(p.cast()),
+    }
+}
+
 /// Write the range back from the CPU caches and wait for it.
 pub fn persist(p: *mut u8, len: usize) -> Instruction {
     // SAFETY: the caller has mapped it.

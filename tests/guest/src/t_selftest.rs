@@ -2,7 +2,9 @@
 //! Tests of the harness: each misbehaves in one way, and the harness must notice.
 
 use crate::ctx::{Ctx, Test, TestResult};
-use crate::{check_eq, fail, skip, sys};
+use crate::{check, check_eq, durable, fail, skip, sys};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
@@ -49,6 +51,14 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "self_cut",
         run: cut,
+    },
+    Test {
+        name: "self_durable",
+        run: is_durable,
+    },
+    Test {
+        name: "self_not_durable",
+        run: not_durable,
     },
 ];
 
@@ -102,6 +112,37 @@ fn splat(c: &mut Ctx) -> TestResult {
 fn exit_vm(_: &mut Ctx) -> TestResult {
     sys::outb(0xf4, 0x10);
     fail!("survived the end of the machine")
+}
+
+/// A page of memory, as if it were persistent.
+fn page() -> TestResult<(*mut u8, u64)> {
+    let m = sys::locked_page()?;
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut entry = [0; 8];
+    pagemap.read_exact_at(&mut entry, m as u64 / 4096 * 8)?;
+    let frame = u64::from_le_bytes(entry) & ((1 << 55) - 1);
+    check!(frame != 0, "the kernel hides where pages are");
+    durable::follow(frame * 4096, 4096);
+    Ok((m, frame * 4096))
+}
+
+fn is_durable(_: &mut Ctx) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: the page is this test's own.
+    unsafe { m.write_volatile(1) };
+    sys::persist(m, 1);
+    durable::claim("a store; flushed; memory", phys, 64);
+    Ok(())
+}
+
+/// Claims what is not so.
+fn not_durable(_: &mut Ctx) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: as above.
+    unsafe { m.add(64).write_volatile(1) };
+    sys::persist(m, 1);
+    durable::claim("a store; another line flushed; memory", phys + 64, 64);
+    Ok(())
 }
 
 fn cut(c: &mut Ctx) -> TestResult {

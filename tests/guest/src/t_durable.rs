@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Durability at the cache line, in boots with `durable`: faults that the checker has to see, and
+//! every way of storing with every acknowledgement. See Documentation/durability.md.
+
+use crate::ctx::{Ctx, Test, TestResult};
+use crate::durable::{self, Medium, State};
+use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::t_map::Here;
+use crate::tools::PAGE;
+use crate::{check, tools};
+use core::arch::asm;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "durable_planted",
+        run: planted,
+    },
+    Test {
+        name: "durable_operands",
+        run: operands,
+    },
+    Test {
+        name: "durable_planted_beside",
+        run: planted_beside,
+    },
+];
+
+const LINE: usize = 64;
+/// A fault is planted so often: an interrupt in the middle of it may fence.
+const TIMES: usize = 8;
+
+macro_rules! instruction {
+    ($name:ident, $text:literal) => {
+        fn $name(p: *mut u8) {
+            // SAFETY: the caller has mapped 64 bytes there, which no reference is to.
+            unsafe { asm!($text, p = in(reg) p, v = in(reg) 1u64, options(nostack)) };
+        }
+    };
+}
+
+instruction!(store, "mov [{p}], {v}");
+instruction!(store_past, "movnti [{p}], {v}");
+instruction!(clwb, "/* {v} */ clwb [{p}]");
+instruction!(clflushopt, "/* {v} */ clflushopt [{p}]");
+instruction!(clflush, "/* {v} */ clflush [{p}]");
+
+macro_rules! fence {
+    ($name:ident, $text:literal) => {
+        fn $name() {
+            // SAFETY: orders memory accesses; what it stores to is on the stack.
+            unsafe { asm!($text, out("rax") _, out("rcx") _, out("rdx") _) };
+        }
+    };
+}
+
+fence!(sfence, "sfence");
+fence!(mfence, "mfence");
+fence!(lfence, "lfence");
+fence!(locked, "lock or dword ptr [rsp - 8], 0");
+fence!(xchg, "xchg [rsp - 8], eax");
+fence!(cpuid, "push rbx; xor eax, eax; cpuid; pop rbx");
+
+/// A 16-byte store past the caches.
+fn store_past_16(p: *mut u8) {
+    // SAFETY: as of `instruction`.
+    unsafe { asm!("movntdq [{p}], xmm0", p = in(reg) p, options(nostack)) };
+}
+
+/// What the fault is, what the line at `p` is left in, how. The one behind it is there to be used.
+type Fault = (&'static str, State, fn(*mut u8));
+
+const FAULTS: &[Fault] = &[
+    ("no flush", State::Stored, |p| {
+        store(p);
+        sfence();
+    }),
+    ("no fence after clwb", State::Written, |p| {
+        store(p);
+        clwb(p);
+    }),
+    ("no fence after clflushopt", State::Written, |p| {
+        store(p);
+        clflushopt(p);
+    }),
+    ("lfence for sfence", State::Written, |p| {
+        store(p);
+        clwb(p);
+        lfence();
+    }),
+    ("no fence after movnti", State::Written, store_past),
+    ("no fence after movntdq", State::Written, store_past_16),
+    ("the wrong line flushed", State::Stored, |p| {
+        store(p);
+        clwb(p.wrapping_add(LINE));
+        sfence();
+    }),
+    ("store after the flush", State::Stored, |p| {
+        store(p);
+        clwb(p);
+        store(p);
+        sfence();
+    }),
+    ("store after the fence", State::Stored, |p| {
+        store(p);
+        clwb(p);
+        sfence();
+        store(p);
+    }),
+    ("store after clflush", State::Stored, |p| {
+        store(p);
+        clflush(p);
+        store(p);
+        sfence();
+    }),
+    ("fence before the flush", State::Written, |p| {
+        store(p);
+        sfence();
+        clwb(p);
+    }),
+    ("store after movnti", State::Stored, |p| {
+        store_past(p);
+        store(p);
+        sfence();
+    }),
+    ("movnti to a line in the cache", State::Stored, |p| {
+        store(p);
+        store_past(p);
+        sfence();
+    }),
+    ("movnti after the fence", State::Written, |p| {
+        store(p);
+        clwb(p);
+        sfence();
+        store_past(p);
+    }),
+    ("store across lines, one flushed", State::Stored, |p| {
+        let first = p.wrapping_sub(4);
+        store(first);
+        clwb(first);
+        sfence();
+    }),
+    ("no store", State::Untouched, |p| {
+        clwb(p);
+        sfence();
+    }),
+    ("a locked instruction for sfence", State::ByLock, |p| {
+        store(p);
+        clwb(p);
+        locked();
+    }),
+    ("xchg for sfence", State::ByLock, |p| {
+        store(p);
+        clwb(p);
+        xchg();
+    }),
+    ("cpuid for sfence", State::ByLock, |p| {
+        store(p);
+        clwb(p);
+        cpuid();
+    }),
+];
+
+/// The same without a fault: what it is, and how.
+type Right = (&'static str, fn(*mut u8));
+
+const RIGHT: &[Right] = &[
+    ("store; clwb, sfence", |p| {
+        store(p);
+        clwb(p);
+        sfence();
+    }),
+    ("store; clflushopt, mfence", |p| {
+        store(p);
+        clflushopt(p);
+        mfence();
+    }),
+    ("store; clflush", |p| {
+        store(p);
+        clflush(p);
+    }),
+    ("movnti; sfence", |p| {
+        store_past(p);
+        sfence();
+    }),
+    ("movntdq; mfence", |p| {
+        store_past_16(p);
+        mfence();
+    }),
+    ("store; clwb, a locked instruction", |p| {
+        store(p);
+        clwb(p);
+        locked();
+    }),
+    ("store; clwb, xchg", |p| {
+        store(p);
+        clwb(p);
+        xchg();
+    }),
+    ("store; clwb, cpuid", |p| {
+        store(p);
+        clwb(p);
+        cpuid();
+    }),
+    ("store; clwb twice, sfence", |p| {
+        store(p);
+        clwb(p);
+        clwb(p);
+        sfence();
+    }),
+    ("movnti, clwb; sfence", |p| {
+        store_past(p);
+        clwb(p);
+        sfence();
+    }),
+];
+
+/// A mapping whose lines are handed out, each once.
+struct Lines {
+    map: Map,
+    phys: u64,
+    next: usize,
+}
+
+impl Lines {
+    fn new(c: &Ctx) -> TestResult<Lines> {
+        let h = Here::new(c)?;
+        let map = Map::sync(&h.open()?, 0, 1 << 20)?;
+        for at in (0..map.len()).step_by(PAGE) {
+            map.read8(at);
+        }
+        Ok(Lines {
+            map,
+            phys: Medium::of(c, &h.space)?.start,
+            next: LINE,
+        })
+    }
+
+    /// One with two others around it; where it is.
+    fn next(&mut self) -> (*mut u8, u64) {
+        self.next += 3 * LINE;
+        assert!(self.next + 2 * LINE <= self.map.len());
+        // A fault would be a fence.
+        self.map.write8(self.next - LINE, 1);
+        (
+            self.map.as_ptr().wrapping_add(self.next),
+            self.phys + self.next as u64,
+        )
+    }
+}
+
+fn planted(c: &mut Ctx) -> TestResult {
+    let mut lines = Lines::new(c)?;
+    for (what, state, make) in FAULTS {
+        for _ in 0..TIMES {
+            let (p, phys) = lines.next();
+            let text = format!("planted: {what}");
+            durable::planted(&text, phys, LINE as u64, *state, || make(p));
+        }
+    }
+    for (what, make) in RIGHT {
+        let (p, phys) = lines.next();
+        make(p);
+        durable::claim(&format!("{what}; mapping"), phys, LINE as u64);
+    }
+    Ok(())
+}
+
+/// All kinds of addresses that a flush can have: what is not understood is not flushed.
+fn operands(c: &mut Ctx) -> TestResult {
+    let mut lines = Lines::new(c)?;
+    macro_rules! form {
+        ($text:literal, |$p:ident| $($operands:tt)*) => {{
+            let ($p, phys) = lines.next();
+            store($p);
+            // SAFETY: a flush of what is mapped.
+            unsafe { asm!($text, "sfence", $($operands)*) };
+            let text = $text.replace("; ", ", ");
+            durable::claim(&format!("store; {text}, sfence; mapping"), phys, LINE as u64);
+        }};
+    }
+    form!("clwb [rax]", |p| in("rax") p);
+    form!("sub {p}, rsp; clwb [rsp + {p}]", |p| p = inout(reg) p => _);
+    form!("xchg rbp, {p}; clwb [rbp - 77]; xchg rbp, {p}",
+        |p| p = inout(reg) p.wrapping_add(77) => _);
+    form!("clwb [r12]", |p| in("r12") p);
+    form!("clwb [r13]", |p| in("r13") p);
+    form!("clwb [rdx - 128]", |p| in("rdx") p.wrapping_add(128));
+    form!("clwb [r9 + 1193046]", |p| in("r9") p.wrapping_sub(1193046));
+    form!("clwb [rcx + 8*r10]", |p| in("rcx") p.wrapping_sub(800), in("r10") 100u64);
+    form!("clwb [r8 + 4*rdi - 5]", |p| in("r8") p.wrapping_sub(395), in("rdi") 100u64);
+    form!("clwb [2*r14 + 64]", |p| in("r14") (p as u64 - 64) / 2);
+    form!("clflush [rsi + r15]", |p| in("rsi") p.wrapping_sub(7), in("r15") 7u64);
+    form!("clflushopt fs:[r11]", |p| in("r11") p as u64 - thread_pointer());
+    relative(c)
+}
+
+/// Relative to the instruction itself: `clwb [rip + 4089]; sfence; ret`, in a page before the medium.
+fn relative(c: &Ctx) -> TestResult {
+    const CODE: [u8; 12] = [
+        0x66, 0x0f, 0xae, 0x35, 0xf8, 0x0f, 0, 0, 0x0f, 0xae, 0xf8, 0xc3,
+    ];
+    let h = Here::new(c)?;
+    let f = h.open()?;
+    let rw = libc::PROT_READ | libc::PROT_WRITE;
+    let (anonymous, at) = (
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        std::ptr::null_mut(),
+    );
+    // SAFETY: two pages of this test's own, the second one of which becomes one of the medium; what is
+    // called is code.
+    let p = unsafe {
+        let page = libc::mmap(at, 2 * PAGE, rw | libc::PROT_EXEC, anonymous, -1, 0);
+        check!(page != libc::MAP_FAILED, "mmap");
+        let page = page.cast::<u8>();
+        std::ptr::copy_nonoverlapping(CODE.as_ptr(), page, CODE.len());
+        let (fixed, fd) = (
+            MAP_SHARED_VALIDATE | MAP_SYNC | libc::MAP_FIXED,
+            f.as_raw_fd(),
+        );
+        let p = libc::mmap(page.add(PAGE).cast(), PAGE, rw, fixed, fd, 2 << 20);
+        check!(p != libc::MAP_FAILED, "mmap of the medium");
+        store(p.cast());
+        std::mem::transmute::<*mut u8, extern "C" fn()>(page)();
+        p
+    };
+    let medium = Medium::of(c, &h.space)?;
+    medium.acknowledged(
+        "store; clwb relative to rip, sfence; mapping",
+        2 << 20,
+        LINE,
+    );
+    // SAFETY: as above.
+    unsafe { libc::munmap(p.cast::<u8>().sub(PAGE).cast(), 2 * PAGE) };
+    Ok(())
+}
+
+fn thread_pointer() -> u64 {
+    let p: u64;
+    // SAFETY: the first word there is its own address.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) p, options(nostack, readonly)) };
+    p
+}
+
+/// `here` on this CPU, then `there` on another one.
+fn in_turn(here: impl FnOnce(), there: impl FnOnce() + Send) {
+    let turn = AtomicU32::new(0);
+    // No system call from when it begins: a wait would fence.
+    let until = |n| {
+        while turn.load(Ordering::Acquire) != n {
+            core::hint::spin_loop();
+        }
+    };
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            tools::pin_to(1);
+            turn.store(1, Ordering::Release);
+            until(2);
+            there();
+            turn.store(3, Ordering::Release);
+        });
+        tools::pin_to(0);
+        until(1);
+        here();
+        turn.store(2, Ordering::Release);
+        until(3);
+    });
+}
+
+/// An address that another thread may have.
+#[derive(Clone, Copy)]
+struct Place(*mut u8);
+// SAFETY: it is in a mapping that outlives the threads, and is used by asm alone.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    fn get(&self) -> *mut u8 {
+        self.0
+    }
+}
+
+fn planted_beside(c: &mut Ctx) -> TestResult {
+    let cpus = std::thread::available_parallelism()?.get();
+    check!(cpus > 1, "one CPU");
+    let mut lines = Lines::new(c)?;
+    // A fence by chance is more likely, as it takes two threads.
+    for _ in 0..2 * TIMES {
+        let (p, phys) = lines.next();
+        let p = Place(p);
+        let one = || {
+            store(p.get());
+            clwb(p.get());
+        };
+        let text = "planted: flushed by one CPU, fenced by another";
+        let planted = || durable::planted(text, phys, LINE as u64, State::Written, sfence);
+        in_turn(one, planted);
+
+        let (p, phys) = lines.next();
+        let p = Place(p);
+        let text = "planted: movnti by one CPU, fenced by another";
+        let planted = || durable::planted(text, phys, LINE as u64, State::Written, sfence);
+        in_turn(|| store_past(p.get()), planted);
+
+        let (p, phys) = lines.next();
+        let p = Place(p);
+        let one = || {
+            store(p.get());
+            clwb(p.get());
+            sfence();
+        };
+        let again = || {
+            let make = || store(p.get());
+            let text = "planted: stored to by another CPU afterwards";
+            durable::planted(text, phys, LINE as u64, State::Stored, make);
+        };
+        in_turn(one, again);
+
+        let (p, phys) = lines.next();
+        let p = Place(p);
+        let other = || {
+            clwb(p.get());
+            sfence();
+            durable::claim(
+                "store; clwb, sfence by another CPU; mapping",
+                phys,
+                LINE as u64,
+            );
+        };
+        in_turn(|| store(p.get()), other);
+    }
+    Ok(())
+}
