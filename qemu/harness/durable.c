@@ -50,10 +50,11 @@ enum what {
 	FOLLOW = 16,
 	/* A text, for the next requests: address, length. */
 	NAME,
-	/* Physical address, length. */
+	/* Physical address, length | 1 << 56 if no locked instruction is to do for a fence. */
 	CLAIM,
+	/* Physical address, length. */
 	COUNT,
-	/* Physical address, length | enum state << 56. */
+	/* Physical address, length | the state << 56. */
 	PLANTED,
 	/* Physical address, length: as CLAIM, of those lines that were stored to. */
 	CLAIM_REST,
@@ -533,7 +534,7 @@ static void look_at(enum what what, uint64_t start, uint64_t len, enum state wan
 			continue;
 		if (what != CLAIM_REST && !l->touched)
 			is = UNTOUCHED;
-		wrong = claim ? is > BY_LOCK : is != want;
+		wrong = claim ? is > want : is != want;
 		by_lock += is == BY_LOCK;
 		if (wrong && bad++ < SHOWN)
 			show(at, l, is);
@@ -596,8 +597,11 @@ static void request(unsigned int n, void *data)
 	case PLANTED:
 		look_at(what, a, b & ~(0xffull << 56), b >> 56);
 		break;
+	case CLAIM:
+		look_at(what, a, b & ~(0xffull << 56), b >> 56 ? DURABLE : BY_LOCK);
+		break;
 	default:
-		look_at(what, a, b, DURABLE);
+		look_at(what, a, b, BY_LOCK);
 	}
 	fflush(out);
 	pthread_mutex_unlock(&lock);

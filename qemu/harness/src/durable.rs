@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Lines shown of each claim that was wrong.
+/// Claims that were wrong are shown up to this number, and so many lines of each.
+const CLAIMS: usize = 12;
 const SHOWN: usize = 4;
 
 /// What QEMU gets.
@@ -118,6 +119,7 @@ pub fn judge(text: &str, driver: &str, cpus: u64, long: bool) -> Seen {
         let why = "durability: nothing was claimed to be durable";
         seen.reasons.push(why.into());
     }
+    let mut wrongs = 0;
     let mut places: BTreeMap<(&str, bool), Place> = BTreeMap::new();
     for (name, row) in &rows {
         let wrong = match row.planted {
@@ -131,9 +133,12 @@ pub fn judge(text: &str, driver: &str, cpus: u64, long: bool) -> Seen {
             _ => continue,
         };
         if let Some(wrong) = wrong {
-            seen.reasons.push(format!("durability: {name}: {wrong}"));
-            let lines = row.shown.iter().take(SHOWN);
-            seen.reasons.extend(lines.map(|l| format!("    line {l}")));
+            wrongs += 1;
+            if wrongs <= CLAIMS {
+                seen.reasons.push(format!("durability: {name}: {wrong}"));
+                let lines = row.shown.iter().take(SHOWN);
+                seen.reasons.extend(lines.map(|l| format!("    line {l}")));
+            }
             if row.planted > 0 {
                 continue;
             }
@@ -160,6 +165,10 @@ pub fn judge(text: &str, driver: &str, cpus: u64, long: bool) -> Seen {
         p.lines += row.lines;
         p.bad += row.bad;
         p.by_lock += row.by_lock;
+    }
+    if wrongs > CLAIMS {
+        let more = wrongs - CLAIMS;
+        seen.reasons.push(format!("durability: {more} more"));
     }
     for claimed in [true, false] {
         let of: Vec<_> = rows.values().filter(|r| r.planted == 0).collect();

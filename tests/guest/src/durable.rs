@@ -57,6 +57,24 @@ pub fn claim(text: &str, phys: u64, len: u64) {
     request::<18>(phys, len);
 }
 
+/// The same, and not by the luck of a locked instruction behind a flush.
+pub fn claim_fenced(text: &str, phys: u64, len: u64) {
+    name(text);
+    request::<18>(phys, len | (1 << 56));
+}
+
+/// Nothing that was stored to these addresses waits in a cache; something has been since the last claim.
+pub fn claim_rest(text: &str, phys: u64, len: u64) {
+    name(text);
+    request::<21>(phys, len);
+}
+
+/// Shows how many lines are not durable.
+pub fn count(text: &str, phys: u64, len: u64) {
+    name(text);
+    request::<19>(phys, len);
+}
+
 /// `make` leaves all of these lines in this state, but for the times that the kernel fences by chance.
 pub fn planted(text: &str, phys: u64, len: u64, state: State, make: impl FnOnce()) {
     name(text);

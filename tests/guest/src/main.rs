@@ -73,6 +73,7 @@ mod t_trace;
 mod t_upgrade;
 mod t_using;
 mod t_virtio;
+mod t_ways;
 mod tools;
 
 use ctx::Test;
@@ -120,6 +121,7 @@ fn registry() -> Vec<&'static Test> {
         t_upgrade::TESTS,
         t_using::TESTS,
         t_virtio::TESTS,
+        t_ways::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()
 }
