@@ -3,6 +3,7 @@
 
 use crate::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::disk;
+use crate::durable::{self, Medium};
 use crate::log::{Error, Identity, Log};
 use crate::t_map::Here;
 use crate::tools::{self, HUGE};
@@ -38,6 +39,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "lib_log_survives",
         run: survives,
+    },
+    Test {
+        name: "durable_log",
+        run: durable_log,
     },
     Test {
         name: "lib_log_refuses",
@@ -203,6 +208,37 @@ fn append(c: &mut Ctx) -> TestResult {
     }
     memory.on.set(false);
     log.append(&record(RECORDS))?;
+    Ok(())
+}
+
+/// What the log acknowledges is durable, by cache line: the header, and each record as a whole.
+fn durable_log(c: &mut Ctx) -> TestResult {
+    /// Of the format: the header, where records begin, and what each has before its data.
+    const HEADER: u64 = 56;
+    const FIRST: u64 = 128;
+    const HEAD: usize = 16;
+    let h = Here::nth(c, 0)?;
+    let start = Medium::of(c, &h.space)?.start;
+    let device = Device::open(&h.node)?;
+    for n in 0..3 {
+        let at = LOG + n * LEN as u64;
+        let (memory, kind): (Box<dyn Memory>, _) = match n {
+            0 => (Box::new(device.map(at, LEN)?), "synchronous"),
+            1 => (Box::new(device.map_direct(at, LEN)?), "direct"),
+            _ => (Box::new(device.map_plain(at, LEN)?), "plain"),
+        };
+        let what = |what| format!("{what}; its return; the log of lib/rpmem, {kind} mapping");
+        let mut log = Log::format(&*memory, IDENTITY)?;
+        durable::claim_fenced(&what("format()"), start + at, HEADER);
+        let mut end = FIRST;
+        for n in 0..RECORDS {
+            let data = record(n);
+            log.append(&data)?;
+            let len = (HEAD + data.len()).next_multiple_of(8) as u64;
+            durable::claim_fenced(&what("append()"), start + at + end, len);
+            end += len;
+        }
+    }
     Ok(())
 }
 
