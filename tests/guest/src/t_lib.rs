@@ -189,8 +189,9 @@ fn log_memory(device: &Device) -> TestResult<Box<dyn Memory>> {
     })
 }
 
-/// Records that are acknowledged, and one that is not: its flush is left out.
-fn append(c: &mut Ctx) -> TestResult {
+/// Records that are acknowledged, and one that is not: its flush is left out. Then `end`, with the device
+/// open: closing it would make that one durable as well.
+fn append_until(c: &Ctx, end: impl FnOnce(&Ctx) -> TestResult) -> TestResult {
     let h = Here::nth(c, 0)?;
     let device = Device::open(&h.node)?;
     let memory = log_memory(&device)?;
@@ -208,7 +209,11 @@ fn append(c: &mut Ctx) -> TestResult {
     }
     memory.on.set(false);
     log.append(&record(RECORDS))?;
-    Ok(())
+    end(c)
+}
+
+fn append(c: &mut Ctx) -> TestResult {
+    append_until(c, |_| Ok(()))
 }
 
 /// What the log acknowledges is durable, by cache line: the header, and each record as a whole.
@@ -243,8 +248,7 @@ fn durable_log(c: &mut Ctx) -> TestResult {
 }
 
 fn append_and_cut(c: &mut Ctx) -> TestResult {
-    append(c)?;
-    c.power_cut()
+    append_until(c, Ctx::power_cut)
 }
 
 /// After the next boot.
