@@ -61,8 +61,8 @@ impl Setup {
         Ok(setup)
     }
 
-    /// Binds it as `attach()` does; gives what keeps the memory.
-    fn bind(self) -> Result<(Bound, TestBus, Ram)> {
+    /// Binds it as `attach()` does. What keeps the memory comes first, so that it is dropped last.
+    fn bind(self) -> Result<(TestBus, Ram, Bound)> {
         let Self { pmem, bus, ram } = self;
         let dev = bus.child().core();
         let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
@@ -79,7 +79,7 @@ impl Setup {
             pmem,
             _memory: memory,
         };
-        Ok((bound, bus, ram))
+        Ok((bus, ram, bound))
     }
 }
 
@@ -347,7 +347,7 @@ mod bound {
 
     #[test]
     fn bios_reach_the_memory() -> Result {
-        let (bound, _bus, ram) = Setup::new()?.bind()?;
+        let (_bus, ram, bound) = Setup::new()?.bind()?;
         let memory = Ram::new(0x22)?;
         transfer(&bound.disk, 8, &memory, 0, 4096, WRITE)?;
         assert!(ram.is(DATA + 4096, DATA + 8192, 0x22));
@@ -359,7 +359,7 @@ mod bound {
 
     #[test]
     fn bios_meet_bad_sectors() -> Result {
-        let (bound, bus, _ram) = Setup::bad(9, 1)?.bind()?;
+        let (bus, _ram, bound) = Setup::bad(9, 1)?.bind()?;
         let memory = Ram::new(0x22)?;
         let io = |sector, len, op| transfer(&bound.disk, sector, &memory, 0, len, op);
         assert_eq!(io(9, 512, READ), Err(EIO));
@@ -374,7 +374,7 @@ mod bound {
 
     #[test]
     fn flushes_come_when_asked_for() -> Result {
-        let (bound, bus, ram) = Setup::new()?.bind()?;
+        let (bus, ram, bound) = Setup::new()?.bind()?;
         let memory = Ram::new(0x22)?;
         let write = |flags| {
             let before = bus.flushes();
@@ -397,7 +397,7 @@ mod bound {
 
     #[test]
     fn teardown_runs_in_its_order() -> Result {
-        let (bound, _bus, _ram) = Setup::new()?.bind()?;
+        let (_bus, _ram, bound) = Setup::new()?.bind()?;
         let (trace, ()) = Trace::of(|| drop(bound))?;
         assert!(trace.is(&[
             // File systems lose the DAX device, after those have been waited for who look it up,
@@ -424,7 +424,7 @@ mod bound {
     fn memory_has_gone_when_it_is_unbound() -> Result {
         let setup = Setup::new()?;
         let pmem = setup.pmem.clone();
-        let (bound, _bus, _ram) = setup.bind()?;
+        let (_bus, _ram, bound) = setup.bind()?;
         drop(bound);
         assert!(Arc::into_unique_or_drop(pmem).is_some());
         Ok(())
@@ -566,22 +566,22 @@ mod map {
         Ok(())
     }
 
-    /// A bound namespace of three pages with a node, and the path of that.
-    fn bound() -> Result<(Bound, Arc<Pmem>, TestBus, Ram, CString)> {
+    /// A bound namespace of three pages with a node, and the path of that; in the order of `bind()`.
+    fn bound() -> Result<(TestBus, Ram, Arc<Pmem>, Bound, CString)> {
         let setup = Setup::new()?;
         let pmem = setup.pmem.clone();
-        let (mut bound, bus, ram) = setup.bind()?;
+        let (bus, ram, mut bound) = setup.bind()?;
         let data = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
         let node = BoundNode::new(bus.child().core(), &bound.disk, data, true)?;
         bound.node = Some(node);
         let path = CString::try_from_fmt(fmt!("/dev/r{}", bound.disk.name()?))?;
-        Ok((bound, pmem, bus, ram, path))
+        Ok((bus, ram, pmem, bound, path))
     }
 
     #[test]
     fn a_bad_page_is_refused_until_it_is_written() -> Result {
         use crate::abstractions::kunit::with_segment;
-        let (bound, pmem, _bus, ram, path) = bound()?;
+        let (_bus, ram, pmem, bound, path) = bound()?;
         let map = UserMapping::new(&path, 3 * PAGE, SYNC, 0)?;
         for n in 0..3 {
             map.touch(n * PAGE, true)?;
@@ -607,7 +607,7 @@ mod map {
     #[test]
     fn an_unbound_namespace_leaves_no_entry() -> Result {
         for flags in [MAP_SHARED, SYNC] {
-            let (bound, pmem, _bus, ram, path) = bound()?;
+            let (_bus, ram, pmem, bound, path) = bound()?;
             let map = UserMapping::new(&path, 3 * PAGE, flags, 0)?;
             for n in 0..3 {
                 map.touch(n * PAGE, true)?;
