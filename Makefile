@@ -7,18 +7,18 @@ FIXTURE ?= nfit-raw
 all: modules ## (default) build rpmem.ko for the kernel tree KDIR
 
 modules: ## the same
-	+@scripts/host-make $(KDIR) modules
+	+@scripts/kbuild/host-make $(KDIR) modules
 
 modules_install: modules ## install it for that kernel
-	+@scripts/host-make $(KDIR) modules_install
+	+@scripts/kbuild/host-make $(KDIR) modules_install
 
 module: ## build rpmem.ko for Debian's newest supported kernel, in the build root; RPMEM_SERIES chooses
 	@scripts/build-module
-	@. scripts/env.sh && echo $$RPMEM_MODULE/rpmem.ko
+	@. scripts/lib/env.sh && echo $$RPMEM_MODULE/rpmem.ko
 
 tools: ## build rpmem-bind, in the build root
 	@scripts/build-tools
-	@. scripts/env.sh && echo $$RPMEM_OUT/target/rpmem-bind/release/rpmem-bind
+	@. scripts/lib/env.sh && echo $$RPMEM_OUT/target/rpmem-bind/release/rpmem-bind
 
 package: ## Debian packages: the driver for DKMS and built for that kernel, tools, headers; KREL= names a release
 	@scripts/build-package
@@ -49,12 +49,12 @@ check: ## lint: shell, Rust, C style, unsafe counts
 
 doc: ## the documentation of all crates, private items included
 	@scripts/build-module
-	@. scripts/env.sh && scripts/stage doc scripts/in-root --kernel scripts/checks/doc $$RPMEM_MODULE && \
+	@. scripts/lib/env.sh && scripts/lib/stage doc scripts/in-root --kernel scripts/checks/doc $$RPMEM_MODULE && \
 		echo $$RPMEM_OUT/doc/rpmem_main/index.html
 
 rust-analyzer: ## rust-project.json for editors
 	@scripts/build-module
-	@. scripts/env.sh && scripts/stage rust-analyzer scripts/in-root --kernel scripts/checks/rust-analyzer \
+	@. scripts/lib/env.sh && scripts/lib/stage rust-analyzer scripts/in-root --kernel scripts/checks/rust-analyzer \
 		$$RPMEM_MODULE $$PWD/rust-project.json
 
 shell: ## a shell in a guest with the machine FIXTURE (nfit-raw), and FILE in /root
@@ -65,7 +65,7 @@ prepare: ## make build root, kernel tree and guest image in the cache
 
 kernel-tree: ## make a kernel tree with Rust metadata; prints it as KDIR
 	@scripts/prepare kernel
-	@. scripts/env.sh && echo KDIR=$$RPMEM_KDIR
+	@. scripts/lib/env.sh && echo KDIR=$$RPMEM_KDIR
 
 clean: ## remove what builds of this clone made
 	@scripts/clean

@@ -8,7 +8,7 @@
 
 #include <linux/version.h>
 
-/* The oldest series. scripts/check-kdir warns of those that are newer than known. */
+/* The oldest series. scripts/kbuild/check-kdir warns of those that are newer than known. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 2, 0)
 #error "rpmem supports Linux 7.2 and later: build against such a kernel (make KDIR=...)"
 #endif

@@ -2,7 +2,7 @@
 /*
  * Compiled, but never linked: shows that nd_private.h says what the kernel says
  * that the module is built for. The compiler compares the prototypes, and
- * scripts/check-layout the offsets that the assembler code has, of this file
+ * scripts/kbuild/check-layout the offsets that the assembler code has, of this file
  * compiled with and without the kernel's own headers.
  */
 #ifdef RPMEM_KERNEL_SOURCE

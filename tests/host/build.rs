@@ -118,7 +118,7 @@ fn main() {
     println!("cargo:rerun-if-changed=libnvdimm");
     let source = env::var_os("RPMEM_KSRC").map(PathBuf::from).expect(
         "RPMEM_KSRC, the kernel source, is not set: use scripts/cargo-tests, or scripts/in-root \
-         after `. scripts/env.sh`",
+         after `. scripts/lib/env.sh`",
     );
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for (pieces, name) in [

@@ -50,7 +50,7 @@ pub struct Env {
     pub ndctl: PathBuf,
     /// A disk with programs in other languages.
     pub languages: PathBuf,
-    /// What scripts/system leaves.
+    /// What scripts/hosts/system leaves.
     pub system: PathBuf,
     /// last-flush.c
     pub last_flush: PathBuf,

@@ -37,7 +37,7 @@ pub struct Machine<'a> {
     pub dir: &'a Path,
     /// Where console.log goes.
     pub logs: &'a Path,
-    /// The Debian host that has the package, see scripts/system.
+    /// The Debian host that has the package, see scripts/hosts/system.
     pub system: &'a Path,
     /// Programs in other languages, see scripts/stages/languages.
     pub languages: &'a Path,

@@ -38,10 +38,10 @@
 //! that will do (LINUX_7_3); where one is off, the scenario or the test is not run, and the run says so.
 //! `driver` is rpmem (the default), nd_pmem or
 //! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
-//! them; `system` that it starts with an initramfs of scripts/system, made by dracut or initramfs-tools
+//! them; `system` that it starts with an initramfs of scripts/hosts/system, made by dracut or initramfs-tools
 //! on the Debian host `host` (a file of qemu/system/hosts), and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
-//! scripts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs, `{languages}` the image of scripts/stages/languages. With `resume` a boot goes on with
+//! scripts/hosts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs, `{languages}` the image of scripts/stages/languages. With `resume` a boot goes on with
 //! the system that has hibernated on the first disk, if there is one: before the driver is loaded (`bare`)
 //! or when it has its namespaces (`bound`). Timeouts are seconds on hardware, see `TCG_FACTOR`, of the time that the machine had:
 //! clock.rs. Host actions act on the medium
@@ -181,7 +181,7 @@ pub struct System {
 }
 
 impl System {
-    /// The initramfs, as scripts/system names it.
+    /// The initramfs, as scripts/hosts/system names it.
     pub fn image(&self) -> String {
         format!("{}-{}.img", self.initramfs, self.host)
     }
@@ -205,7 +205,7 @@ pub struct Boot {
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
-    /// The initramfs is one of scripts/system.
+    /// The initramfs is one of scripts/hosts/system.
     pub system: Option<System>,
     /// How often this is done, one after the other; and in the long form.
     pub repeat: u64,
@@ -234,7 +234,7 @@ pub struct Scenario {
     pub boots: Vec<Boot>,
 }
 
-/// Kernel flavours, see scripts/env.sh.
+/// Kernel flavours, see scripts/lib/env.sh.
 const FLAVOURS: [&str; 4] = ["stock", "debug", "kcsan", "direct"];
 
 impl Scenario {

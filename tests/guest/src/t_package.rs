@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The Debian packages on a Debian host, with / on persistent memory: scripts/system has installed
+//! The Debian packages on a Debian host, with / on persistent memory: scripts/hosts/system has installed
 //! them there, and the initramfs is what initramfs-tools or dracut made of it. Whatever is wrong with rpmem, or
 //! done to it, each namespace has a driver.
 

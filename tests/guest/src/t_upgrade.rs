@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A Debian host with / on persistent memory and rpmem by DKMS gets a new kernel by apt, and loses it:
-//! scripts/upgrade has made the host and a repository of the packages.
+//! scripts/hosts/upgrade has made the host and a repository of the packages.
 
 use crate::ctx::{Ctx, Test, TestResult};
 use crate::t_namespace::active;

@@ -3,11 +3,11 @@
 # Sourced by env.sh, and by the scripts that are all that a host has of the clone when DKMS builds
 # the module: where that is, and what those lists hold. Changes nothing on disk.
 
-if [ -f "${0%/*}/top.sh" ]; then
-	RPMEM_TOP=${0%/*}/..
-fi
-RPMEM_TOP=$(cd -P "${RPMEM_TOP:-.}" && pwd -P)
-[ -f "$RPMEM_TOP/scripts/top.sh" ] || {
+for rpmem_up in "${0%/*}/.." "${0%/*}/../.." "${RPMEM_TOP:-.}"; do
+	[ ! -f "$rpmem_up/scripts/lib/top.sh" ] || break
+done
+RPMEM_TOP=$(cd -P "$rpmem_up" && pwd -P)
+[ -f "$RPMEM_TOP/scripts/lib/top.sh" ] || {
 	echo "error: $RPMEM_TOP is not a clone of rpmem; set RPMEM_TOP or run the scripts by path" >&2
 	exit 1
 }

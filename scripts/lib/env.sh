@@ -6,12 +6,11 @@
 # changed package list or recipe names a new artefact and a stale one is
 # never used.
 
-# A shell that sources this by another path than its own has RPMEM_TOP.
-if [ -f "${0%/*}/top.sh" ]; then
-	. "${0%/*}/top.sh"
-else
-	. "${RPMEM_TOP:-.}/scripts/top.sh"
-fi
+# A script knows the clone by its own path; a shell that sources this, by RPMEM_TOP or where it is.
+for rpmem_up in "${0%/*}/.." "${0%/*}/../.." "${RPMEM_TOP:-.}"; do
+	[ ! -f "$rpmem_up/scripts/lib/top.sh" ] || break
+done
+. "$rpmem_up/scripts/lib/top.sh"
 RPMEM_CACHE=${RPMEM_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rpmem}
 case $RPMEM_CACHE in
 /*) ;;
