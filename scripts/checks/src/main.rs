@@ -8,6 +8,8 @@
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
 //! - `clocks TOP`: tests in guests depend neither on the speed of the host nor on lazy file systems
+//! - `patches DIR KSRC`: patches of the kernel apply, are small, and are in the kernel's style
+//! - `uapi TOP KSRC`: flags of mmap(2) in the header mean nothing else on any architecture
 //! - `tables TOP`: each row of the tables in `Documentation/mmap.md` names tests that there are
 //! - `syzkaller TOP`: the description for syzkaller is that of the header and the driver
 //! - `syzkaller-const TOP`: prints the file of constants that goes with it
@@ -17,12 +19,15 @@
 mod clocks;
 mod kernel;
 mod layers;
+mod patches;
 mod references;
 mod rust;
 mod safety;
+mod scratch;
 mod syzkaller;
 mod syzlang;
 mod tables;
+mod uapi;
 mod unsafe_code;
 
 use kernel::Symbols;
@@ -78,6 +83,8 @@ fn run(args: &[&str]) -> Findings {
             let top = Path::new(top);
             references::check(top, Path::new(source), &sources(top)?)
         }
+        ["patches", dir, source] => patches::check(Path::new(dir), Path::new(source)),
+        ["uapi", top, source] => uapi::check(Path::new(top), Path::new(source)),
         ["clocks", top] => clocks::check(Path::new(top)),
         ["tables", top] => tables::check(Path::new(top)),
         ["syzkaller", top] => {
@@ -92,6 +99,7 @@ fn run(args: &[&str]) -> Findings {
         _ => Err(
             "usage: rpmem-checks symbols KSRC SYMVERS RUSTLIB | unsafe TOP | layers TOP | \
                   safety TOP SYMBOLS | references TOP KSRC | tables TOP | clocks TOP | \
+                  patches DIR KSRC | uapi TOP KSRC | \
                   syzkaller TOP | syzkaller-const TOP"
                 .into(),
         ),
