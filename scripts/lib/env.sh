@@ -22,6 +22,27 @@ rpmem_hash() {
 	sha256sum | cut -c1-12
 }
 
+# The table "artefacts": what is in the cache, and what it is made from.
+# rpmem_artefact NAME: its row, as row_dir, row_mb and row_files.
+rpmem_artefact() {
+	# shellcheck disable=SC2034 # for prepare
+	while read -r row_name row_dir row_mb row_files; do
+		[ "$row_name" != "$1" ] || return 0
+	done <"$RPMEM_TOP/scripts/artefacts"
+	echo "error: scripts/artefacts has no $1" >&2
+	exit 1
+}
+# rpmem_dir NAME: the directory that has it.
+rpmem_dir() {
+	rpmem_artefact "$1" && echo "$RPMEM_CACHE/$row_dir"
+}
+# rpmem_inputs NAME: what is in the files that it is made from.
+rpmem_inputs() (
+	cd "$RPMEM_TOP" && rpmem_artefact "$1" || exit
+	# shellcheck disable=SC2086 # names without spaces, and patterns
+	cat $row_files
+)
+
 RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
 
 # Which kernel: nothing for the newest supported series of the first suite that
@@ -49,31 +70,27 @@ rpmem_base=$(rpmem_resolved base) || rpmem_base=
 RPMEM_LLVM=$(rpmem_resolved llvm) || RPMEM_LLVM=
 
 # The build root, of Debian 13: package lists and recipe.
-rpmem_root_lists="qemu/kernels/packages qemu/kernels/toolchains/trixie scripts/packages qemu/guest/packages"
-# shellcheck disable=SC2086 # names without spaces
-rpmem_root_key=$(cd "$RPMEM_TOP" && cat $rpmem_root_lists scripts/stages/root scripts/stages/debian | rpmem_hash)
-RPMEM_ROOT=$RPMEM_CACHE/roots/$rpmem_root_key
+rpmem_root_key=$(rpmem_inputs root | rpmem_hash)
+RPMEM_ROOT=$(rpmem_dir root)/$rpmem_root_key
 
 # The root with the tools of the kernel: the same, or one of the kernel's suite
 # and of the compilers that this has now.
 RPMEM_KROOT=$RPMEM_ROOT
-rpmem_kroot_lists=$rpmem_root_lists
 case $rpmem_base in
 trixie | "") ;;
 *)
 	rpmem_kroot_lists="qemu/kernels/packages qemu/kernels/toolchains/$rpmem_base"
 	# shellcheck disable=SC2086 # names without spaces
-	RPMEM_KROOT=$RPMEM_CACHE/roots/$rpmem_base-$({ rpmem_resolved toolchain; cd "$RPMEM_TOP" &&
-		cat $rpmem_kroot_lists scripts/stages/root scripts/stages/debian; } | rpmem_hash)
+	RPMEM_KROOT=$(rpmem_dir kernel-root)/$rpmem_base-$({ rpmem_resolved toolchain; cd "$RPMEM_TOP" &&
+		cat $rpmem_kroot_lists && rpmem_inputs kernel-root; } | rpmem_hash)
 	;;
 esac
 
 # rpmem_kernel_dir RELEASE VERSION: the directory of that kernel. The compilers
 # of the root are part of the key: metadata made by another rustc is useless.
 rpmem_kernel_dir() {
-	printf '%s/kernels/%s-%s\n' "$RPMEM_CACHE" "$1" \
-		"$({ echo "$1 $2"; cat "$RPMEM_TOP/scripts/stages/kernel" \
-			"$RPMEM_KROOT/etc/rpmem-toolchain" 2>/dev/null; } | rpmem_hash)"
+	printf '%s/%s-%s\n' "$(rpmem_dir kernel)" "$1" "$({ echo "$1 $2"; rpmem_inputs kernel
+		cat "$RPMEM_KROOT/etc/rpmem-toolchain" 2>/dev/null; } | rpmem_hash)"
 }
 
 RPMEM_KERNEL=$(rpmem_kernel_dir "${RPMEM_KREL:-none}" "${RPMEM_KVERSION:-none}")
@@ -111,13 +128,13 @@ RPMEM_PATCHES=$RPMEM_TOP/qemu/kernels/patches/$RPMEM_PATCHES
 RPMEM_MODULE=$RPMEM_OUT/module
 if [ "$RPMEM_FLAVOUR" != stock ]; then
 	# Words about a patch do not count.
-	rpmem_source_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" && cat scripts/stages/source &&
+	rpmem_source_key=$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" && rpmem_inputs source &&
 		awk 'FNR == 1 { on = 0 } /^diff / { on = 1 } on' "$RPMEM_PATCHES"/*.patch; } | rpmem_hash)
 	# shellcheck disable=SC2086 # a list of names without spaces
 	rpmem_flavour_key=$({ echo "$rpmem_source_key"; cd "$RPMEM_TOP" &&
-		cat scripts/stages/flavour scripts/stages/$rpmem_configure $rpmem_configs; } | rpmem_hash)
-	RPMEM_KSRC=$RPMEM_CACHE/kernels/patched-$rpmem_source_key
-	RPMEM_FLAVOUR_DIR=$RPMEM_CACHE/flavours/$RPMEM_FLAVOUR-$rpmem_flavour_key
+		rpmem_inputs flavour && cat scripts/stages/$rpmem_configure $rpmem_configs; } | rpmem_hash)
+	RPMEM_KSRC=$(rpmem_dir source)/patched-$rpmem_source_key
+	RPMEM_FLAVOUR_DIR=$(rpmem_dir flavour)/$RPMEM_FLAVOUR-$rpmem_flavour_key
 	RPMEM_KDIR=$RPMEM_FLAVOUR_DIR/build
 	RPMEM_KIMAGE=$RPMEM_FLAVOUR_DIR/image
 	RPMEM_KREL=$(cat "$RPMEM_FLAVOUR_DIR/release" 2>/dev/null || :)
@@ -130,41 +147,31 @@ RPMEM_VMLINUZ=$RPMEM_KIMAGE/boot/vmlinuz-$RPMEM_KREL
 RPMEM_KMODULES=$RPMEM_KIMAGE/usr/lib/modules/$RPMEM_KREL
 
 # The kernel's emulation of NVDIMMs with errors, and rpmem.ko for it.
-RPMEM_NFIT_TEST=$RPMEM_CACHE/nfit-test/$({ echo "${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"
-	cat "$RPMEM_TOP/scripts/stages/nfit-test"; } | rpmem_hash)
+RPMEM_NFIT_TEST=$(rpmem_dir nfit-test)/$({ echo "${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"
+	rpmem_inputs nfit-test; } | rpmem_hash)
 RPMEM_NFIT_MODULE=$RPMEM_MODULE-nfit
 
 # A Debian host without rpmem, to install the package on.
-RPMEM_SYSTEM=$RPMEM_CACHE/systems/$({ echo "${RPMEM_KERNEL##*/}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/system scripts/stages/machine scripts/stages/debian qemu/system/packages; } | rpmem_hash)
+RPMEM_SYSTEM=$(rpmem_dir system)/$({ echo "${RPMEM_KERNEL##*/}"; rpmem_inputs system; } | rpmem_hash)
 
 # A Debian host without a kernel, and the kernel's packages as a repository for its apt: tests/package.
-RPMEM_HOST=$RPMEM_CACHE/hosts/$(cd "$RPMEM_TOP" &&
-	cat scripts/stages/host-root scripts/stages/debian tests/package/packages | rpmem_hash)
-RPMEM_UPGRADE=$RPMEM_CACHE/hosts/upgrade-$(cd "$RPMEM_TOP" &&
-	cat scripts/stages/upgrade scripts/stages/machine scripts/stages/debian tests/package/packages \
-		qemu/system/packages | rpmem_hash)
-RPMEM_KERNEL_DEBS=$RPMEM_CACHE/kernel-debs/${RPMEM_KREL:-none}-$({ echo "$RPMEM_KVERSION"; cat \
-	"$RPMEM_TOP/scripts/stages/kernel-debs"; } | rpmem_hash)
+RPMEM_HOST=$(rpmem_dir host)/$(rpmem_inputs host | rpmem_hash)
+RPMEM_UPGRADE=$(rpmem_dir upgrade)/upgrade-$(rpmem_inputs upgrade | rpmem_hash)
+RPMEM_KERNEL_DEBS=$(rpmem_dir kernel-debs)/${RPMEM_KREL:-none}-$({ echo "$RPMEM_KVERSION"
+	rpmem_inputs kernel-debs; } | rpmem_hash)
 
 # ndctl's own tests, which go on top of the guest image.
-RPMEM_NDCTL=$RPMEM_CACHE/ndctl/$(cd "$RPMEM_TOP" &&
-	cat scripts/stages/ndctl scripts/stages/debian qemu/ndctl/packages qemu/ndctl/programs \
-		Documentation/using/*libndctl*.patch | rpmem_hash).cpio
+RPMEM_NDCTL=$(rpmem_dir ndctl)/$(rpmem_inputs ndctl | rpmem_hash).cpio
 
 # Programs in other languages than C and Rust, and what runs them: a disk of the guest.
 # They have a root of their own, in which nothing is configured.
-rpmem_languages_key=$(cd "$RPMEM_TOP" && cat scripts/stages/debian qemu/languages/packages | rpmem_hash)
-RPMEM_LANGUAGES_ROOT=$RPMEM_CACHE/roots/languages-$rpmem_languages_key
-RPMEM_LANGUAGES=$RPMEM_CACHE/languages/$({ echo "$rpmem_languages_key"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/languages lib/python/* lib/go/* lib/java/* tests/guest/java/* lib/c/rpmem.h \
-		include/uapi/linux/rpmem.h; } | rpmem_hash).img
+rpmem_languages_key=$(rpmem_inputs languages-root | rpmem_hash)
+RPMEM_LANGUAGES_ROOT=$(rpmem_dir languages-root)/languages-$rpmem_languages_key
+RPMEM_LANGUAGES=$(rpmem_dir languages)/$({ echo "$rpmem_languages_key"; rpmem_inputs languages; } | rpmem_hash).img
 
 # The guest image: programs of the root, modules of the kernel.
-rpmem_guest_key=$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"; cd "$RPMEM_TOP" &&
-	cat scripts/stages/guest qemu/guest/programs qemu/guest/modules tests/guest/c/*.c lib/c/*.[ch] \
-		include/uapi/linux/rpmem.h; } | rpmem_hash)
-RPMEM_GUEST_BASE=$RPMEM_CACHE/guest/$rpmem_guest_key.cpio
+RPMEM_GUEST_BASE=$(rpmem_dir guest)/$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"
+	rpmem_inputs guest; } | rpmem_hash).cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
 export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
