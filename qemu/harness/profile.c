@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A TCG plugin that counts the instructions of the guest, by place. The guest
- * says when: a nop that nobody else uses (tests/guest/src/bench.rs) carries a
+ * says when: a nop that nobody else uses (tests/guest/src/support/bench.rs) carries a
  * request, with its arguments in rdi and rsi.
  *
  *	-plugin profile.so,out=FILE[,stores=on]

@@ -6,10 +6,10 @@
 //! end is a byte written to isa-debug-exit. Anything that goes wrong here ends the machine in
 //! a way that the harness takes for a failure.
 
-use crate::bench::request;
-use crate::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
-use crate::durable;
-use crate::sys;
+use crate::support::bench::request;
+use crate::support::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
+use crate::support::durable;
+use crate::support::sys;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -4,8 +4,8 @@
 //! How to add a test:
 //!
 //! 1. Write `fn name(c: &mut Ctx) -> TestResult` in a file `t_<area>.rs`, with the helpers of
-//!    `ctx.rs` (commands, sysfs, modules, namespaces, waiting) and `sys.rs` (mappings, flushing,
-//!    signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use `check!`, `check_eq!`
+//!    `support/`: `ctx.rs` (commands, sysfs, modules, namespaces, waiting), `sys.rs` (mappings,
+//!    flushing, signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use `check!`, `check_eq!`
 //!    and `?`. What it prints becomes a diagnostic line of the log; `result: ...` is shown also when
 //!    all is well. It runs as root in a child process of its own; whatever it leaves running is
 //!    killed.
@@ -17,22 +17,13 @@
 //! A test that wants the power to fail calls `c.power_cut()` in the last place of a boot with
 //! `"end": "power-cut"`; the tests of the next boot find the medium as it was.
 
-mod app;
-mod bench;
 mod cross;
-mod ctx;
-mod disk;
-mod durable;
-mod fuzz_calls;
-mod fuzz_gen;
-mod fuzz_others;
-mod fuzz_run;
-mod fuzz_users;
+mod fuzz;
 mod init;
 /// What people copy is what is tested.
 #[path = "../../../lib/rpmem/examples/append/log.rs"]
 mod log;
-mod sys;
+mod support;
 mod t_bench;
 mod t_bind;
 mod t_block;
@@ -74,9 +65,8 @@ mod t_upgrade;
 mod t_using;
 mod t_virtio;
 mod t_ways;
-mod tools;
 
-use ctx::Test;
+use support::ctx::Test;
 
 /// Every test, by area.
 fn registry() -> Vec<&'static Test> {
@@ -137,13 +127,13 @@ fn main() {
             0
         }
         ["run-test", name] => match registry().into_iter().find(|t| t.name == *name) {
-            Some(t) => ctx::run(t),
+            Some(t) => support::ctx::run(t),
             None => {
                 println!("fail: no such test in the registry");
                 1
             }
         },
-        ["app", rest @ ..] => app::main(rest),
+        ["app", rest @ ..] => support::app::main(rest),
         ["cross", test, number] => t_cross::one(test, number),
         ["fuzz", rest @ ..] => t_fuzz::main(rest),
         ["init"] => init::main(),

@@ -2,14 +2,14 @@
 //! Benchmarks: this driver and the kernel's own on the same machine in the same boot, in guest
 //! instructions. The host makes the table: qemu/harness/src/bench.rs, which has the names of the rows.
 
-use crate::bench::{
+use crate::support::bench::{
     bulk, calibrate, cost, dax_node, each, fact, give, median, quiet, report, shuffled, tell_scope,
     tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
 };
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, Buf};
-use crate::sys::{self, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::tools::{self, Space};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, Buf};
+use crate::support::sys::{self, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, Space};
 use crate::{check_eq, fail};
 use std::fs::File;
 use std::os::fd::AsRawFd;

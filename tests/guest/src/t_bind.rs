@@ -2,11 +2,11 @@
 //! Who drives a namespace: `rpmem-bind` hands it over and back, and the module's aliases let
 //! udev find it.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, Marks};
-use crate::sys::Map;
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, Marks};
+use crate::support::sys::Map;
+use crate::support::tools::{self, Peer};
 use crate::t_namespace::{active, fresh, release};
-use crate::tools::{self, Peer};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};
 use serde_json::Value;
@@ -717,13 +717,13 @@ fn devdax(c: &mut Ctx) -> TestResult {
 }
 
 fn module_alias(c: &mut Ctx) -> TestResult {
-    let aliases = c.ok(&["modinfo", "-F", "alias", crate::ctx::init_ko()])?;
+    let aliases = c.ok(&["modinfo", "-F", "alias", crate::support::ctx::init_ko()])?;
     let aliases: Vec<&str> = aliases.lines().collect();
     for want in ["nd:t4*", "nd:t5*", "nd:t7*"] {
         check!(aliases.contains(&want), "no alias {want}: {aliases:?}");
     }
     check_eq!(
-        c.ok(&["modinfo", "-F", "license", crate::ctx::init_ko()])?,
+        c.ok(&["modinfo", "-F", "license", crate::support::ctx::init_ko()])?,
         "GPL v2\n"
     );
     // The same devices as the driver that it stands in for.
@@ -745,7 +745,7 @@ fn module_load(c: &mut Ctx) -> TestResult {
     let release = c.read("/proc/sys/kernel/osrelease")?;
     let dir = format!("/usr/lib/modules/{release}/updates");
     fs::create_dir_all(&dir)?;
-    fs::copy(crate::ctx::init_ko(), format!("{dir}/rpmem.ko"))?;
+    fs::copy(crate::support::ctx::init_ko(), format!("{dir}/rpmem.ko"))?;
     c.ok(&["depmod", &release])?;
 
     // As installed: nd_pmem is blacklisted.

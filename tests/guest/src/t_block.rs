@@ -2,9 +2,9 @@
 //! The block node: every byte, every alignment, flushes, limits, accounting, read-only,
 //! partitions. Driver-independent: what holds for rpmem holds for nd_pmem.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
-use crate::disk::{self, errno, Buf, Rng, MIB, PAGE};
-use crate::sys::{self, Map};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
+use crate::support::disk::{self, errno, Buf, Rng, MIB, PAGE};
+use crate::support::sys::{self, Map};
 use crate::{check, check_eq};
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -2,11 +2,11 @@
 //! /dev/rpmemN: what the tables of Documentation/mmap.md say of each call, row by row, where no test
 //! of t_map, t_lease or t_devdax shows it already.
 
-use crate::ctx::{self, Ctx, Test, TestResult};
-use crate::disk;
-use crate::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, HUGE, LEASE_REMOVE};
 use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
-use crate::tools::{self, errno, HUGE, LEASE_REMOVE};
 use crate::{check, check_eq};
 use libc::{c_void, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -6,7 +6,7 @@
 
 use crate::cross::run::{self, run};
 use crate::cross::table;
-use crate::ctx::{self, Test};
+use crate::support::ctx::{self, Test};
 
 pub const TESTS: &[Test] = &[
     Test {

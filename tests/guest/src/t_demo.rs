@@ -4,8 +4,9 @@
 //!
 //! The driver shown is the one in the parameters of the plan, "rpmem" or "nd_pmem".
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::{check, check_eq, fail, tools};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::tools;
+use crate::{check, check_eq, fail};
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 

@@ -2,8 +2,8 @@
 //! The same namespaces under rpmem and under nd_pmem, in one boot: everything that a user can ask
 //! has the same answer. What differs is listed in `DIFFERENCES`, with the reason.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::tools::{self, Space, PAGE};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::tools::{self, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -605,10 +605,10 @@ pub fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {
             ("private", libc::MAP_PRIVATE),
             (
                 "sync",
-                crate::sys::MAP_SHARED_VALIDATE | crate::sys::MAP_SYNC,
+                crate::support::sys::MAP_SHARED_VALIDATE | crate::support::sys::MAP_SYNC,
             ),
         ] {
-            let r = crate::sys::Map::new(&file, 0, PAGE, libc::PROT_READ, flags);
+            let r = crate::support::sys::Map::new(&file, 0, PAGE, libc::PROT_READ, flags);
             ask(
                 f,
                 &format!("mmap {mode} {what}"),

@@ -2,12 +2,13 @@
 //! Durability at the cache line, in boots with `durable`: faults that the checker has to see, and
 //! every way of storing with every acknowledgement. See Documentation/durability.md.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::durable::{self, Medium, State};
-use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::check;
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::durable::{self, Medium, State};
+use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools;
+use crate::support::tools::PAGE;
 use crate::t_map::Here;
-use crate::tools::PAGE;
-use crate::{check, tools};
 use core::arch::asm;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -3,10 +3,10 @@
 //! that is disabled and enabled, a machine that sleeps. Both drivers are asked the same, and answer
 //! alike.
 
-use crate::ctx::{Ctx, Test, TestResult, EXT4_NOT_LAZY};
-use crate::sys::{self, Map};
+use crate::support::ctx::{Ctx, Test, TestResult, EXT4_NOT_LAZY};
+use crate::support::sys::{self, Map};
+use crate::support::tools::{self, Space, PAGE};
 use crate::t_diff::{self, Facts};
-use crate::tools::{self, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;

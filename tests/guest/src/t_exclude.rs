@@ -2,7 +2,7 @@
 //! The module parameter `exclude`: a namespace of each mode, offered to all drivers by the bus, and who
 //! has it then, against a model of the list.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::t_namespace::{active, fresh};
 use crate::{check, check_eq};
 use std::fs;

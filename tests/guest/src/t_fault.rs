@@ -6,11 +6,11 @@
 //! What is promised: a bind that fails leaves nothing behind, and the next one succeeds; a bind
 //! that succeeds in spite of a failed allocation gives a disk that works.
 
-use crate::ctx::{Ctx, TestResult};
-use crate::ctx::{Outcome, Test};
-use crate::disk::{self, Buf};
+use crate::support::ctx::{Ctx, TestResult};
+use crate::support::ctx::{Outcome, Test};
+use crate::support::disk::{self, Buf};
+use crate::support::tools::{self, errno, names, Space, PAGE};
 use crate::t_namespace::{active, release};
-use crate::tools::{self, errno, names, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -807,7 +807,7 @@ fn load_series(c: &mut Ctx) -> TestResult {
     let s = space(c, Kind::Raw)?;
     c.rmmod("rpmem")?;
     let before = rest(c, &s.nd)?;
-    let ko = File::open(crate::ctx::init_ko())?;
+    let ko = File::open(crate::support::ctx::init_ko())?;
     let params = std::ffi::CString::new(c.params.as_str()).map_err(|e| e.to_string())?;
     c.write(AUTOPROBE, "0")?;
     let mut op = || -> io::Result<()> {

@@ -2,12 +2,12 @@
 //! Machines that users of nd_pmem have: what is particular to each, under both drivers. That all
 //! answers are the same there is for `diff_drivers` to say, which follows in the same boot.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, Buf, Marks, MIB};
-use crate::sys::Map;
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, Buf, Marks, MIB};
+use crate::support::sys::Map;
+use crate::support::tools::{self, Probe, Space, PAGE};
 use crate::t_diff::{self, Facts};
 use crate::t_namespace::{active, release};
-use crate::tools::{self, Probe, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -4,10 +4,10 @@
 //! Each test has the file system for itself. It runs on whatever namespace with pages the fixture
 //! has; on an NVDIMM with labels it makes one.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::sys::{self, Caught, Map};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::sys::{self, Caught, Map};
+use crate::support::tools::{self, Peer, HUGE, PAGE};
 use crate::t_map;
-use crate::tools::{self, Peer, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::io;

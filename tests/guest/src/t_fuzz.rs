@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Random system calls on the device nodes, while an administrator binds, unbinds, mounts, unmounts
-//! and reloads: see `fuzz_gen.rs` for the programs, `fuzz_calls.rs` for what they are made of.
+//! and reloads: see `fuzz/program.rs` for the programs, `calls.rs` for what they are made of.
 //!
 //! The programs follow from the seed; what they meet depends on the scheduler. One round alone, in
 //! `make shell FIXTURE=nfit-label`, with every call printed:
@@ -10,11 +10,12 @@
 //! After each round: every process has ended, nothing is left of the driver after an unbind, and
 //! disks, their sizes and the bytes that no program may write are as before.
 
-use crate::ctx::{self, Ctx, Outcome, Test, TestResult};
-use crate::fuzz_calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
-use crate::fuzz_gen::{self, Deed, Round, KEPT_END, KEPT_START};
-use crate::{check, check_eq, disk, fail, tools};
-use crate::{fuzz_others, fuzz_run};
+use crate::fuzz::calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
+use crate::fuzz::program::{self, Deed, Round, KEPT_END, KEPT_START};
+use crate::fuzz::{others, run};
+use crate::support::ctx::{self, Ctx, Outcome, Test, TestResult};
+use crate::support::{disk, tools};
+use crate::{check, check_eq, fail};
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -60,7 +61,7 @@ pub fn main(args: &[&str]) -> i32 {
                     println!(
                         "round {n}: {} calls, {:016x}",
                         r.calls(),
-                        fuzz_gen::hash(&text)
+                        program::hash(&text)
                     );
                 }
                 0
@@ -74,7 +75,7 @@ pub fn main(args: &[&str]) -> i32 {
     if std::env::var_os("RPMEM_DRIVER").is_none() {
         std::env::set_var("RPMEM_DRIVER", "rpmem");
     }
-    crate::ctx::run(&Test {
+    crate::support::ctx::run(&Test {
         name: "fuzz",
         run: by_hand,
     })
@@ -119,7 +120,7 @@ fn by_hand(c: &mut Ctx) -> TestResult {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let a = Asked::new(&args).map_err(|e| format!("{e}\n{USAGE}"))?;
     c.seed = a.seed;
-    fuzz_run::trace(a.trace);
+    run::trace(a.trace);
     let bench = Bench::new(c)?;
     for n in a.first..a.first + a.rounds {
         bench.round(c, n)?;
@@ -165,7 +166,7 @@ fn same_seed(c: &mut Ctx) -> TestResult {
 
 /// With five levels of page tables.
 fn high(c: &mut Ctx) -> TestResult {
-    check!(fuzz_calls::has_high(), "four levels of page tables");
+    check!(calls::has_high(), "four levels of page tables");
     nodes(c)
 }
 
@@ -229,7 +230,7 @@ const KEPT: u64 = 0x6b657074;
 
 impl Bench {
     fn new(c: &mut Ctx) -> TestResult<Bench> {
-        fuzz_run::share()?;
+        run::share()?;
         ctx::rearrange_memory(true);
         // Nobody here gives the lease of direct mappings back for an unbind.
         c.write("/proc/sys/fs/lease-break-time", "0")?;
@@ -245,7 +246,7 @@ impl Bench {
             params: c.params.clone(),
             ..Machine::default()
         };
-        let fresh = fuzz_calls::carrier(0).is_none();
+        let fresh = calls::carrier(0).is_none();
         if fresh {
             c.init_labels()?;
         }
@@ -270,7 +271,7 @@ impl Bench {
         }
         for s in SPACES {
             let name = format!("fuzz-{}", s.name);
-            let Some(nd) = fuzz_calls::carrier(m.disk.len()) else {
+            let Some(nd) = calls::carrier(m.disk.len()) else {
                 fail!("no namespace {name}: start with a fresh label area");
             };
             let disk = c.disk_of(&nd)?;
@@ -335,7 +336,7 @@ impl Bench {
 
     fn mount_all(&self, _: &Ctx) -> TestResult {
         for n in self.with_fs() {
-            let r = fuzz_calls::mount(self.machine, n);
+            let r = calls::mount(self.machine, n);
             check!(r == 0, "mount of {}: {r}", self.machine.disk[n]);
         }
         Ok(())
@@ -346,7 +347,7 @@ impl Bench {
         for n in self.with_fs() {
             let mut last = 0;
             c.wait_for(&format!("umount of {}", self.machine.mount[n]), || {
-                last = fuzz_calls::umount(self.machine, n, 0);
+                last = calls::umount(self.machine, n, 0);
                 last == -i64::from(libc::EINVAL)
             })?;
         }
@@ -355,7 +356,7 @@ impl Bench {
 
     fn unbind_all(&self, c: &Ctx) -> TestResult {
         for n in 0..SPACES.len() {
-            let r = fuzz_calls::unbind(self.machine, n);
+            let r = calls::unbind(self.machine, n);
             check!(r >= 0, "unbind of {}: {r}", self.machine.disk[n]);
         }
         check!(
@@ -369,11 +370,11 @@ impl Bench {
     /// The disk of a namespace, which is bound if it was not, and the device that carries it.
     fn bound(&self, c: &Ctx, n: usize) -> TestResult<(String, String)> {
         let disk = &self.machine.disk[n];
-        let Some(nd) = fuzz_calls::carrier(n) else {
+        let Some(nd) = calls::carrier(n) else {
             fail!("the namespace of {disk} is gone");
         };
         if c.bound_to(&nd).is_none() {
-            let r = fuzz_calls::bind(self.machine, n);
+            let r = calls::bind(self.machine, n);
             check!(r >= 0, "bind of {nd} for {disk}: {r}");
         }
         Ok((c.disk_of(&nd)?, nd))
@@ -396,7 +397,7 @@ impl Bench {
             if self.bound(c, n)?.0 != *disk {
                 println!("result: {disk} has another name: its region is set up once more");
                 for region in &self.machine.regions {
-                    let r = fuzz_calls::set_up_region(region);
+                    let r = calls::set_up_region(region);
                     check!(r >= 0, "{region}: {r}");
                 }
                 break;
@@ -438,7 +439,7 @@ impl Bench {
             })?;
         // The long form has more rounds than the log has lines.
         if number < 20 || number % 20 == 0 {
-            let (calls, hash) = (r.calls(), fuzz_gen::hash(&r.text()));
+            let (calls, hash) = (r.calls(), program::hash(&r.text()));
             let s = start.elapsed().as_secs_f64();
             println!("{what}: {calls} calls, {hash:016x}, {s:.1} s");
         }
@@ -448,24 +449,24 @@ impl Bench {
     fn play(&self, c: &Ctx, r: &Round) -> TestResult {
         self.mount_all(c)?;
         self.files()?;
-        fuzz_run::forget_positions();
-        let s = fuzz_run::shared();
+        run::forget_positions();
+        let s = run::shared();
         s.running.store(r.groups.len() as u32, SeqCst);
         if r.number % 2 != 0 {
             for n in 0..SPACES.len() {
-                let e = fuzz_calls::open_to_all(self.machine, n);
+                let e = calls::open_to_all(self.machine, n);
                 check!(e == 0, "chmod of the node of {}: {e}", self.machine.disk[n]);
             }
         }
-        let mail = fuzz_others::Mail::new()?;
+        let mail = others::Mail::new()?;
         // Ready, and go: the end of the pipes.
         let (ready, go) = (pipe()?, pipe()?);
         let mut names = Vec::new();
         for (g, group) in r.groups.iter().enumerate() {
-            let pid = fuzz_run::process(|| {
+            let pid = run::process(|| {
                 close(ready.0);
                 close(go.1);
-                fuzz_run::group(g, group, || {
+                run::group(g, group, || {
                     close(ready.1);
                     wait_end(go.0);
                 })
@@ -474,12 +475,12 @@ impl Bench {
         }
         for (a, deeds) in r.admins.iter().enumerate() {
             let total = r.calls();
-            let pid = fuzz_run::process(|| {
+            let pid = run::process(|| {
                 close(ready.0);
                 close(ready.1);
                 close(go.1);
                 wait_end(go.0);
-                fuzz_run::admin(a, deeds, total)
+                run::admin(a, deeds, total)
             })?;
             names.push((pid, format!("administrator {a}")));
         }
@@ -492,7 +493,7 @@ impl Bench {
         if r.number == 0 {
             self.tour(c)?;
         }
-        fuzz_run::verdict().map_err(Outcome::Fail)
+        run::verdict().map_err(Outcome::Fail)
     }
 
     /// Wait until every process of the round, whoever made it, has ended.
@@ -537,9 +538,9 @@ impl Bench {
             // end of their file system.
             if programs == 0 && !cleaner && !names.is_empty() {
                 cleaner = true;
-                let pid = fuzz_run::process(|| {
+                let pid = run::process(|| {
                     for n in self.with_fs() {
-                        while fuzz_calls::umount(self.machine, n, 0) == 0 {}
+                        while calls::umount(self.machine, n, 0) == 0 {}
                     }
                     0
                 })?;
@@ -575,7 +576,7 @@ impl Bench {
                 c.wait_unused(c.driver_name())?;
             }
             let kind = ADMIN.iter().position(|k| k.name == name).unwrap_or(0);
-            let r = fuzz_run::perform(60, n, &Deed { kind, arg }, self.machine);
+            let r = run::perform(60, n, &Deed { kind, arg }, self.machine);
             check!(r >= 0, "{name}: {r}");
         }
         Ok(())
@@ -585,7 +586,7 @@ impl Bench {
     fn check(&self, c: &Ctx) -> TestResult {
         self.umount_all(c)?;
         if !c.module_loaded(c.driver_name()) {
-            let r = fuzz_calls::load(self.machine);
+            let r = calls::load(self.machine);
             check!(r >= 0, "insmod: {r}");
         }
         c.settle();
@@ -613,7 +614,7 @@ impl Bench {
             let name = &self.machine.disk[n];
             let size = disk::attr_u64(c, name, "size")? * 512;
             check_eq!(size, self.sizes[n], "size of {name}");
-            let nd = fuzz_calls::carrier(n).unwrap_or_default();
+            let nd = calls::carrier(n).unwrap_or_default();
             let told = c.read_u64(c.nd(&nd).join("size"))?;
             check_eq!(size, told, "size of {name} and of {nd}");
             check_eq!(c.disk_attr(name, "ro")?, "0", "{name} is read-only");
@@ -641,13 +642,10 @@ impl Bench {
 
     /// What was called, how often with success, and which errors there were.
     fn report(&self) {
-        let s = fuzz_run::shared();
-        for n in 0..fuzz_run::counters() {
+        let s = run::shared();
+        for n in 0..run::counters() {
             let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
-            let mut line = format!(
-                "{:22} {ok:6} ok {failed:6} failed",
-                fuzz_run::counter_name(n)
-            );
+            let mut line = format!("{:22} {ok:6} ok {failed:6} failed", run::counter_name(n));
             for (e, count) in s.errnos[n].iter().enumerate() {
                 let count = count.load(SeqCst);
                 if count > 0 {
@@ -673,13 +671,13 @@ impl Bench {
 
 /// Calls that never succeeded, or never happened.
 fn never() -> Vec<&'static str> {
-    let s = fuzz_run::shared();
-    (0..fuzz_run::counters())
+    let s = run::shared();
+    (0..run::counters())
         .filter(|&n| {
             let (ok, failed) = (s.ok[n].load(SeqCst), s.failed[n].load(SeqCst));
-            ok + failed == 0 || (ok == 0 && fuzz_run::hope(n) == Hope::Success)
+            ok + failed == 0 || (ok == 0 && run::hope(n) == Hope::Success)
         })
-        .map(fuzz_run::counter_name)
+        .map(run::counter_name)
         .collect()
 }
 
@@ -775,7 +773,7 @@ fn kill_those_who_never_end(c: &Ctx, names: &[(i32, String)]) -> bool {
         unsafe { libc::kill(p, libc::SIGKILL) };
     }
     // Administrators keep in step with none.
-    fuzz_run::shared().running.store(0, SeqCst);
+    run::shared().running.store(0, SeqCst);
     true
 }
 
@@ -783,7 +781,7 @@ fn kill_those_who_never_end(c: &Ctx, names: &[(i32, String)]) -> bool {
 fn stuck() {
     println!(
         "operations under way (strand:number@process):{}",
-        fuzz_run::positions()
+        run::positions()
     );
     let me = fs::read_link("/proc/self/exe").ok();
     for t in tasks() {

@@ -2,8 +2,8 @@
 //! Info blocks that are not as they should be: no device, a message that says why, the medium
 //! untouched, and a way back. rpmem only: nd_pmem offers the raw namespace in many of these cases.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::disk::{self, errno, Buf, Marks, MIB};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::disk::{self, errno, Buf, Marks, MIB};
 use crate::t_namespace::{active, bind_raw, fresh, release, unbind_raw};
 use crate::{check, check_eq};
 use std::os::unix::fs::FileExt;

@@ -2,7 +2,7 @@
 //! KUnit results of the module, against the list of what there must be: a test that vanished, is
 //! new and not listed, was skipped or failed is an error, as is anything that is not understood.
 
-use crate::ctx::{Ctx, Test, TestResult};
+use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::{check, check_eq};
 use std::fs;
 

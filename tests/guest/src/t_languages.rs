@@ -3,11 +3,12 @@
 //! the next boot, and so does the one in Rust, whose format is theirs. On virtio-pmem a power cut takes what
 //! was not flushed; on an NVDIMM it shows that nothing else was needed.
 
-use crate::ctx::{self, Ctx, Test, TestResult};
-use crate::disk::{Buf, PAGE};
 use crate::log::Log;
+use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::disk::{Buf, PAGE};
 use crate::t_map::Here;
-use crate::{check, check_eq, disk, fail};
+use crate::{check, check_eq, fail};
 use rpmem::Device;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;

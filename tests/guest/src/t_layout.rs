@@ -2,12 +2,12 @@
 //! Where the bytes are: padding and page maps of fsdax namespaces, and the copy functions that
 //! carry the data. rpmem only: nd_pmem counts the padding at the start differently for DAX.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, Buf, Marks};
-use crate::sys::Map;
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, Buf, Marks};
+use crate::support::sys::Map;
+use crate::support::tools;
 use crate::t_infoblock::{self as block, Block};
 use crate::t_namespace::{active, bind_raw, fresh, unbind_raw};
-use crate::tools;
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -74,14 +74,14 @@ fn padding(c: &mut Ctx) -> TestResult {
         c.mount(&dev, MNT, "dax")?;
         let f = tools::file_of(&format!("{MNT}/file"), 4 << 20)?;
         let mut map = Map::sync(&f, 0, 4 << 20)?;
-        crate::sys::pattern(7, map.slice_mut());
+        crate::support::sys::pattern(7, map.slice_mut());
         map.persist(0, 4 << 20);
         drop((map, f));
         c.umount(MNT)?;
         c.mount(&dev, MNT, "dax=never")?;
         let text = fs::read(format!("{MNT}/file"))?;
         check_eq!(
-            crate::sys::pattern_differs(7, &text),
+            crate::support::sys::pattern_differs(7, &text),
             None,
             "map={location}"
         );
@@ -137,7 +137,7 @@ fn page_map(c: &mut Ctx) -> TestResult {
             .enumerate()
             .map(|(i, now)| {
                 let mut was = vec![0; now.len()];
-                crate::sys::pattern(5 + i as u64, &mut was);
+                crate::support::sys::pattern(5 + i as u64, &mut was);
                 let pairs = now.chunks(4096).zip(was.chunks(4096));
                 4096 * pairs.filter(|(a, b)| a != b).count() as u64
             })

@@ -5,12 +5,12 @@
 //! mappings of its parent, and holds the lease by them: children are started before there are any,
 //! where that matters.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk;
-use crate::sys::{
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::sys::{
     self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC,
 };
-use crate::tools::{
+use crate::support::tools::{
     self, errno, Lease, Link, Peer, Probe, Space, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_HELD,
     LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
 };
@@ -2258,7 +2258,7 @@ fn race(c: &mut Ctx) -> TestResult {
     let over = tools::anonymous(PAGE)?;
     for round in 0..rounds {
         one_race(c, &n, &over, round).map_err(|e| match e {
-            crate::ctx::Outcome::Fail(why) => format!("round {round}: {why}").into(),
+            crate::support::ctx::Outcome::Fail(why) => format!("round {round}: {why}").into(),
             skip => skip,
         })?;
     }

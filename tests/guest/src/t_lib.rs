@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What lib/ gives to applications, on a real device: the crate rpmem and its log, and the header for C.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::disk;
-use crate::durable::{self, Medium};
 use crate::log::{Error, Identity, Log};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::disk;
+use crate::support::durable::{self, Medium};
+use crate::support::tools::{self, HUGE};
 use crate::t_map::Here;
-use crate::tools::{self, HUGE};
 use crate::{check, check_eq, fail};
 use rpmem::cache::Instruction;
 use rpmem::{Device, LeaseState, Memory};

@@ -4,9 +4,9 @@
 //! What is promised: an unbind under I/O, a mount or a mapping ends in I/O errors and SIGBUS for
 //! the users, in nothing else; what was on the medium is there at the next bind; nothing is leaked.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::sys::{self, Map};
-use crate::tools::{self, names, Peer, Probe, Space, HUGE, PAGE};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::sys::{self, Map};
+use crate::support::tools::{self, names, Peer, Probe, Space, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

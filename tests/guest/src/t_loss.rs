@@ -7,10 +7,10 @@
 //! then the power fails. Each but the last one has been acknowledged, with its flush. Other programs
 //! write on until the end.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{json_u64, Buf, Rng};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{json_u64, Buf, Rng};
+use crate::support::tools;
 use crate::t_namespace::active;
-use crate::tools;
 use crate::{check, check_eq};
 use std::collections::BTreeMap;
 use std::ffi::CString;

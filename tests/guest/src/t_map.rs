@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! /dev/rpmemN: the contract of Documentation/mmap.md.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk;
-use crate::fuzz_calls::Ring;
-use crate::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::tools::{self, errno, Peer, Probe, Space, GOT_SIGBUS, HUGE};
+use crate::fuzz::calls::Ring;
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, Peer, Probe, Space, GOT_SIGBUS, HUGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -2,9 +2,9 @@
 //! Namespaces in every mode the driver takes: what they offer, their sizes, that data stays
 //! where it is whatever is unbound, disabled or unloaded.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, errno, Buf, Marks, MIB, PAGE};
-use crate::sys::{self, Map};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, errno, Buf, Marks, MIB, PAGE};
+use crate::support::sys::{self, Map};
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -2,7 +2,7 @@
 //! ndctl's own tests, on nfit_test, with every namespace served by rpmem: nd_pmem and dax_pmem have
 //! no driver there. scripts/stages/ndctl builds them from Debian's source and makes the list of them.
 
-use crate::ctx::{Ctx, Test, TestResult};
+use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeSet;
 use std::fs;

@@ -2,10 +2,11 @@
 //! Errors of the medium and locked DIMMs, with the kernel's own emulation of a bus that has them,
 //! nfit_test. What does not need /dev/rpmemN is run with nd_pmem as well: its answers are ours.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::disk::{self, errno, Buf};
-use crate::sys::{self, Map};
-use crate::{check, check_eq, tools};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::disk::{self, errno, Buf};
+use crate::support::sys::{self, Map};
+use crate::support::tools;
+use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 

@@ -3,10 +3,10 @@
 //! them there, and the initramfs is what initramfs-tools or dracut made of it. Whatever is wrong with rpmem, or
 //! done to it, each namespace has a driver.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools;
 use crate::t_namespace::active;
-use crate::tools;
 use crate::{check, check_eq};
 use libc::{PROT_READ, PROT_WRITE};
 use std::fs;

@@ -2,10 +2,10 @@
 //! Sleep, hibernation and other kernels, with mappings and dirty pages alive: the contract of
 //! Documentation/power.md.
 
-use crate::ctx::{self, Ctx, Test, TestResult};
-use crate::sys::{self, Map};
+use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::sys::{self, Map};
+use crate::support::tools::{self, errno, Trace, LEASE_HELD};
 use crate::t_map::DIRECT_WINDOW;
-use crate::tools::{self, errno, Trace, LEASE_HELD};
 use crate::{check, check_eq, fail};
 use std::ffi::CString;
 use std::fs::{self, File};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! include/linux/rpmem.h: a module of the kernel that holds memory (tests/module).
 
-use crate::ctx::{self, Ctx, Test, TestResult};
-use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::tools::{self, errno, Peer, Space};
+use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, Peer, Space};
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::path::Path;

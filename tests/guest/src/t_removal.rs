@@ -6,10 +6,11 @@
 //! a process, and the model says whether it ends, is refused, or waits, and for whom. When all users
 //! have gone nothing waits any more, and what was on the medium is there after the next bind.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::sys::Map;
-use crate::tools::{self, Peer, Space, HUGE, PAGE};
-use crate::{check, check_eq, ctx, fail, sys};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::sys::Map;
+use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
+use crate::support::{ctx, sys};
+use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Namespaces in sector mode: libnvdimm's block translation table on top of ours.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::{self, Marks};
-use crate::tools::{self, errno, Space, HUGE};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::{self, Marks};
+use crate::support::tools::{self, errno, Space, HUGE};
 use crate::{check, check_eq, fail};
 use std::os::unix::fs::FileExt;
 use std::path::Path;

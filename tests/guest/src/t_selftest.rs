@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests of the harness: each misbehaves in one way, and the harness must notice.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::{check, check_eq, durable, fail, skip, sys};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::{durable, sys};
+use crate::{check, check_eq, fail, skip};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //! The shortest way through everything: namespace, disk, file system, DAX, MAP_SYNC, power cut.
 //! Driver-independent: scenarios run these under rpmem and under nd_pmem.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::sys::{self, Caught, Map};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::sys::{self, Caught, Map};
 use crate::{check, check_eq};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -85,7 +85,7 @@ fn layout_refused(c: &mut Ctx) -> TestResult {
         "this kernel's BTF was not read"
     );
     c.rmmod("rpmem")?;
-    let ko = std::fs::read(crate::ctx::init_ko())?;
+    let ko = std::fs::read(crate::support::ctx::init_ko())?;
     for (structure, member) in [("nd_region", "ro"), ("nd_pfn", "uuid"), ("btt", "btt_disk")] {
         let mut entry = [0; 32];
         entry[..structure.len()].copy_from_slice(structure.as_bytes());
@@ -99,7 +99,7 @@ fn layout_refused(c: &mut Ctx) -> TestResult {
         let file = std::path::Path::new("/tmp/other.ko");
         std::fs::write(file, other)?;
         c.mark_dmesg();
-        let Err(err) = crate::ctx::insmod(file, &c.params) else {
+        let Err(err) = crate::support::ctx::insmod(file, &c.params) else {
             crate::fail!("a module with another offset of {structure}.{member} was loaded");
         };
         check!(err.contains("os error 8"), "not ENOEXEC: {err}");

@@ -3,10 +3,10 @@
 //! nd_pmem, and where it is DAX, stores through files of the upper device land where its table
 //! says.
 
-use crate::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
-use crate::sys::{self, Map};
+use crate::support::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
+use crate::support::sys::{self, Map};
+use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
 use crate::t_diff::{self, Facts};
-use crate::tools::{self, Peer, Space, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Events in tracefs and counters in debugfs: Documentation/tracing.md. Those of poison: t_nfit.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk;
-use crate::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, Trace, HUGE, PAGE};
 use crate::t_map::{Here, DIRECT_WINDOW};
-use crate::tools::{self, errno, Trace, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
 use std::collections::BTreeMap;

@@ -2,11 +2,11 @@
 //! A Debian host with / on persistent memory and rpmem by DKMS gets a new kernel by apt, and loses it:
 //! scripts/hosts/upgrade has made the host and a repository of the packages.
 
-use crate::ctx::{Ctx, Test, TestResult};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::tools;
 use crate::t_namespace::active;
 use crate::t_package::of_root;
 use crate::t_power;
-use crate::tools;
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Other people's programs and libraries on a device of ours, as Documentation/using has it.
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk;
-use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk;
+use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, HUGE};
 use crate::t_map::Here;
-use crate::tools::{self, HUGE};
 use crate::{check, check_eq};
 use libc::{PROT_READ, PROT_WRITE};
 use std::io::{BufRead, BufReader, Write};

@@ -2,11 +2,11 @@
 //! virtio-pmem: nothing is durable before the host has flushed it. The host of these tests loses
 //! everything else in a power cut (qemu/harness/last-flush.c).
 
-use crate::ctx::{Ctx, Test, TestResult};
-use crate::disk::Buf;
-use crate::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::disk::Buf;
+use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, Probe};
 use crate::t_map::{check_gone, Here, DIRECT_WINDOW};
-use crate::tools::{self, errno, Probe};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -4,9 +4,9 @@
 
 use super::table::PAGE;
 use crate::check_eq;
-use crate::ctx::TestResult;
-use crate::sys::Map;
-use crate::tools::{self, Peer};
+use crate::support::ctx::TestResult;
+use crate::support::sys::Map;
+use crate::support::tools::{self, Peer};
 use std::fs::File;
 use std::io;
 use std::ops::Range;

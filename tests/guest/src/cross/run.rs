@@ -7,8 +7,8 @@ use super::table::{
     self, Call, Combination, Cut, Extent, Layout, Memory, Mode, On, GIB, HUGE, PAGE, PLACE,
 };
 use super::work::{maps, page_tables, Device, End, Scene, Work};
-use crate::ctx::{Ctx, TestResult};
-use crate::sys;
+use crate::support::ctx::{Ctx, TestResult};
+use crate::support::sys;
 use crate::{check, check_eq, fail};
 use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use std::time::Instant;

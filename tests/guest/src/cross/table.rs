@@ -2,7 +2,7 @@
 //! The cross product, as data: modes, kinds of mappings, sizes of entries, calls, cuts. What calls
 //! answer is what Documentation/mmap.md says, and Linux where it says nothing.
 
-use crate::sys;
+use crate::support::sys;
 use libc::{
     EACCES, EFAULT, EINVAL, EIO, ENODEV, MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP,
     MADV_DONTFORK, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_HWPOISON, MADV_MERGEABLE,

@@ -7,11 +7,11 @@ use super::model::{Access, Area, Backing, Line, Space, DIRECT_WINDOW};
 use super::table::{
     Call, Combination, Cut, Extent, Kind, Layout, Memory, Mode, AWAY, GIB, HUGE, PAGE, PLACE,
 };
-use crate::ctx::{Ctx, TestResult};
-use crate::disk::{self, BLKROSET};
-use crate::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::ctx::{Ctx, TestResult};
+use crate::support::disk::{self, BLKROSET};
+use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, Peer};
 use crate::t_map::Here;
-use crate::tools::{self, Peer};
 use libc::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ,
     PROT_WRITE,

@@ -2,9 +2,9 @@
 //! What the fuzzer's processes do to each other: they pass descriptors, and look at and change each
 //! other's memory.
 
-use crate::fuzz_calls::{self, arena, call, fd, machine, node_of, put_fd, value};
-use crate::fuzz_gen::{Val, GROUPS};
-use crate::fuzz_run::shared;
+use crate::fuzz::calls::{self, arena, call, fd, machine, node_of, put_fd, value};
+use crate::fuzz::program::{Val, GROUPS};
+use crate::fuzz::run::shared;
 use libc::{SYS_close, SYS_process_madvise, SYS_ptrace, SYS_wait4};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst};
 
@@ -90,7 +90,7 @@ fn with_pidfd(pid: u64, f: impl FnOnce(u64) -> i64) -> i64 {
 pub fn madvise(v: &[Val]) -> i64 {
     let (pid, at) = there(v[0], value(v[3], v[0]));
     let (len, advice) = (value(v[1], v[0]), value(v[2], v[0]));
-    if !fuzz_calls::may_advise(at, len, advice) {
+    if !calls::may_advise(at, len, advice) {
         return -i64::from(libc::EINVAL);
     }
     let iov = [at, len];

@@ -6,8 +6,8 @@
 //! EXT4_IOC_SHUTDOWN (all wait for a thaw), MADV_HWPOISON and MADV_SOFT_OFFLINE (take memory of
 //! the machine away), FS_IMMUTABLE_FL (the next round could not write its files).
 
-use crate::fuzz_gen::{Arg, Val, BAD, FDS, GIB, KEPT_END, KEPT_START, LARGE, MAPS, SPACING};
-use crate::{fuzz_others, fuzz_run, fuzz_users};
+use crate::fuzz::program::{Arg, Val, BAD, FDS, GIB, KEPT_END, KEPT_START, LARGE, MAPS, SPACING};
+use crate::fuzz::{others, run, users};
 use std::ffi::CString;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::OnceLock;
@@ -607,22 +607,15 @@ pub const KINDS: &[Kind] = &[
     .calm(6),
     kind(
         "process_madvise",
-        Own(fuzz_others::madvise),
+        Own(others::madvise),
         &[Map, Range, One(ADVICE), Any],
     )
     .calm(6),
-    kind("send_fd", Own(fuzz_others::send_fd), &[Fd, Any]),
-    kind("receive_fd", Own(fuzz_others::receive_fd), &[FdSlot]),
-    kind(
-        "pidfd_getfd",
-        Own(fuzz_others::pidfd_getfd),
-        &[FdSlot, Any, Any],
-    )
-    .calm(20),
-    kind("ptrace_other", Own(fuzz_others::ptrace), &[Map, Any, Any]),
-    kind("visit", Own(fuzz_users::visit), &[Any])
-        .often(2)
-        .calm(2),
+    kind("send_fd", Own(others::send_fd), &[Fd, Any]),
+    kind("receive_fd", Own(others::receive_fd), &[FdSlot]),
+    kind("pidfd_getfd", Own(others::pidfd_getfd), &[FdSlot, Any, Any]).calm(20),
+    kind("ptrace_other", Own(others::ptrace), &[Map, Any, Any]),
+    kind("visit", Own(users::visit), &[Any]).often(2).calm(2),
     kind("proc_mem_read", Own(proc_mem_read), &[Map, Buf, Len]).calm(6),
     kind("proc_mem_write", Own(proc_mem_write), &[Map, Buf, Len]).calm(6),
     kind("ptrace_peek", Own(ptrace_peek), &[Map, Any])
@@ -1021,7 +1014,7 @@ fn touch(v: &[Val]) -> i64 {
     let mut good = 0;
     for i in 0..n.max(1) {
         let at = at.wrapping_add(i.wrapping_mul(step));
-        good += i64::from(fuzz_run::touch(at, write != 0));
+        good += i64::from(run::touch(at, write != 0));
     }
     match good {
         0 => -i64::from(libc::EFAULT),
@@ -1031,7 +1024,7 @@ fn touch(v: &[Val]) -> i64 {
 
 fn process_vm(nr: i64, v: &[Val]) -> i64 {
     let len = value(v[2], v[0]).min(1 << 20);
-    let (pid, at) = fuzz_others::there(v[0], value(v[3], v[0]));
+    let (pid, at) = others::there(v[0], value(v[3], v[0]));
     let remote = [at, len];
     let local = [value(v[1], v[0]), len];
     let (l, r) = (local.as_ptr() as u64, remote.as_ptr() as u64);
@@ -1299,7 +1292,7 @@ fn fork(v: &[Val]) -> i64 {
     unsafe {
         let pid = libc::fork();
         if pid == 0 {
-            fuzz_run::offspring(value(v[0], v[0]));
+            run::offspring(value(v[0], v[0]));
             libc::_exit(0);
         }
         if pid < 0 {
@@ -1308,7 +1301,7 @@ fn fork(v: &[Val]) -> i64 {
         let mut status = 0;
         libc::waitpid(pid, &mut status, 0);
         if status != 0 {
-            fuzz_run::lost("a forked child", status);
+            run::lost("a forked child", status);
         }
     }
     0
@@ -1329,17 +1322,17 @@ fn fork_without(v: &[Val]) -> i64 {
         // Another thread may have put something there in between: what counts is what the child has.
         for page in [at, at + ((len / 2) & !(PAGE - 1)), at + len - PAGE] {
             let hole = call(SYS_mincore, [page, PAGE, BUFFER, 0, 0, 0]) == -i64::from(libc::ENOMEM);
-            if hole && fuzz_run::touch(page, false) {
-                fuzz_run::say(&format!("{page:#x} can be read, and is not mapped"));
+            if hole && run::touch(page, false) {
+                run::say(&format!("{page:#x} can be read, and is not mapped"));
                 return 1;
             }
         }
         0
     };
-    let Ok(pid) = fuzz_run::process(child) else {
+    let Ok(pid) = run::process(child) else {
         return -i64::from(libc::EAGAIN);
     };
-    match fuzz_run::end_of(pid) {
+    match run::end_of(pid) {
         0 => 0,
         _ => MUST_NOT,
     }
@@ -1536,7 +1529,7 @@ fn ioctl(v: &[Val]) -> i64 {
         }
     };
     let r = call(libc::SYS_ioctl, [fd(v[0]), i.nr, pointer, 0, 0, 0]);
-    fuzz_run::count(KINDS.len() + n, r);
+    run::count(KINDS.len() + n, r);
     r
 }
 
@@ -1636,11 +1629,11 @@ pub fn set_up_region(region: &str) -> i64 {
     if r < 0 {
         return r;
     }
-    crate::ctx::settle();
+    crate::support::ctx::settle();
     let dir = "/sys/bus/nd/drivers/nd_region";
     let r = put(&format!("{dir}/unbind"), region.as_bytes());
     let r = r.min(put(&format!("{dir}/bind"), region.as_bytes()));
-    crate::ctx::settle();
+    crate::support::ctx::settle();
     r
 }
 
@@ -1831,7 +1824,7 @@ pub fn load(m: &Machine) -> i64 {
         return r.map_or_else(errno, |s| -i64::from(s.code().unwrap_or(1)));
     }
     let params = CString::new(m.params.as_str()).unwrap_or_default();
-    match std::fs::File::open(crate::ctx::init_ko()) {
+    match std::fs::File::open(crate::support::ctx::init_ko()) {
         Ok(f) => {
             let f = f.as_raw_fd() as u64;
             call(

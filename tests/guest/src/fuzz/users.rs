@@ -2,9 +2,9 @@
 //! Users of the fuzzer's machine who are not root: they run programs, and look at every file of the
 //! driver from namespaces of their own, in which other things may stand in the place of files.
 
-use crate::fuzz_calls::{call, machine, value, MUST_NOT};
-use crate::fuzz_gen::{User, Val};
-use crate::fuzz_run::{self, say};
+use crate::fuzz::calls::{call, machine, value, MUST_NOT};
+use crate::fuzz::program::{User, Val};
+use crate::fuzz::run::{self, say};
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Read;
@@ -220,18 +220,18 @@ fn visitor(draw: u64) -> Result<i32, String> {
         drop_root()?;
     }
     // The first process of a new namespace is the next one.
-    let pid = fuzz_run::process(|| {
+    let pid = run::process(|| {
         // SAFETY: no pointers.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         look()
     })?;
-    Ok(libc::WEXITSTATUS(fuzz_run::end_of(pid)))
+    Ok(libc::WEXITSTATUS(run::end_of(pid)))
 }
 
 /// Somebody who looks at all files of the driver, and comes back.
 pub fn visit(v: &[Val]) -> i64 {
     let draw = value(v[0], v[0]);
-    let child = fuzz_run::process(|| {
+    let child = run::process(|| {
         visitor(draw).unwrap_or_else(|e| {
             say(&format!("visit: {e}"));
             3
@@ -251,7 +251,7 @@ pub fn visit(v: &[Val]) -> i64 {
             tell(pid);
             // SAFETY: the same child.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            fuzz_run::end_of(pid);
+            run::end_of(pid);
             return MUST_NOT;
         }
         // CLOCK: how often it is looked at.

@@ -4,7 +4,7 @@
 //! Under `-icount shift=0` the time-stamp counter counts the instructions that the guest executes, its
 //! kernel included; `calibrate` proves it before anything is measured.
 
-use crate::ctx::{Ctx, TestResult};
+use crate::support::ctx::{Ctx, TestResult};
 use crate::{check, fail};
 use std::fs::File;
 use std::io;
@@ -357,7 +357,7 @@ pub fn give(c: &Ctx, nd: &str, driver: &str) -> TestResult {
 /// The device of device-dax on top of an nd device.
 pub fn dax_node(c: &Ctx, nd: &str) -> TestResult<String> {
     let find = || {
-        let names = crate::tools::names(c.nd(nd));
+        let names = crate::support::tools::names(c.nd(nd));
         let is_node = |n: &String| n.starts_with("dax") && c.nd(nd).join(n).join("dev").exists();
         names.into_iter().find(is_node)
     };

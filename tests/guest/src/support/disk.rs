@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Disks under test: O_DIRECT, buffers of a chosen alignment, ioctls, repeatable contents.
 
-use crate::ctx::{Ctx, Outcome, TestResult};
-use crate::sys;
+use crate::support::ctx::{Ctx, Outcome, TestResult};
+use crate::support::sys;
 use crate::{check, check_eq};
 use std::fs::File;
 use std::io;

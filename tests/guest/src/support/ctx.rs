@@ -46,14 +46,14 @@ pub struct Test {
 #[macro_export]
 macro_rules! fail {
     ($($arg:tt)*) => {
-        return Err($crate::ctx::Outcome::Fail(format!("{}:{}: {}", file!(), line!(), format!($($arg)*))))
+        return Err($crate::support::ctx::Outcome::Fail(format!("{}:{}: {}", file!(), line!(), format!($($arg)*))))
     };
 }
 
 #[macro_export]
 macro_rules! skip {
     ($($arg:tt)*) => {
-        return Err($crate::ctx::Outcome::Skip(format!($($arg)*)))
+        return Err($crate::support::ctx::Outcome::Skip(format!($($arg)*)))
     };
 }
 

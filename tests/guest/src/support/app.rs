@@ -2,7 +2,7 @@
 //! An application as a user of persistent memory writes it: maps a file, or the device itself, with
 //! MAP_SYNC, stores, flushes the CPU caches, and calls neither msync nor fsync.
 
-use crate::sys::{self, Map};
+use crate::support::sys::{self, Map};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -88,7 +88,7 @@ fn read_into(device: &str, disk: &str) -> io::Result<()> {
         .read(true)
         .custom_flags(libc::O_DIRECT)
         .open(disk)?;
-    match crate::tools::pread_raw(&disk, map.as_ptr(), 4096, 0) {
+    match crate::support::tools::pread_raw(&disk, map.as_ptr(), 4096, 0) {
         Err(e) if e.raw_os_error() == Some(libc::EFAULT) => {
             println!("O_DIRECT read into the mapping: EFAULT");
             Ok(())

@@ -2,9 +2,9 @@
 //! What tests claim to be durable, told to the plugin qemu/harness/durable.c, which follows each cache
 //! line of the persistent memory in boots that ask for it. In others a claim is a nop.
 
-use crate::bench::{request, request_text};
-use crate::ctx::{Ctx, TestResult};
-use crate::tools::Space;
+use crate::support::bench::{request, request_text};
+use crate::support::ctx::{Ctx, TestResult};
+use crate::support::tools::Space;
 use std::fs;
 
 /// What a line is, as the plugin names it.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Runs the programs of a round: processes, threads, what they count, and faults that are caught.
 
-use crate::fuzz_calls::{self, Hope, ADMIN, IOCTLS, KINDS, MACHINE};
-use crate::fuzz_gen::{calls, Deed, Group, Op, Rng, GROUPS};
-use crate::{fuzz_others, fuzz_users};
+use crate::fuzz::calls::{self, Hope, ADMIN, IOCTLS, KINDS, MACHINE};
+use crate::fuzz::program::{calls, Deed, Group, Op, Rng, GROUPS};
+use crate::fuzz::{others, users};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -188,7 +188,7 @@ fn run(strand: usize, ops: &[Op]) {
         let k = &KINDS[o.kind];
         let mut bad = false;
         let r = step(strand, n, o, || {
-            let (r, b) = fuzz_calls::run(k, &o.vals[..k.args.len()]);
+            let (r, b) = calls::run(k, &o.vals[..k.args.len()]);
             bad = b;
             r
         });
@@ -292,18 +292,18 @@ pub fn end_of(pid: i32) -> i32 {
 /// A group of processes and threads, in a process of its own. `start` tells when all are ready.
 pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
     catch_faults();
-    if let Err(e) = fuzz_calls::set_up_process(group.high) {
+    if let Err(e) = calls::set_up_process(group.high) {
         say(&e);
         return 96;
     }
-    if let Err(e) = fuzz_users::become_user(group.user, false) {
+    if let Err(e) = users::become_user(group.user, false) {
         say(&e);
         return 94;
     }
-    fuzz_others::register(g);
+    others::register(g);
     let strand = g * 16;
     run(strand, &group.first);
-    if let Err(e) = fuzz_users::become_user(group.user, true) {
+    if let Err(e) = users::become_user(group.user, true) {
         say(&e);
         return 94;
     }
@@ -340,7 +340,7 @@ pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
             lost("a child", status);
         }
     }
-    fuzz_others::unregister(g);
+    others::unregister(g);
     shared().running.fetch_sub(1, SeqCst);
     0
 }
@@ -362,7 +362,7 @@ pub fn admin(a: usize, deeds: &[Deed], total: usize) -> i32 {
     0
 }
 
-pub fn perform(strand: usize, n: usize, d: &Deed, m: &fuzz_calls::Machine) -> i64 {
+pub fn perform(strand: usize, n: usize, d: &Deed, m: &calls::Machine) -> i64 {
     let r = step(strand, n, d, || (ADMIN[d.kind].run)(m, d.arg));
     count(KINDS.len() + IOCTLS.len() + d.kind, r);
     r

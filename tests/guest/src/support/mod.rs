@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What tests share. Nothing here knows of a test (`t_*.rs`), or of what one runs (`fuzz`, `cross`).
+
+pub mod app;
+pub mod bench;
+pub mod ctx;
+pub mod disk;
+pub mod durable;
+pub mod sys;
+pub mod tools;
