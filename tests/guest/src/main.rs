@@ -9,7 +9,7 @@
 //!    and `?`. What it prints becomes a diagnostic line of the log; `result: ...` is shown also when
 //!    all is well. It runs as root in a child process of its own; whatever it leaves running is
 //!    killed.
-//! 2. Name it in the `pub const TESTS: &[Test]` of that file; a new file is added to `mod` and
+//! 2. Name it in the `TESTS` of that file, as `area_name => name,`; a new file is added to `mod` and
 //!    to `registry()` below.
 //! 3. Name it in a scenario, `tests/scenarios/*.json`: a test that no scenario runs is an error.
 //!    The scenario says which fixture, driver, module parameters and timeout it gets.

@@ -14,44 +14,17 @@ use crate::{check_eq, fail};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "bench_block",
-        run: block,
-    },
-    Test {
-        name: "bench_map",
-        run: map,
-    },
-    Test {
-        name: "bench_msync",
-        run: msync,
-    },
-    Test {
-        name: "bench_fs",
-        run: fs,
-    },
-    Test {
-        name: "bench_probe",
-        run: probe,
-    },
-    Test {
-        name: "bench_threads",
-        run: threads,
-    },
-    Test {
-        name: "bench_gate",
-        run: gate,
-    },
-    Test {
-        name: "bench_profile",
-        run: profile,
-    },
-    Test {
-        name: "bench_lines",
-        run: lines,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    bench_block => block,
+    bench_map => map,
+    bench_msync => msync,
+    bench_fs => fs,
+    bench_probe => probe,
+    bench_threads => threads,
+    bench_gate => gate,
+    bench_profile => profile,
+    bench_lines => lines,
+};
 
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// RPMEM_PREFAULT_WRITE

@@ -15,68 +15,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "namespace_bind_status",
-        run: status,
-    },
-    Test {
-        name: "namespace_bind_hand_over",
-        run: hand_over,
-    },
-    Test {
-        name: "namespace_bind_hand_over_fsdax",
-        run: hand_over_fsdax,
-    },
-    Test {
-        name: "namespace_bind_refusals",
-        run: refusals,
-    },
-    Test {
-        name: "bind_nothing",
-        run: nothing,
-    },
-    Test {
-        name: "bind_sector",
-        run: sector,
-    },
-    Test {
-        name: "bind_no_probe",
-        run: no_probe,
-    },
-    Test {
-        name: "bind_numbers",
-        run: numbers,
-    },
-    Test {
-        name: "bind_elsewhere",
-        run: elsewhere,
-    },
-    Test {
-        name: "bind_unprivileged",
-        run: unprivileged,
-    },
-    Test {
-        name: "bind_json",
-        run: json,
-    },
-    Test {
-        name: "bind_excluded",
-        run: excluded,
-    },
-    Test {
-        name: "bind_devdax",
-        run: devdax,
-    },
-    Test {
-        name: "namespace_module_alias",
-        run: module_alias,
-    },
-    Test {
-        name: "namespace_module_load",
-        run: module_load,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    namespace_bind_status => status,
+    namespace_bind_hand_over => hand_over,
+    namespace_bind_hand_over_fsdax => hand_over_fsdax,
+    namespace_bind_refusals => refusals,
+    bind_nothing => nothing,
+    bind_sector => sector,
+    bind_no_probe => no_probe,
+    bind_numbers => numbers,
+    bind_elsewhere => elsewhere,
+    bind_unprivileged => unprivileged,
+    bind_json => json,
+    bind_excluded => excluded,
+    bind_devdax => devdax,
+    namespace_module_alias => module_alias,
+    namespace_module_load => module_load,
+};
 
 const TOOL: &str = "rpmem-bind";
 const MNT: &str = "/mnt/pmem";

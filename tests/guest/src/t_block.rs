@@ -13,84 +13,27 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "block_whole_device",
-        run: whole_device,
-    },
-    Test {
-        name: "block_odd_sizes",
-        run: odd_sizes,
-    },
-    Test {
-        name: "block_direct_alignment",
-        run: direct_alignment,
-    },
-    Test {
-        name: "block_vectored",
-        run: vectored,
-    },
-    Test {
-        name: "block_multi_page_bvec",
-        run: multi_page_bvec,
-    },
-    Test {
-        name: "block_beyond_end",
-        run: beyond_end,
-    },
-    Test {
-        name: "block_fio_verify",
-        run: fio_verify,
-    },
-    Test {
-        name: "block_flush_counted",
-        run: flush_counted,
-    },
-    Test {
-        name: "block_flush_ext4",
-        run: flush_ext4,
-    },
-    Test {
-        name: "block_limits_pageless",
-        run: limits_pageless,
-    },
-    Test {
-        name: "block_limits_paged",
-        run: limits_paged,
-    },
-    Test {
-        name: "block_accounting",
-        run: accounting,
-    },
-    Test {
-        name: "block_write_cache",
-        run: write_cache,
-    },
-    Test {
-        name: "block_badblocks",
-        run: badblocks,
-    },
-    Test {
-        name: "block_region_read_only",
-        run: region_read_only,
-    },
-    Test {
-        name: "block_unarmed_dimm",
-        run: unarmed_dimm,
-    },
-    Test {
-        name: "block_partitions",
-        run: partitions,
-    },
-    Test {
-        name: "block_partition_dax",
-        run: partition_dax,
-    },
-    Test {
-        name: "block_sector_4096",
-        run: sector_4096,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    block_whole_device => whole_device,
+    block_odd_sizes => odd_sizes,
+    block_direct_alignment => direct_alignment,
+    block_vectored => vectored,
+    block_multi_page_bvec => multi_page_bvec,
+    block_beyond_end => beyond_end,
+    block_fio_verify => fio_verify,
+    block_flush_counted => flush_counted,
+    block_flush_ext4 => flush_ext4,
+    block_limits_pageless => limits_pageless,
+    block_limits_paged => limits_paged,
+    block_accounting => accounting,
+    block_write_cache => write_cache,
+    block_badblocks => badblocks,
+    block_region_read_only => region_read_only,
+    block_unarmed_dimm => unarmed_dimm,
+    block_partitions => partitions,
+    block_partition_dax => partition_dax,
+    block_sector_4096 => sector_4096,
+};
 
 const MNT: &str = "/mnt/pmem";
 

@@ -16,56 +16,20 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "calls_open_gone",
-        run: open_gone,
-    },
-    Test {
-        name: "calls_read_only_file",
-        run: read_only_file,
-    },
-    Test {
-        name: "calls_buffers",
-        run: buffers,
-    },
-    Test {
-        name: "calls_lock",
-        run: lock,
-    },
-    Test {
-        name: "calls_advice",
-        run: advice,
-    },
-    Test {
-        name: "calls_cut",
-        run: cut,
-    },
-    Test {
-        name: "calls_mremap",
-        run: mremap,
-    },
-    Test {
-        name: "calls_qemu",
-        run: qemu,
-    },
-    Test {
-        name: "calls_seek",
-        run: seek,
-    },
-    Test {
-        name: "calls_pfn",
-        run: pfn,
-    },
-    Test {
-        name: "calls_store",
-        run: store,
-    },
-    Test {
-        name: "calls_survives",
-        run: survives,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    calls_open_gone => open_gone,
+    calls_read_only_file => read_only_file,
+    calls_buffers => buffers,
+    calls_lock => lock,
+    calls_advice => advice,
+    calls_cut => cut,
+    calls_mremap => mremap,
+    calls_qemu => qemu,
+    calls_seek => seek,
+    calls_pfn => pfn,
+    calls_store => store,
+    calls_survives => survives,
+};
 
 const PAGE: usize = 4096;
 const RW: i32 = PROT_READ | PROT_WRITE;

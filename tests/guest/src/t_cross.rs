@@ -8,36 +8,15 @@ use crate::cross::run::{self, run};
 use crate::cross::table;
 use crate::support::ctx::{self, Test};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "cross_raw",
-        run: |c| run(c, &table::RAW),
-    },
-    Test {
-        name: "cross_e820",
-        run: |c| run(c, &table::E820),
-    },
-    Test {
-        name: "cross_fsdax",
-        run: |c| run(c, &table::FSDAX),
-    },
-    Test {
-        name: "cross_devdax_4k",
-        run: |c| run(c, &table::DEVDAX_4K),
-    },
-    Test {
-        name: "cross_devdax_2m",
-        run: |c| run(c, &table::DEVDAX_2M),
-    },
-    Test {
-        name: "cross_devdax_1g",
-        run: |c| run(c, &table::DEVDAX_1G),
-    },
-    Test {
-        name: "cross_virtio",
-        run: |c| run(c, &table::VIRTIO),
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    cross_raw => |c| run(c, &table::RAW),
+    cross_e820 => |c| run(c, &table::E820),
+    cross_fsdax => |c| run(c, &table::FSDAX),
+    cross_devdax_4k => |c| run(c, &table::DEVDAX_4K),
+    cross_devdax_2m => |c| run(c, &table::DEVDAX_2M),
+    cross_devdax_1g => |c| run(c, &table::DEVDAX_1G),
+    cross_virtio => |c| run(c, &table::VIRTIO),
+};
 
 /// The sub-command.
 pub fn one(test: &str, number: &str) -> i32 {

@@ -10,16 +10,10 @@ use crate::{check, check_eq, fail};
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "demo_store",
-        run: store,
-    },
-    Test {
-        name: "demo_verify",
-        run: verify,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    demo_store => store,
+    demo_verify => verify,
+};
 
 /// Bytes that the application stores on each file system.
 const BYTES: &str = "16777216";

@@ -12,64 +12,22 @@ use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "devdax_create",
-        run: create,
-    },
-    Test {
-        name: "devdax_entries",
-        run: entries,
-    },
-    Test {
-        name: "devdax_small",
-        run: small,
-    },
-    Test {
-        name: "devdax_gigantic",
-        run: gigantic,
-    },
-    Test {
-        name: "devdax_pins",
-        run: pins,
-    },
-    Test {
-        name: "devdax_split",
-        run: split,
-    },
-    Test {
-        name: "devdax_msync",
-        run: msync,
-    },
-    Test {
-        name: "devdax_memory_failure",
-        run: memory_failure,
-    },
-    Test {
-        name: "devdax_poison",
-        run: poison,
-    },
-    Test {
-        name: "devdax_unbind_pinned",
-        run: unbind_pinned,
-    },
-    Test {
-        name: "devdax_unbind_killed",
-        run: unbind_killed,
-    },
-    Test {
-        name: "devdax_hand_over",
-        run: hand_over,
-    },
-    Test {
-        name: "devdax_ndctl",
-        run: ndctl,
-    },
-    Test {
-        name: "devdax_unbind_direct",
-        run: unbind_direct,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    devdax_create => create,
+    devdax_entries => entries,
+    devdax_small => small,
+    devdax_gigantic => gigantic,
+    devdax_pins => pins,
+    devdax_split => split,
+    devdax_msync => msync,
+    devdax_memory_failure => memory_failure,
+    devdax_poison => poison,
+    devdax_unbind_pinned => unbind_pinned,
+    devdax_unbind_killed => unbind_killed,
+    devdax_hand_over => hand_over,
+    devdax_ndctl => ndctl,
+    devdax_unbind_direct => unbind_direct,
+};
 
 const PAGE: usize = 4096;
 const RW: i32 = PROT_READ | PROT_WRITE;

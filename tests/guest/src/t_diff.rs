@@ -12,20 +12,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "diff_create",
-        run: create,
-    },
-    Test {
-        name: "diff_drivers",
-        run: |c| drivers(c, false),
-    },
-    Test {
-        name: "diff_read_only",
-        run: |c| drivers(c, true),
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    diff_create => create,
+    diff_drivers => |c| drivers(c, false),
+    diff_read_only => |c| drivers(c, true),
+};
 
 /// A question, the two answers, and why they differ.
 struct Difference {

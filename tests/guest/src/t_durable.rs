@@ -13,20 +13,11 @@ use core::arch::asm;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "durable_planted",
-        run: planted,
-    },
-    Test {
-        name: "durable_operands",
-        run: operands,
-    },
-    Test {
-        name: "durable_planted_beside",
-        run: planted_beside,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    durable_planted => planted,
+    durable_operands => operands,
+    durable_planted_beside => planted_beside,
+};
 
 const LINE: usize = 64;
 /// A fault is planted so often: an interrupt in the middle of it may fence.

@@ -12,38 +12,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "events_create",
-        run: create,
-    },
-    Test {
-        name: "events_partial",
-        run: |c| compare(c, 80, partial),
-    },
-    Test {
-        name: "events_region",
-        run: |c| compare(c, 20, region),
-    },
-    Test {
-        name: "events_sleep",
-        run: |c| compare(c, 10, sleep),
-    },
-    Test {
-        name: "events_poison",
-        run: |c| {
-            poison(c)?;
-            compare(c, 30, poisoned)
-        },
-    },
-    Test {
-        name: "events_failure",
-        run: |c| {
-            c.create_namespace(&["-m", "fsdax", "-M", "mem", "-s", "400M"])?;
-            compare(c, 27, failure)
-        },
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    events_create => create,
+    events_partial => |c| compare(c, 80, partial),
+    events_region => |c| compare(c, 20, region),
+    events_sleep => |c| compare(c, 10, sleep),
+    events_poison => compare_poisoned,
+    events_failure => compare_failure,
+};
 
 const MNT: &str = "/mnt/events";
 const MIB: usize = 1 << 20;
@@ -309,6 +285,11 @@ fn poison(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+fn compare_poisoned(c: &mut Ctx) -> TestResult {
+    poison(c)?;
+    compare(c, 30, poisoned)
+}
+
 /// I/O across bad sectors, which nothing can clear on this machine.
 fn poisoned(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     let len = 8 * MIB;
@@ -352,6 +333,11 @@ fn poisoned(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
         fail!("the machine has cleared the error: the next driver would find none");
     }
     Ok(())
+}
+
+fn compare_failure(c: &mut Ctx) -> TestResult {
+    c.create_namespace(&["-m", "fsdax", "-M", "mem", "-s", "400M"])?;
+    compare(c, 27, failure)
 }
 
 /// A page of a file fails: who has it mapped is told, by the file system if that knows whose page it

@@ -7,20 +7,11 @@ use crate::t_namespace::{active, fresh};
 use crate::{check, check_eq};
 use std::fs;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "exclude_offered",
-        run: offered,
-    },
-    Test {
-        name: "exclude_bind",
-        run: bind,
-    },
-    Test {
-        name: "exclude_value",
-        run: value,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    exclude_offered => offered,
+    exclude_bind => bind,
+    exclude_value => value,
+};
 
 const FILE: &str = "/sys/module/rpmem/parameters/exclude";
 const MODES: [&str; 4] = ["raw", "fsdax", "sector", "devdax"];

@@ -20,64 +20,22 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fault_start",
-        run: start,
-    },
-    Test {
-        name: "fault_bind",
-        run: |c| bind_series(c, Kind::Whole, (30, 25)),
-    },
-    Test {
-        name: "fault_create",
-        run: create,
-    },
-    Test {
-        name: "fault_bind_raw",
-        run: |c| bind_series(c, Kind::Raw, (40, 35)),
-    },
-    Test {
-        name: "fault_bind_mem",
-        run: |c| bind_series(c, Kind::Mem, (20, 16)),
-    },
-    Test {
-        name: "fault_bind_dev",
-        run: |c| bind_series(c, Kind::Dev, (22, 18)),
-    },
-    Test {
-        name: "fault_claim",
-        run: claim_series,
-    },
-    Test {
-        name: "fault_mount",
-        run: mount_series,
-    },
-    Test {
-        name: "fault_unbind",
-        run: unbind_series,
-    },
-    Test {
-        name: "fault_load",
-        run: load_series,
-    },
-    Test {
-        name: "fault_read_only",
-        run: read_only_series,
-    },
-    Test {
-        name: "fault_requests",
-        run: requests,
-    },
-    Test {
-        name: "fault_functions",
-        run: functions,
-    },
-    Test {
-        name: "fault_leaks",
-        run: leaks,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    fault_start => start,
+    fault_bind => |c| bind_series(c, Kind::Whole, (30, 25)),
+    fault_create => create,
+    fault_bind_raw => |c| bind_series(c, Kind::Raw, (40, 35)),
+    fault_bind_mem => |c| bind_series(c, Kind::Mem, (20, 16)),
+    fault_bind_dev => |c| bind_series(c, Kind::Dev, (22, 18)),
+    fault_claim => claim_series,
+    fault_mount => mount_series,
+    fault_unbind => unbind_series,
+    fault_load => load_series,
+    fault_read_only => read_only_series,
+    fault_requests => requests,
+    fault_functions => functions,
+    fault_leaks => leaks,
+};
 
 const DEBUG: &str = "/sys/kernel/debug";
 const AUTOPROBE: &str = "/sys/bus/nd/drivers_autoprobe";

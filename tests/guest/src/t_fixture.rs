@@ -12,44 +12,17 @@ use crate::{check, check_eq, fail};
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fixture_holes",
-        run: holes,
-    },
-    Test {
-        name: "fixture_force_raw",
-        run: force_raw,
-    },
-    Test {
-        name: "fixture_nodes",
-        run: nodes,
-    },
-    Test {
-        name: "fixture_sections",
-        run: sections,
-    },
-    Test {
-        name: "fixture_misaligned",
-        run: misaligned,
-    },
-    Test {
-        name: "fixture_gigabyte",
-        run: gigabyte,
-    },
-    Test {
-        name: "fixture_terabyte",
-        run: terabyte,
-    },
-    Test {
-        name: "fixture_volatile",
-        run: volatile,
-    },
-    Test {
-        name: "fixture_hot_plug",
-        run: hot_plug,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    fixture_holes => holes,
+    fixture_force_raw => force_raw,
+    fixture_nodes => nodes,
+    fixture_sections => sections,
+    fixture_misaligned => misaligned,
+    fixture_gigabyte => gigabyte,
+    fixture_terabyte => terabyte,
+    fixture_volatile => volatile,
+    fixture_hot_plug => hot_plug,
+};
 
 /// An NVDIMM that is plugged into the running machine: its region and namespace appear, the driver
 /// takes it, and what was there goes on undisturbed.

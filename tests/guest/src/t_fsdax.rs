@@ -14,34 +14,33 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-macro_rules! on_both {
-    ($($name:literal $f:ident),* $(,)?) => {
-        &[
-            $(
-                Test { name: concat!("fsdax_ext4_", $name), run: |c| on(c, "ext4", $f) },
-                Test { name: concat!("fsdax_xfs_", $name), run: |c| on(c, "xfs", $f) },
-            )*
-            Test { name: "fsdax_xfs_reflink", run: |c| on(c, "xfs", reflink) },
-            Test { name: "fsdax_ext4_cut", run: |c| on(c, "ext4", cut) },
-            Test { name: "fsdax_xfs_cut", run: |c| on(c, "xfs", cut) },
-            Test { name: "fsdax_ext4_after_cut", run: |c| after_cut(c, "ext4") },
-            Test { name: "fsdax_xfs_after_cut", run: |c| after_cut(c, "xfs") },
-            Test { name: "fsdax_pageless", run: pageless },
-        ]
-    };
-}
-
-pub const TESTS: &[Test] = on_both! {
-    "map_sync" map_sync,
-    "map_sync_refused" map_sync_refused,
-    "map_direct_refused" map_direct_refused,
-    "huge" huge,
-    "odirect" odirect,
-    "fork" fork,
-    "address_space" address_space,
-    "private" private,
-    "truncate" truncate,
-    "zeroes" zeroes,
+pub const TESTS: &[Test] = crate::tests! {
+    fsdax_ext4_map_sync => |c| on(c, "ext4", map_sync),
+    fsdax_xfs_map_sync => |c| on(c, "xfs", map_sync),
+    fsdax_ext4_map_sync_refused => |c| on(c, "ext4", map_sync_refused),
+    fsdax_xfs_map_sync_refused => |c| on(c, "xfs", map_sync_refused),
+    fsdax_ext4_map_direct_refused => |c| on(c, "ext4", map_direct_refused),
+    fsdax_xfs_map_direct_refused => |c| on(c, "xfs", map_direct_refused),
+    fsdax_ext4_huge => |c| on(c, "ext4", huge),
+    fsdax_xfs_huge => |c| on(c, "xfs", huge),
+    fsdax_ext4_odirect => |c| on(c, "ext4", odirect),
+    fsdax_xfs_odirect => |c| on(c, "xfs", odirect),
+    fsdax_ext4_fork => |c| on(c, "ext4", fork),
+    fsdax_xfs_fork => |c| on(c, "xfs", fork),
+    fsdax_ext4_address_space => |c| on(c, "ext4", address_space),
+    fsdax_xfs_address_space => |c| on(c, "xfs", address_space),
+    fsdax_ext4_private => |c| on(c, "ext4", private),
+    fsdax_xfs_private => |c| on(c, "xfs", private),
+    fsdax_ext4_truncate => |c| on(c, "ext4", truncate),
+    fsdax_xfs_truncate => |c| on(c, "xfs", truncate),
+    fsdax_ext4_zeroes => |c| on(c, "ext4", zeroes),
+    fsdax_xfs_zeroes => |c| on(c, "xfs", zeroes),
+    fsdax_xfs_reflink => |c| on(c, "xfs", reflink),
+    fsdax_ext4_cut => |c| on(c, "ext4", cut),
+    fsdax_xfs_cut => |c| on(c, "xfs", cut),
+    fsdax_ext4_after_cut => |c| after_cut(c, "ext4"),
+    fsdax_xfs_after_cut => |c| after_cut(c, "xfs"),
+    fsdax_pageless => pageless,
 };
 
 const MNT: &str = "/mnt/dax";

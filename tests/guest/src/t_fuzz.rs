@@ -23,20 +23,11 @@ use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fuzz_same_seed",
-        run: same_seed,
-    },
-    Test {
-        name: "fuzz_nodes",
-        run: nodes,
-    },
-    Test {
-        name: "fuzz_high",
-        run: high,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    fuzz_same_seed => same_seed,
+    fuzz_nodes => nodes,
+    fuzz_high => high,
+};
 
 const USAGE: &str = "usage: rpmem-guest fuzz --seed S [--round R] [--rounds N] [--trace | --print]";
 

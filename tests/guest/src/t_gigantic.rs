@@ -9,28 +9,13 @@ use crate::{check, check_eq};
 use libc::{c_void, MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "map_gigantic_cuts",
-        run: cuts,
-    },
-    Test {
-        name: "map_gigantic_moves",
-        run: moves,
-    },
-    Test {
-        name: "map_gigantic_fork",
-        run: fork,
-    },
-    Test {
-        name: "map_gigantic_races",
-        run: races,
-    },
-    Test {
-        name: "upstream_mremap_gigantic",
-        run: upstream_mremap,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    map_gigantic_cuts => cuts,
+    map_gigantic_moves => moves,
+    map_gigantic_fork => fork,
+    map_gigantic_races => races,
+    upstream_mremap_gigantic => upstream_mremap,
+};
 
 const PAGE: usize = 4096;
 const GIB: usize = 1 << 30;

@@ -16,56 +16,20 @@ mod logic;
 
 use logic::info_block::{checksum, OFFSET, SIZE};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "namespace_info_block_bit_flips",
-        run: bit_flips,
-    },
-    Test {
-        name: "namespace_info_block_truncated",
-        run: truncated,
-    },
-    Test {
-        name: "namespace_info_block_version",
-        run: version,
-    },
-    Test {
-        name: "namespace_info_block_uuid",
-        run: uuid,
-    },
-    Test {
-        name: "namespace_info_block_sizes",
-        run: sizes,
-    },
-    Test {
-        name: "namespace_info_block_fields",
-        run: fields,
-    },
-    Test {
-        name: "namespace_info_block_unlabelled",
-        run: unlabelled,
-    },
-    Test {
-        name: "namespace_info_block_writers",
-        run: writers,
-    },
-    Test {
-        name: "namespace_info_block_writers_unlabelled",
-        run: writers_unlabelled,
-    },
-    Test {
-        name: "namespace_info_block_recreate",
-        run: recreate,
-    },
-    Test {
-        name: "namespace_info_block_stale",
-        run: stale,
-    },
-    Test {
-        name: "namespace_info_block_force_raw",
-        run: force_raw,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    namespace_info_block_bit_flips => bit_flips,
+    namespace_info_block_truncated => truncated,
+    namespace_info_block_version => version,
+    namespace_info_block_uuid => uuid,
+    namespace_info_block_sizes => sizes,
+    namespace_info_block_fields => fields,
+    namespace_info_block_unlabelled => unlabelled,
+    namespace_info_block_writers => writers,
+    namespace_info_block_writers_unlabelled => writers_unlabelled,
+    namespace_info_block_recreate => recreate,
+    namespace_info_block_stale => stale,
+    namespace_info_block_force_raw => force_raw,
+};
 
 pub type Block = [u8; SIZE];
 

@@ -6,16 +6,10 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::{check, check_eq};
 use std::fs;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "kunit_results",
-        run: results,
-    },
-    Test {
-        name: "kunit_again",
-        run: again,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    kunit_results => results,
+    kunit_again => again,
+};
 
 const DIR: &str = "/sys/kernel/debug/kunit";
 /// Lines `suite test`, in the order in which the tests of a suite run.

@@ -16,44 +16,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "language_python_size",
-        run: python_size,
-    },
-    Test {
-        name: "language_python_cut",
-        run: |c| cut(c, PYTHON),
-    },
-    Test {
-        name: "language_python_survives",
-        run: |c| survives(c, PYTHON),
-    },
-    Test {
-        name: "language_go_fallback",
-        run: go_fallback,
-    },
-    Test {
-        name: "language_go_cut",
-        run: |c| cut(c, GO),
-    },
-    Test {
-        name: "language_go_survives",
-        run: |c| survives(c, GO),
-    },
-    Test {
-        name: "language_java_channel",
-        run: java_channel,
-    },
-    Test {
-        name: "language_java_cut",
-        run: |c| cut(c, JAVA),
-    },
-    Test {
-        name: "language_java_survives",
-        run: |c| survives(c, JAVA),
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    language_python_size => python_size,
+    language_python_cut => |c| cut(c, PYTHON),
+    language_python_survives => |c| survives(c, PYTHON),
+    language_go_fallback => go_fallback,
+    language_go_cut => |c| cut(c, GO),
+    language_go_survives => |c| survives(c, GO),
+    language_java_channel => java_channel,
+    language_java_cut => |c| cut(c, JAVA),
+    language_java_survives => |c| survives(c, JAVA),
+};
 
 /// The programs that write to the NVDIMM and to virtio-pmem: by instructions of the CPU where the language
 /// can call them, and by msync(2).

@@ -12,20 +12,11 @@ use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "layout_padding",
-        run: padding,
-    },
-    Test {
-        name: "layout_page_map",
-        run: page_map,
-    },
-    Test {
-        name: "layout_copies",
-        run: copies,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    layout_padding => padding,
+    layout_page_map => page_map,
+    layout_copies => copies,
+};
 
 const MIB: u64 = 1 << 20;
 const MNT: &str = "/mnt/layout";

@@ -27,84 +27,27 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "lease_notice",
-        run: notice,
-    },
-    Test {
-        name: "lease_stale_fd",
-        run: stale_fd,
-    },
-    Test {
-        name: "lease_owner_race",
-        run: owner_race,
-    },
-    Test {
-        name: "lease_release",
-        run: release,
-    },
-    Test {
-        name: "lease_fork",
-        run: fork,
-    },
-    Test {
-        name: "lease_grace",
-        run: grace,
-    },
-    Test {
-        name: "lease_grace_disguised",
-        run: grace_disguised,
-    },
-    Test {
-        name: "lease_during",
-        run: during,
-    },
-    Test {
-        name: "lease_expiry",
-        run: expiry,
-    },
-    Test {
-        name: "lease_signal",
-        run: signal,
-    },
-    Test {
-        name: "lease_region",
-        run: region,
-    },
-    Test {
-        name: "lease_read_only",
-        run: read_only,
-    },
-    Test {
-        name: "lease_disk_read_only",
-        run: disk_read_only,
-    },
-    Test {
-        name: "lease_epochs",
-        run: epochs,
-    },
-    Test {
-        name: "lease_turns",
-        run: turns,
-    },
-    Test {
-        name: "lease_polite",
-        run: polite,
-    },
-    Test {
-        name: "lease_holders_bounded",
-        run: holders_bounded,
-    },
-    Test {
-        name: "lease_many",
-        run: many,
-    },
-    Test {
-        name: "lease_race",
-        run: race,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    lease_notice => notice,
+    lease_stale_fd => stale_fd,
+    lease_owner_race => owner_race,
+    lease_release => release,
+    lease_fork => fork,
+    lease_grace => grace,
+    lease_grace_disguised => grace_disguised,
+    lease_during => during,
+    lease_expiry => expiry,
+    lease_signal => signal,
+    lease_region => region,
+    lease_read_only => read_only,
+    lease_disk_read_only => disk_read_only,
+    lease_epochs => epochs,
+    lease_turns => turns,
+    lease_polite => polite,
+    lease_holders_bounded => holders_bounded,
+    lease_many => many,
+    lease_race => race,
+};
 
 const RW: i32 = PROT_READ | PROT_WRITE;
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;

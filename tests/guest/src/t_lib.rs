@@ -15,40 +15,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "lib_lease",
-        run: lease,
-    },
-    Test {
-        name: "lib_header",
-        run: header,
-    },
-    Test {
-        name: "lib_counter",
-        run: counter,
-    },
-    Test {
-        name: "lib_log",
-        run: append,
-    },
-    Test {
-        name: "lib_log_cut",
-        run: append_and_cut,
-    },
-    Test {
-        name: "lib_log_survives",
-        run: survives,
-    },
-    Test {
-        name: "durable_log",
-        run: durable_log,
-    },
-    Test {
-        name: "lib_log_refuses",
-        run: refuses,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    lib_lease => lease,
+    lib_header => header,
+    lib_counter => counter,
+    lib_log => append,
+    lib_log_cut => append_and_cut,
+    lib_log_survives => survives,
+    durable_log => durable_log,
+    lib_log_refuses => refuses,
+};
 
 /// The lease, and the notice of its end: polled, and waited for.
 fn lease(c: &mut Ctx) -> TestResult {

@@ -15,132 +15,39 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "life_create",
-        run: create,
-    },
-    Test {
-        name: "life_create_mounted",
-        run: create_mounted,
-    },
-    Test {
-        name: "life_flush",
-        run: flush,
-    },
-    Test {
-        name: "life_bind_raw",
-        run: |c| bind_cycles(c, Kind::Raw),
-    },
-    Test {
-        name: "life_bind_mem",
-        run: |c| bind_cycles(c, Kind::Mem),
-    },
-    Test {
-        name: "life_bind_dev",
-        run: |c| bind_cycles(c, Kind::Dev),
-    },
-    Test {
-        name: "life_load",
-        run: load_cycles,
-    },
-    Test {
-        name: "life_busy",
-        run: busy,
-    },
-    Test {
-        name: "life_readers",
-        run: readers,
-    },
-    Test {
-        name: "life_region",
-        run: region,
-    },
-    Test {
-        name: "life_read_only",
-        run: read_only,
-    },
-    Test {
-        name: "life_ext4_cycles",
-        run: |c| mounted_cycles(c, "ext4"),
-    },
-    Test {
-        name: "life_xfs_cycles",
-        run: |c| mounted_cycles(c, "xfs"),
-    },
-    Test {
-        name: "life_ext4_idle",
-        run: |c| under(c, "ext4", idle),
-    },
-    Test {
-        name: "life_xfs_idle",
-        run: |c| under(c, "xfs", idle),
-    },
-    Test {
-        name: "life_ext4_mapped",
-        run: |c| under(c, "ext4", mapped),
-    },
-    Test {
-        name: "life_xfs_mapped",
-        run: |c| under(c, "xfs", mapped),
-    },
-    Test {
-        name: "life_ext4_direct_io",
-        run: |c| under(c, "ext4", direct_io),
-    },
-    Test {
-        name: "life_xfs_direct_io",
-        run: |c| under(c, "xfs", direct_io),
-    },
-    Test {
-        name: "life_ext4_faults",
-        run: |c| under(c, "ext4", faults),
-    },
-    Test {
-        name: "life_xfs_faults",
-        run: |c| under(c, "xfs", faults),
-    },
-    Test {
-        name: "life_ext4_pinned",
-        run: |c| under(c, "ext4", pinned),
-    },
-    Test {
-        name: "life_xfs_pinned",
-        run: |c| under(c, "xfs", pinned),
-    },
-    Test {
-        name: "life_ext4_killed",
-        run: |c| under(c, "ext4", killed),
-    },
-    Test {
-        name: "life_xfs_killed",
-        run: |c| under(c, "xfs", killed),
-    },
-    Test {
-        name: "life_xfs_reflinked",
-        run: |c| under(c, "xfs", reflinked),
-    },
-    Test {
-        name: "life_ext4_rebound",
-        run: |c| under(c, "ext4", rebound),
-    },
-    Test {
-        name: "life_xfs_rebound",
-        run: |c| under(c, "xfs", rebound),
-    },
-    Test {
-        name: "life_pageless_mount",
-        run: pageless_mount,
-    },
-    Test {
-        name: "life_shutdown",
-        run: shutdown,
-    },
-    Test {
-        name: "life_after_shutdown",
-        run: after_shutdown,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    life_create => create,
+    life_create_mounted => create_mounted,
+    life_flush => flush,
+    life_bind_raw => |c| bind_cycles(c, Kind::Raw),
+    life_bind_mem => |c| bind_cycles(c, Kind::Mem),
+    life_bind_dev => |c| bind_cycles(c, Kind::Dev),
+    life_load => load_cycles,
+    life_busy => busy,
+    life_readers => readers,
+    life_region => region,
+    life_read_only => read_only,
+    life_ext4_cycles => |c| mounted_cycles(c, "ext4"),
+    life_xfs_cycles => |c| mounted_cycles(c, "xfs"),
+    life_ext4_idle => |c| under(c, "ext4", idle),
+    life_xfs_idle => |c| under(c, "xfs", idle),
+    life_ext4_mapped => |c| under(c, "ext4", mapped),
+    life_xfs_mapped => |c| under(c, "xfs", mapped),
+    life_ext4_direct_io => |c| under(c, "ext4", direct_io),
+    life_xfs_direct_io => |c| under(c, "xfs", direct_io),
+    life_ext4_faults => |c| under(c, "ext4", faults),
+    life_xfs_faults => |c| under(c, "xfs", faults),
+    life_ext4_pinned => |c| under(c, "ext4", pinned),
+    life_xfs_pinned => |c| under(c, "xfs", pinned),
+    life_ext4_killed => |c| under(c, "ext4", killed),
+    life_xfs_killed => |c| under(c, "xfs", killed),
+    life_xfs_reflinked => |c| under(c, "xfs", reflinked),
+    life_ext4_rebound => |c| under(c, "ext4", rebound),
+    life_xfs_rebound => |c| under(c, "xfs", rebound),
+    life_pageless_mount => pageless_mount,
+    life_shutdown => shutdown,
+    life_after_shutdown => after_shutdown,
+};
 
 const MNT: &str = "/mnt/life";
 

@@ -22,20 +22,11 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "loss_prepare",
-        run: prepare,
-    },
-    Test {
-        name: "loss_round",
-        run: round,
-    },
-    Test {
-        name: "loss_end",
-        run: end,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    loss_prepare => prepare,
+    loss_round => round,
+    loss_end => end,
+};
 
 /// Where what must survive in any case is.
 const SAFE: &str = "/mnt/safe";

@@ -13,124 +13,37 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "map_node",
-        run: node,
-    },
-    Test {
-        name: "map_flags",
-        run: flags,
-    },
-    Test {
-        name: "map_strict",
-        run: strict,
-    },
-    Test {
-        name: "map_ranges",
-        run: ranges,
-    },
-    Test {
-        name: "map_bytes",
-        run: bytes,
-    },
-    Test {
-        name: "map_huge",
-        run: huge,
-    },
-    Test {
-        name: "map_high",
-        run: high,
-    },
-    Test {
-        name: "map_gigantic",
-        run: gigantic,
-    },
-    Test {
-        name: "map_gup",
-        run: gup,
-    },
-    Test {
-        name: "map_access",
-        run: access,
-    },
-    Test {
-        name: "map_exclusive",
-        run: exclusive,
-    },
-    Test {
-        name: "map_vma",
-        run: vma,
-    },
-    Test {
-        name: "map_fork",
-        run: fork,
-    },
-    Test {
-        name: "map_msync",
-        run: msync,
-    },
-    Test {
-        name: "map_msync_cost",
-        run: msync_cost,
-    },
-    Test {
-        name: "map_prefault",
-        run: prefault,
-    },
-    Test {
-        name: "map_prefault_rights",
-        run: prefault_rights,
-    },
-    Test {
-        name: "map_crate",
-        run: application_crate,
-    },
-    Test {
-        name: "map_kselftest",
-        run: kselftest,
-    },
-    Test {
-        name: "map_header",
-        run: header,
-    },
-    Test {
-        name: "map_ptrace",
-        run: ptrace,
-    },
-    Test {
-        name: "map_poison_gigantic",
-        run: poison_gigantic,
-    },
-    Test {
-        name: "map_read_only",
-        run: read_only,
-    },
-    Test {
-        name: "map_unbind",
-        run: unbind,
-    },
-    Test {
-        name: "map_unbind_many",
-        run: unbind_many,
-    },
-    Test {
-        name: "map_poison",
-        run: poison,
-    },
-    Test {
-        name: "map_memory_failure",
-        run: memory_failure,
-    },
-    Test {
-        name: "map_direct_flag",
-        run: direct_flag,
-    },
-    Test {
-        name: "map_direct_header",
-        run: direct_header,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    map_node => node,
+    map_flags => flags,
+    map_strict => strict,
+    map_ranges => ranges,
+    map_bytes => bytes,
+    map_huge => huge,
+    map_high => high,
+    map_gigantic => gigantic,
+    map_gup => gup,
+    map_access => access,
+    map_exclusive => exclusive,
+    map_vma => vma,
+    map_fork => fork,
+    map_msync => msync,
+    map_msync_cost => msync_cost,
+    map_prefault => prefault,
+    map_prefault_rights => prefault_rights,
+    map_crate => application_crate,
+    map_kselftest => kselftest,
+    map_header => header,
+    map_ptrace => ptrace,
+    map_poison_gigantic => poison_gigantic,
+    map_read_only => read_only,
+    map_unbind => unbind,
+    map_unbind_many => unbind_many,
+    map_poison => poison,
+    map_memory_failure => memory_failure,
+    map_direct_flag => direct_flag,
+    map_direct_header => direct_header,
+};
 
 const PAGE: usize = 4096;
 const RW: i32 = PROT_READ | PROT_WRITE;

@@ -9,44 +9,17 @@ use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "namespace_raw",
-        run: raw,
-    },
-    Test {
-        name: "namespace_raw_survives",
-        run: raw_survives,
-    },
-    Test {
-        name: "namespace_fsdax_mem",
-        run: fsdax_mem,
-    },
-    Test {
-        name: "namespace_fsdax_dev",
-        run: fsdax_dev,
-    },
-    Test {
-        name: "namespace_two_in_region",
-        run: two_in_region,
-    },
-    Test {
-        name: "namespace_e820",
-        run: e820,
-    },
-    Test {
-        name: "namespace_e820_survives",
-        run: e820_survives,
-    },
-    Test {
-        name: "namespace_too_small",
-        run: too_small,
-    },
-    Test {
-        name: "namespace_range_claimed",
-        run: range_claimed,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    namespace_raw => raw,
+    namespace_raw_survives => raw_survives,
+    namespace_fsdax_mem => fsdax_mem,
+    namespace_fsdax_dev => fsdax_dev,
+    namespace_two_in_region => two_in_region,
+    namespace_e820 => e820,
+    namespace_e820_survives => e820_survives,
+    namespace_too_small => too_small,
+    namespace_range_claimed => range_claimed,
+};
 
 const MNT: &str = "/mnt/pmem";
 

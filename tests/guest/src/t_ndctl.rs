@@ -12,43 +12,37 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Tests here by ndctl's names.
-macro_rules! tests {
-    ($($name:ident: $theirs:literal,)*) => {
-        pub const TESTS: &[Test] = &[
-            $(Test {
-                name: stringify!($name),
-                run: |c| upstream(c, $theirs),
-            },)*
-            Test {
-                name: "ndctl_all",
-                run: all,
-            },
-        ];
+macro_rules! of_ndctl {
+    ($($name:ident => $theirs:literal,)*) => {
+        pub const TESTS: &[Test] = crate::tests! {
+            $($name => |c| upstream(c, $theirs),)*
+            ndctl_all => all,
+        };
         const RUN: &[&str] = &[$($theirs,)*];
     };
 }
 
-tests! {
-    ndctl_ack_shutdown_count: "ack-shutdown-count-set",
-    ndctl_btt_check: "btt-check.sh",
-    ndctl_btt_errors: "btt-errors.sh",
-    ndctl_btt_pad_compat: "btt-pad-compat.sh",
-    ndctl_clear: "clear.sh",
-    ndctl_create: "create.sh",
-    ndctl_daxdev_errors: "daxdev-errors.sh",
-    ndctl_dsm_fail: "dsm-fail",
-    ndctl_firmware_update: "firmware-update.sh",
-    ndctl_inject_error: "inject-error.sh",
-    ndctl_inject_smart: "inject-smart.sh",
-    ndctl_label_compat: "label-compat.sh",
-    ndctl_max_extent: "max_extent_ns",
-    ndctl_monitor: "monitor.sh",
-    ndctl_multi_dax: "multi-dax.sh",
-    ndctl_pfn_meta_errors: "pfn-meta-errors.sh",
-    ndctl_pmem_errors: "pmem-errors.sh",
-    ndctl_rescan_partitions: "rescan-partitions.sh",
-    ndctl_sector_mode: "sector-mode.sh",
-    ndctl_track_uuid: "track-uuid.sh",
+of_ndctl! {
+    ndctl_ack_shutdown_count => "ack-shutdown-count-set",
+    ndctl_btt_check => "btt-check.sh",
+    ndctl_btt_errors => "btt-errors.sh",
+    ndctl_btt_pad_compat => "btt-pad-compat.sh",
+    ndctl_clear => "clear.sh",
+    ndctl_create => "create.sh",
+    ndctl_daxdev_errors => "daxdev-errors.sh",
+    ndctl_dsm_fail => "dsm-fail",
+    ndctl_firmware_update => "firmware-update.sh",
+    ndctl_inject_error => "inject-error.sh",
+    ndctl_inject_smart => "inject-smart.sh",
+    ndctl_label_compat => "label-compat.sh",
+    ndctl_max_extent => "max_extent_ns",
+    ndctl_monitor => "monitor.sh",
+    ndctl_multi_dax => "multi-dax.sh",
+    ndctl_pfn_meta_errors => "pfn-meta-errors.sh",
+    ndctl_pmem_errors => "pmem-errors.sh",
+    ndctl_rescan_partitions => "rescan-partitions.sh",
+    ndctl_sector_mode => "sector-mode.sh",
+    ndctl_track_uuid => "track-uuid.sh",
 }
 
 /// Those that are not run, but for CXL's, and why.

@@ -10,52 +10,19 @@ use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "nfit_attributes",
-        run: attributes,
-    },
-    Test {
-        name: "nfit_notify",
-        run: notify,
-    },
-    Test {
-        name: "nfit_messages",
-        run: messages,
-    },
-    Test {
-        name: "nfit_write_clears",
-        run: write_clears,
-    },
-    Test {
-        name: "nfit_probe",
-        run: probe,
-    },
-    Test {
-        name: "nfit_info_block",
-        run: info_block,
-    },
-    Test {
-        name: "nfit_map",
-        run: map,
-    },
-    Test {
-        name: "nfit_events",
-        run: events,
-    },
-    Test {
-        name: "nfit_file",
-        run: file,
-    },
-    Test {
-        name: "nfit_sector",
-        run: sector,
-    },
-    Test {
-        name: "nfit_locked",
-        run: locked,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    nfit_attributes => attributes,
+    nfit_notify => notify,
+    nfit_messages => messages,
+    nfit_write_clears => write_clears,
+    nfit_probe => probe,
+    nfit_info_block => info_block,
+    nfit_map => map,
+    nfit_events => events,
+    nfit_file => file,
+    nfit_sector => sector,
+    nfit_locked => locked,
+};
 
 const PAGE: usize = 4096;
 const MIB: u64 = 1 << 20;

@@ -13,52 +13,19 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "package_store",
-        run: store,
-    },
-    Test {
-        name: "package_rpmem",
-        run: rpmem,
-    },
-    Test {
-        name: "package_all",
-        run: all,
-    },
-    Test {
-        name: "package_excluded",
-        run: excluded,
-    },
-    Test {
-        name: "package_kernel",
-        run: kernel,
-    },
-    Test {
-        name: "package_root",
-        run: root,
-    },
-    Test {
-        name: "package_bind",
-        run: bind,
-    },
-    Test {
-        name: "package_udev",
-        run: udev,
-    },
-    Test {
-        name: "package_ndctl",
-        run: ndctl,
-    },
-    Test {
-        name: "package_plugged",
-        run: plugged,
-    },
-    Test {
-        name: "package_unread",
-        run: unread,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    package_store => store,
+    package_rpmem => rpmem,
+    package_all => all,
+    package_excluded => excluded,
+    package_kernel => kernel,
+    package_root => root,
+    package_bind => bind,
+    package_udev => udev,
+    package_ndctl => ndctl,
+    package_plugged => plugged,
+    package_unread => unread,
+};
 
 const TOOL: &str = "rpmem-bind";
 /// What the host runs as a service, see scripts/stages/system.

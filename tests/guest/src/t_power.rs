@@ -12,56 +12,20 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "power_create",
-        run: create,
-    },
-    Test {
-        name: "power_create_on_medium",
-        run: create_on_medium,
-    },
-    Test {
-        name: "power_ram",
-        run: ram,
-    },
-    Test {
-        name: "power_off_by_firmware",
-        run: off_by_firmware,
-    },
-    Test {
-        name: "power_off",
-        run: off,
-    },
-    Test {
-        name: "power_refused",
-        run: refused,
-    },
-    Test {
-        name: "power_disabled",
-        run: disabled,
-    },
-    Test {
-        name: "power_kexec",
-        run: kexec,
-    },
-    Test {
-        name: "power_after_kexec",
-        run: found,
-    },
-    Test {
-        name: "power_panic",
-        run: panic,
-    },
-    Test {
-        name: "power_in_crash_kernel",
-        run: in_crash_kernel,
-    },
-    Test {
-        name: "power_after_panic",
-        run: found,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    power_create => create,
+    power_create_on_medium => create_on_medium,
+    power_ram => ram,
+    power_off_by_firmware => off_by_firmware,
+    power_off => off,
+    power_refused => refused,
+    power_disabled => disabled,
+    power_kexec => kexec,
+    power_after_kexec => found,
+    power_panic => panic,
+    power_in_crash_kernel => in_crash_kernel,
+    power_after_panic => found,
+};
 
 const PAGE: usize = 4096;
 const PART: usize = 64 * PAGE;

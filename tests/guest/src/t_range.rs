@@ -8,10 +8,9 @@ use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[Test {
-    name: "range_user",
-    run: user,
-}];
+pub const TESTS: &[Test] = crate::tests! {
+    range_user => user,
+};
 
 const DIRECT_WINDOW: u64 = 1 << 60;
 const PARAMETERS: &str = "/sys/module/rpmem_user/parameters";

@@ -15,28 +15,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "removal_create",
-        run: create,
-    },
-    Test {
-        name: "removal_ext4",
-        run: |c| orders(c, Mode::Files("ext4")),
-    },
-    Test {
-        name: "removal_xfs",
-        run: |c| orders(c, Mode::Files("xfs")),
-    },
-    Test {
-        name: "removal_devdax",
-        run: |c| orders(c, Mode::Devdax),
-    },
-    Test {
-        name: "removal_raw",
-        run: |c| orders(c, Mode::Raw),
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    removal_create => create,
+    removal_ext4 => |c| orders(c, Mode::Files("ext4")),
+    removal_xfs => |c| orders(c, Mode::Files("xfs")),
+    removal_devdax => |c| orders(c, Mode::Devdax),
+    removal_raw => |c| orders(c, Mode::Raw),
+};
 
 const MNT: &str = "/mnt/removal";
 const KEPT: usize = 64 << 10;

@@ -8,36 +8,15 @@ use crate::{check, check_eq, fail};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "sector_create",
-        run: create,
-    },
-    Test {
-        name: "sector_data",
-        run: data,
-    },
-    Test {
-        name: "sector_read_only",
-        run: read_only,
-    },
-    Test {
-        name: "sector_busy",
-        run: busy,
-    },
-    Test {
-        name: "sector_files",
-        run: files,
-    },
-    Test {
-        name: "sector_cut",
-        run: cut,
-    },
-    Test {
-        name: "sector_after_cut",
-        run: after_cut,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    sector_create => create,
+    sector_data => data,
+    sector_read_only => read_only,
+    sector_busy => busy,
+    sector_files => files,
+    sector_cut => cut,
+    sector_after_cut => after_cut,
+};
 
 const MARKS: u64 = 910;
 

@@ -8,60 +8,21 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "self_pass",
-        run: pass,
-    },
-    Test {
-        name: "self_pass2",
-        run: pass,
-    },
-    Test {
-        name: "self_fail",
-        run: fails,
-    },
-    Test {
-        name: "self_skip",
-        run: skips,
-    },
-    Test {
-        name: "self_crash",
-        run: crash,
-    },
-    Test {
-        name: "self_rust_panic",
-        run: rust_panic,
-    },
-    Test {
-        name: "self_hang",
-        run: hang,
-    },
-    Test {
-        name: "self_kernel_panic",
-        run: kernel_panic,
-    },
-    Test {
-        name: "self_splat",
-        run: splat,
-    },
-    Test {
-        name: "self_exit_vm",
-        run: exit_vm,
-    },
-    Test {
-        name: "self_cut",
-        run: cut,
-    },
-    Test {
-        name: "self_durable",
-        run: is_durable,
-    },
-    Test {
-        name: "self_not_durable",
-        run: not_durable,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    self_pass => pass,
+    self_pass2 => pass,
+    self_fail => fails,
+    self_skip => skips,
+    self_crash => crash,
+    self_rust_panic => rust_panic,
+    self_hang => hang,
+    self_kernel_panic => kernel_panic,
+    self_splat => splat,
+    self_exit_vm => exit_vm,
+    self_cut => cut,
+    self_durable => is_durable,
+    self_not_durable => not_durable,
+};
 
 fn pass(c: &mut Ctx) -> TestResult {
     check_eq!(c.sh("echo a | tr a b")?, "b\n");

@@ -8,48 +8,18 @@ use crate::{check, check_eq};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "smoke_namespace",
-        run: namespace,
-    },
-    Test {
-        name: "smoke_layout_refused",
-        run: layout_refused,
-    },
-    Test {
-        name: "smoke_read_write",
-        run: read_write,
-    },
-    Test {
-        name: "smoke_ext4",
-        run: ext4,
-    },
-    Test {
-        name: "smoke_fsdax_create",
-        run: fsdax_create,
-    },
-    Test {
-        name: "smoke_fsdax_map_sync",
-        run: fsdax_map_sync,
-    },
-    Test {
-        name: "smoke_cut_ext4",
-        run: cut_ext4,
-    },
-    Test {
-        name: "smoke_after_cut_ext4",
-        run: after_cut_ext4,
-    },
-    Test {
-        name: "smoke_cut_xfs",
-        run: cut_xfs,
-    },
-    Test {
-        name: "smoke_after_cut_xfs",
-        run: after_cut_xfs,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    smoke_namespace => namespace,
+    smoke_layout_refused => layout_refused,
+    smoke_read_write => read_write,
+    smoke_ext4 => ext4,
+    smoke_fsdax_create => fsdax_create,
+    smoke_fsdax_map_sync => fsdax_map_sync,
+    smoke_cut_ext4 => cut_ext4,
+    smoke_after_cut_ext4 => after_cut_ext4,
+    smoke_cut_xfs => cut_xfs,
+    smoke_after_cut_xfs => after_cut_xfs,
+};
 
 const MNT: &str = "/mnt/pmem";
 const FILE: &str = "/mnt/pmem/data";

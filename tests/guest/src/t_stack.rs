@@ -13,20 +13,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "stack_create",
-        run: create,
-    },
-    Test {
-        name: "stack_drivers",
-        run: drivers,
-    },
-    Test {
-        name: "stack_unbind",
-        run: unbind,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    stack_create => create,
+    stack_drivers => drivers,
+    stack_unbind => unbind,
+};
 
 const MNT: &str = "/mnt/stack";
 /// Of the upper device: dmsetup's, and what LVM makes of volume group and volume.

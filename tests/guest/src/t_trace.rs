@@ -12,28 +12,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "trace_faults",
-        run: faults,
-    },
-    Test {
-        name: "trace_ranges",
-        run: ranges,
-    },
-    Test {
-        name: "trace_way_down",
-        run: way_down,
-    },
-    Test {
-        name: "trace_lease",
-        run: lease,
-    },
-    Test {
-        name: "trace_counters",
-        run: counters,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    trace_faults => faults,
+    trace_ranges => ranges,
+    trace_way_down => way_down,
+    trace_lease => lease,
+    trace_counters => counters,
+};
 
 const RW: i32 = PROT_READ | PROT_WRITE;
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;

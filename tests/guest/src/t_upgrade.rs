@@ -12,48 +12,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "upgrade_store",
-        run: store,
-    },
-    Test {
-        name: "upgrade_before",
-        run: before,
-    },
-    Test {
-        name: "upgrade_install",
-        run: install,
-    },
-    Test {
-        name: "upgrade_reboot",
-        run: reboot,
-    },
-    Test {
-        name: "upgrade_after",
-        run: after,
-    },
-    Test {
-        name: "upgrade_reboot_into_old",
-        run: reboot_into_old,
-    },
-    Test {
-        name: "upgrade_downgrade",
-        run: downgrade,
-    },
-    Test {
-        name: "upgrade_purge",
-        run: purge,
-    },
-    Test {
-        name: "upgrade_reboot_without",
-        run: reboot_into_old,
-    },
-    Test {
-        name: "upgrade_without",
-        run: without,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    upgrade_store => store,
+    upgrade_before => before,
+    upgrade_install => install,
+    upgrade_reboot => reboot,
+    upgrade_after => after,
+    upgrade_reboot_into_old => reboot_into_old,
+    upgrade_downgrade => downgrade,
+    upgrade_purge => purge,
+    upgrade_reboot_without => reboot_into_old,
+    upgrade_without => without,
+};
 
 /// Where the repository is mounted, as the host's sources.list says.
 const REPOSITORY: &str = "/mnt";

@@ -12,44 +12,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "using_create",
-        run: create,
-    },
-    Test {
-        name: "using_pmdk",
-        run: pmdk,
-    },
-    Test {
-        name: "using_fio",
-        run: fio,
-    },
-    Test {
-        name: "using_physical",
-        run: physical,
-    },
-    Test {
-        name: "using_rdma",
-        run: rdma,
-    },
-    Test {
-        name: "using_sqlite_wal",
-        run: sqlite_wal,
-    },
-    Test {
-        name: "using_sqlite_delete",
-        run: sqlite_delete,
-    },
-    Test {
-        name: "using_sqlite_survives",
-        run: sqlite_survives,
-    },
-    Test {
-        name: "ndctl_patched_asks",
-        run: ndctl_patched,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    using_create => create,
+    using_pmdk => pmdk,
+    using_fio => fio,
+    using_physical => physical,
+    using_rdma => rdma,
+    using_sqlite_wal => sqlite_wal,
+    using_sqlite_delete => sqlite_delete,
+    using_sqlite_survives => sqlite_survives,
+    ndctl_patched_asks => ndctl_patched,
+};
 
 const PAGE: usize = 4096;
 const RW: i32 = PROT_READ | PROT_WRITE;

@@ -14,52 +14,19 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "virtio_namespace",
-        run: namespace,
-    },
-    Test {
-        name: "virtio_flushes",
-        run: flushes,
-    },
-    Test {
-        name: "virtio_many",
-        run: many,
-    },
-    Test {
-        name: "virtio_map_sync_refused",
-        run: map_sync_refused,
-    },
-    Test {
-        name: "virtio_cut_block",
-        run: cut_block,
-    },
-    Test {
-        name: "virtio_after_block",
-        run: after_block,
-    },
-    Test {
-        name: "virtio_cut_msync",
-        run: cut_msync,
-    },
-    Test {
-        name: "virtio_after_msync",
-        run: after_msync,
-    },
-    Test {
-        name: "virtio_cut_files",
-        run: cut_files,
-    },
-    Test {
-        name: "virtio_after_files",
-        run: after_files,
-    },
-    Test {
-        name: "virtio_removed",
-        run: removed,
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    virtio_namespace => namespace,
+    virtio_flushes => flushes,
+    virtio_many => many,
+    virtio_map_sync_refused => map_sync_refused,
+    virtio_cut_block => cut_block,
+    virtio_after_block => after_block,
+    virtio_cut_msync => cut_msync,
+    virtio_after_msync => after_msync,
+    virtio_cut_files => cut_files,
+    virtio_after_files => after_files,
+    virtio_removed => removed,
+};
 
 const PAGE: usize = 4096;
 const MIB: u64 = 1 << 20;

@@ -19,36 +19,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "durable_create",
-        run: create,
-    },
-    Test {
-        name: "durable_node",
-        run: node,
-    },
-    Test {
-        name: "durable_left",
-        run: left,
-    },
-    Test {
-        name: "durable_disk",
-        run: block,
-    },
-    Test {
-        name: "durable_dax",
-        run: device_dax,
-    },
-    Test {
-        name: "durable_ext4",
-        run: |c| file_system(c, "ext4"),
-    },
-    Test {
-        name: "durable_xfs",
-        run: |c| file_system(c, "xfs"),
-    },
-];
+pub const TESTS: &[Test] = crate::tests! {
+    durable_create => create,
+    durable_node => node,
+    durable_left => left,
+    durable_disk => block,
+    durable_dax => device_dax,
+    durable_ext4 => |c| file_system(c, "ext4"),
+    durable_xfs => |c| file_system(c, "xfs"),
+};
 
 const RW: i32 = PROT_READ | PROT_WRITE;
 const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;

@@ -42,6 +42,18 @@ pub struct Test {
     pub run: fn(&mut Ctx) -> TestResult,
 }
 
+/// The tests of an area, one a line: `area_behaviour => function,`, where a closure may give arguments to
+/// one that several tests share.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident => $run:expr,)*) => {
+        &[$($crate::support::ctx::Test {
+            name: stringify!($name),
+            run: $run,
+        },)*]
+    };
+}
+
 /// Return a failure with the place it happened.
 #[macro_export]
 macro_rules! fail {
