@@ -4,9 +4,9 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Marks};
+use crate::support::namespace::{active, fresh, release};
 use crate::support::sys::Map;
 use crate::support::tools::{self, Peer};
-use crate::t_namespace::{active, fresh, release};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};
 use serde_json::Value;

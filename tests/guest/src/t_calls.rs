@@ -4,9 +4,9 @@
 
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
+use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, errno, HUGE, LEASE_REMOVE};
-use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
 use crate::{check, check_eq};
 use libc::{c_void, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Namespaces in devdax mode: /dev/rpmemN with pages that can be pinned.
 
-use crate::fuzz::calls::Ring;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
+use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::ring::Ring;
 use crate::support::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, errno, Peer, Probe, HUGE};
-use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
 use std::fs::File;

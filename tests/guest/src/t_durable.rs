@@ -5,10 +5,10 @@
 use crate::check;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::durable::{self, Medium, State};
+use crate::support::node::Here;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools;
 use crate::support::tools::PAGE;
-use crate::t_map::Here;
 use core::arch::asm;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -4,9 +4,9 @@
 //! alike.
 
 use crate::support::ctx::{Ctx, Test, TestResult, EXT4_NOT_LAZY};
+use crate::support::facts::{self, Facts};
 use crate::support::sys::{self, Map};
 use crate::support::tools::{self, Space, PAGE};
-use crate::t_diff::{self, Facts};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;
@@ -45,7 +45,7 @@ fn compare(
     c.modprobe("nd_pmem")?;
     let mut answers = Vec::new();
     for driver in ["rpmem", "nd_pmem"] {
-        t_diff::hand_over(c, driver)?;
+        facts::hand_over(c, driver)?;
         let mut facts = Facts::new();
         for s in tools::spaces(c)? {
             check_eq!(c.bound_to(&s.nd).as_deref(), Some(driver), "{}", s.disk);
@@ -55,10 +55,10 @@ fn compare(
         }
         answers.push(facts);
     }
-    t_diff::hand_over(c, "rpmem")?;
+    facts::hand_over(c, "rpmem")?;
     println!("{} questions", answers[0].len());
     check!(answers[0].len() >= least, "{} questions", answers[0].len());
-    t_diff::same(&answers[0], &answers[1])
+    facts::same(&answers[0], &answers[1])
 }
 
 fn count(r: io::Result<usize>) -> io::Result<String> {
@@ -108,7 +108,7 @@ fn partial(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     ] {
         let file = tools::open_flags(s.dev(), flags)?;
         let mut put =
-            |what: &str, r: io::Result<String>| t_diff::ask(f, &format!("{how} {what}"), r);
+            |what: &str, r: io::Result<String>| facts::ask(f, &format!("{how} {what}"), r);
         for (what, at) in [
             ("whole", 0),
             ("across the end", size - 8 * MIB as u64),
@@ -180,19 +180,19 @@ fn region(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
         for (how, file) in [("direct", &direct), ("cached", &cached)] {
             for at in [0, 24 << 20, 1 << 40] {
                 let what = format!("{when}: {how} at {at:#x}");
-                t_diff::ask(
+                facts::ask(
                     f,
                     &format!("{what} read"),
                     count(tools::pread_raw(file, m.as_ptr(), PAGE, at)),
                 );
-                t_diff::ask(
+                facts::ask(
                     f,
                     &format!("{what} write"),
                     count(tools::pwrite_raw(file, m.as_ptr(), PAGE, at)),
                 );
             }
             let r = file.sync_all().map(|()| "0".into());
-            t_diff::ask(f, &format!("{when}: {how} fsync"), r);
+            facts::ask(f, &format!("{when}: {how} fsync"), r);
         }
     };
     ask("before");
@@ -207,7 +207,7 @@ fn region(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
     f.insert("enable-region".into(), enabled);
     drop((direct, cached));
     // Whichever driver was loaded first has it now.
-    t_diff::hand_over(c, &driver)?;
+    facts::hand_over(c, &driver)?;
     // Not what carries them: pfn devices are numbered as they come.
     f.insert("disks".into(), format!("{:?}", c.disks()));
     let again = tools::open_flags(s.dev(), libc::O_DIRECT)?;
@@ -236,7 +236,7 @@ fn sleep(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
         sys::pattern(seed, m.slice_mut());
         c.write("/sys/power/pm_test", test)?;
         let r = c.try_write("/sys/power/state")("freeze");
-        t_diff::ask(f, &format!("sleep, {test}"), r.map(|()| "0".into()));
+        facts::ask(f, &format!("sleep, {test}"), r.map(|()| "0".into()));
         c.write("/sys/power/pm_test", "none")?;
         check_eq!(sys::pattern_differs(seed, m.slice()), None, "after {test}");
         file.sync_all()?;
@@ -309,13 +309,13 @@ fn poisoned(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
                 ("behind", BAD + PAGE, PAGE),
             ] {
                 let name = format!("{round}: {how} {what}");
-                t_diff::ask(
+                facts::ask(
                     f,
                     &format!("{name} read"),
                     count(tools::pread_raw(&file, m.as_ptr(), n, at as u64)),
                 );
                 if how == "direct" && round == 1 {
-                    t_diff::ask(
+                    facts::ask(
                         f,
                         &format!("{name} write"),
                         count(tools::pwrite_raw(&file, m.as_ptr(), n, at as u64)),
@@ -398,17 +398,17 @@ fn failure(c: &mut Ctx, s: &Space, f: &mut Facts) -> TestResult {
         let buf = tools::anonymous(PAGE)?;
         for (what, at) in [("bad", bad), ("good", 0)] {
             let r = count(tools::pread_raw(&file, buf.as_ptr(), PAGE, at as u64));
-            t_diff::ask(f, &format!("{fs} read of the {what} page"), r);
+            facts::ask(f, &format!("{fs} read of the {what} page"), r);
             let r = count(tools::pwrite_raw(&file, buf.as_ptr(), PAGE, at as u64));
-            t_diff::ask(f, &format!("{fs} write of the {what} page"), r);
+            facts::ask(f, &format!("{fs} write of the {what} page"), r);
         }
-        t_diff::ask(
+        facts::ask(
             f,
             &format!("{fs} fsync"),
             file.sync_all().map(|()| "0".into()),
         );
         let new = fs::write(format!("{MNT}/new"), "x").map(|()| "0".into());
-        t_diff::ask(f, &format!("{fs} new file"), new);
+        facts::ask(f, &format!("{fs} new file"), new);
         drop((m, file));
         c.umount(MNT)?;
     }

@@ -3,7 +3,7 @@
 //! has it then, against a model of the list.
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::t_namespace::{active, fresh};
+use crate::support::namespace::{active, fresh};
 use crate::{check, check_eq};
 use std::fs;
 

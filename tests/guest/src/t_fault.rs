@@ -9,8 +9,8 @@
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::ctx::{Outcome, Test};
 use crate::support::disk::{self, Buf};
+use crate::support::namespace::{active, release};
 use crate::support::tools::{self, errno, names, Space, PAGE};
-use crate::t_namespace::{active, release};
 use crate::{check, check_eq, fail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -4,10 +4,10 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf, Marks, MIB};
+use crate::support::facts::{self, Facts};
+use crate::support::namespace::{active, release};
 use crate::support::sys::Map;
 use crate::support::tools::{self, Probe, Space, PAGE};
-use crate::t_diff::{self, Facts};
-use crate::t_namespace::{active, release};
 use crate::{check, check_eq, fail};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -66,11 +66,11 @@ const TIB: u64 = 1 << 40;
 fn both(c: &mut Ctx, check: impl Fn(&mut Ctx, &str) -> TestResult) -> TestResult {
     c.modprobe("nd_pmem")?;
     for driver in ["rpmem", "nd_pmem"] {
-        t_diff::hand_over(c, driver)?;
+        facts::hand_over(c, driver)?;
         println!("{driver}");
         check(c, driver)?;
     }
-    t_diff::hand_over(c, "rpmem")
+    facts::hand_over(c, "rpmem")
 }
 
 /// A namespace in a hole of the label area's free space, and one that does not fit in it: each is
@@ -173,8 +173,8 @@ fn force_raw(c: &mut Ctx) -> TestResult {
                 disk,
             };
             let mut more = Facts::new();
-            t_diff::sysfs(&format!("/sys/block/{}/", s.disk), "disk", &mut more);
-            t_diff::limits(&s, &mut more)?;
+            facts::sysfs(&format!("/sys/block/{}/", s.disk), "disk", &mut more);
+            facts::limits(&s, &mut more)?;
             f.extend(more.into_iter().map(|(k, v)| (format!("{ns} {k}"), v)));
             c.unbind(driver, ns)?;
             c.write(c.nd(ns).join("force_raw"), "0")?;
@@ -182,7 +182,7 @@ fn force_raw(c: &mut Ctx) -> TestResult {
         answers.push(f);
     }
     check!(answers[0].len() > 100, "{} questions", answers[0].len());
-    t_diff::same(&answers[0], &answers[1])?;
+    facts::same(&answers[0], &answers[1])?;
     // Without it they are what they were.
     for (ns, holder) in names.iter().zip(["pfn", "btt", "dax"]) {
         // The answer is ENXIO: what claims the namespace is bound in its place.
@@ -323,8 +323,8 @@ fn sections(c: &mut Ctx) -> TestResult {
         c.modprobe("nd_pmem")?;
         answers.push(f);
     }
-    t_diff::same(&answers[0], &answers[1])?;
-    t_diff::hand_over(c, "rpmem")
+    facts::same(&answers[0], &answers[1])?;
+    facts::hand_over(c, "rpmem")
 }
 
 /// A range that neither begins nor ends where struct pages can: libnvdimm refuses it to both drivers,
@@ -343,7 +343,7 @@ fn misaligned(c: &mut Ctx) -> TestResult {
         let bind = format!("/sys/bus/nd/drivers/{driver}/bind");
         let r = c.try_write(&bind)(ns).map(|()| "0".into());
         check!(r.is_err(), "{driver} has {ns}");
-        t_diff::ask(&mut f, "bind", r);
+        facts::ask(&mut f, "bind", r);
         check_eq!(c.bound_to(ns), None, "{driver}");
         check_eq!(c.disks().len(), names.len() - 1, "disks, {driver}");
         c.write(c.nd(ns).join("force_raw"), "1")?;
@@ -354,13 +354,13 @@ fn misaligned(c: &mut Ctx) -> TestResult {
         Marks::new(50).write(&format!("/dev/{disk}"))?;
         Marks::new(50).check(&format!("/dev/{disk}"))?;
         let mut more = Facts::new();
-        t_diff::sysfs(&format!("/sys/block/{disk}/"), "disk", &mut more);
+        facts::sysfs(&format!("/sys/block/{disk}/"), "disk", &mut more);
         f.extend(more);
         c.unbind(driver, ns)?;
         c.write(c.nd(ns).join("force_raw"), "0")?;
         answers.push(f);
     }
-    t_diff::same(&answers[0], &answers[1])
+    facts::same(&answers[0], &answers[1])
 }
 
 /// Namespaces aligned to 1 GiB: where they begin, and where their data does.

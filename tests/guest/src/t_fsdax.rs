@@ -5,9 +5,9 @@
 //! has; on an NVDIMM with labels it makes one.
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::node;
 use crate::support::sys::{self, Caught, Map};
 use crate::support::tools::{self, Peer, HUGE, PAGE};
-use crate::t_map;
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::io;
@@ -197,7 +197,7 @@ fn map_direct_refused(c: &Ctx) -> TestResult {
     let f = tools::open_rw(path("direct"))?;
     f.set_len(LEN as u64)?;
     check!(tools::is_dax(&f)?, "STATX_ATTR_DAX is not set");
-    t_map::check_refused(&f, "a DAX file")?;
+    node::check_refused(&f, "a DAX file")?;
     for (flags, errno) in [("0x200003", 95), ("0x280003", 95), ("0x200001", 22)] {
         let out = c.ok(&[
             "rpmem-populate",

@@ -2,9 +2,9 @@
 //! Entries of 1 GiB, cut, moved and shared: what Linux itself does with them is not enough.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, HUGE};
-use crate::t_map::{faults_for, Here, DIRECT_WINDOW};
 use crate::{check, check_eq};
 use libc::{c_void, MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,17 +4,14 @@
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, Marks, MIB};
-use crate::t_namespace::{active, bind_raw, fresh, release, unbind_raw};
+use crate::support::infoblock::logic::info_block::{checksum, OFFSET, SIZE};
+use crate::support::infoblock::{
+    put, read_block, seal, u64_at, Block, ALIGN, CHECKSUM, DATA_OFFSET, END_TRUNC, FLAGS, MAJOR,
+    MINOR, MODE, NPFNS, PAGE_SIZE, PAGE_STRUCT_SIZE, PARENT_UUID, START_PAD, UUID,
+};
+use crate::support::namespace::{active, bind_raw, fresh, release, unbind_raw};
 use crate::{check, check_eq};
 use std::os::unix::fs::FileExt;
-
-// The module's own parser and checksum.
-#[allow(dead_code)]
-#[rustfmt::skip]
-#[path = "../../../src/logic/mod.rs"]
-mod logic;
-
-use logic::info_block::{checksum, OFFSET, SIZE};
 
 pub const TESTS: &[Test] = crate::tests! {
     namespace_info_block_bit_flips => bit_flips,
@@ -30,36 +27,6 @@ pub const TESTS: &[Test] = crate::tests! {
     namespace_info_block_stale => stale,
     namespace_info_block_force_raw => force_raw,
 };
-
-pub type Block = [u8; SIZE];
-
-const UUID: usize = 16;
-const PARENT_UUID: usize = 32;
-const FLAGS: usize = 48;
-const MAJOR: usize = 52;
-const MINOR: usize = 54;
-pub const DATA_OFFSET: usize = 56;
-pub const NPFNS: usize = 64;
-const MODE: usize = 72;
-pub const START_PAD: usize = 76;
-pub const END_TRUNC: usize = 80;
-const ALIGN: usize = 84;
-const PAGE_SIZE: usize = 88;
-const PAGE_STRUCT_SIZE: usize = 92;
-const CHECKSUM: usize = SIZE - 8;
-
-pub fn u64_at(b: &Block, at: usize) -> u64 {
-    u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"))
-}
-
-pub fn put(b: &mut Block, at: usize, value: u64, len: usize) {
-    b[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
-}
-
-pub fn seal(b: &mut Block) {
-    let sum = checksum(b);
-    put(b, CHECKSUM, sum, 8);
-}
 
 /// A namespace in fsdax mode, its intact info block, and marks in its data. While it is treated it
 /// is bound as a raw namespace; `heal` ends that.
@@ -174,14 +141,6 @@ impl Patient {
         seal(&mut b);
         self.refused(c, what, &b, reason)
     }
-}
-
-pub fn read_block(dev: &str) -> TestResult<Block> {
-    let mut b = Buf::page(SIZE);
-    disk::direct(dev)?.read_exact_at(b.bytes_mut(), OFFSET)?;
-    let mut block = [0; SIZE];
-    block.copy_from_slice(b.bytes());
-    Ok(block)
 }
 
 fn plant(dev: &str, block: &Block) -> TestResult {
@@ -340,6 +299,7 @@ fn served(c: &Ctx, ns: &str, driver: &str) -> TestResult<Served> {
 /// Intact blocks as they are found in the field, changed from the one that this kernel has made. The last
 /// column says why rpmem differs, if it does: there it gives no device.
 type Writer = (&'static str, fn(&mut Block), Option<&'static str>);
+
 const WRITERS: [Writer; 17] = [
     ("this kernel, 1.4", |_| (), None),
     ("Linux 5.0 to 5.3, 1.3", |b| minor(b, 3, PAGE_SIZE), None),

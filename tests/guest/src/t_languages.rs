@@ -7,7 +7,7 @@ use crate::log::Log;
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::disk::{Buf, PAGE};
-use crate::t_map::Here;
+use crate::support::node::Here;
 use crate::{check, check_eq, fail};
 use rpmem::Device;
 use std::io::{BufRead, BufReader, Write};

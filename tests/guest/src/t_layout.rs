@@ -4,10 +4,10 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf, Marks};
+use crate::support::infoblock::{self as block, Block};
+use crate::support::namespace::{active, bind_raw, fresh, unbind_raw};
 use crate::support::sys::Map;
 use crate::support::tools;
-use crate::t_infoblock::{self as block, Block};
-use crate::t_namespace::{active, bind_raw, fresh, unbind_raw};
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -9,8 +9,8 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{json_u64, Buf, Rng};
+use crate::support::namespace::active;
 use crate::support::tools;
-use crate::t_namespace::active;
 use crate::{check, check_eq};
 use std::collections::BTreeMap;
 use std::ffi::CString;

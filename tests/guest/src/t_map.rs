@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! /dev/rpmemN: the contract of Documentation/mmap.md.
 
-use crate::fuzz::calls::Ring;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::support::tools::{self, errno, Peer, Probe, Space, GOT_SIGBUS, HUGE};
+use crate::support::node::{
+    check_gone, check_refused, faults, faults_for, Here, DIRECT_WINDOW, MAP_DIRECT, RW, SYNC,
+};
+use crate::support::ring::Ring;
+use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::tools::{self, errno, Peer, Probe, GOT_SIGBUS, HUGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 use std::fs::File;
@@ -46,53 +49,6 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 const PAGE: usize = 4096;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
-const MAP_DIRECT: i32 = 0x20_0000;
-pub const DIRECT_WINDOW: u64 = 1 << 60;
-
-/// A namespace that has a node.
-pub struct Here {
-    pub space: Space,
-    pub node: String,
-    pub sysfs: String,
-}
-
-impl Here {
-    /// The first one.
-    pub fn new(c: &Ctx) -> TestResult<Here> {
-        Here::nth(c, 0)
-    }
-
-    pub fn nth(c: &Ctx, n: usize) -> TestResult<Here> {
-        let Some(space) = tools::spaces(c)?.into_iter().nth(n) else {
-            fail!("no disk number {n}");
-        };
-        let node = format!("/dev/r{}", space.disk);
-        c.wait_exists(&node)?;
-        let sysfs = format!("/sys/class/rpmem/r{}", space.disk);
-        Ok(Here { space, node, sysfs })
-    }
-
-    pub fn open(&self) -> TestResult<File> {
-        Ok(File::options().read(true).write(true).open(&self.node)?)
-    }
-
-    pub fn attr(&self, c: &Ctx, name: &str) -> TestResult<u64> {
-        c.read_u64(format!("{}/{name}", self.sysfs))
-    }
-
-    /// Physical address of the first byte of the namespace.
-    pub fn resource(&self, c: &Ctx) -> TestResult<u64> {
-        let text = c.read(c.nd(&self.space.nd).join("resource"))?;
-        u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)
-            .map_err(|_| format!("resource: {text}").into())
-    }
-
-    pub fn mappings(&self, c: &Ctx) -> TestResult<u64> {
-        self.attr(c, "mappings")
-    }
-}
 
 fn no_validate(flag: i32) -> i32 {
     MAP_SHARED | flag
@@ -331,44 +287,6 @@ fn bytes(c: &mut Ctx) -> TestResult {
         drop(f);
     }
     Ok(())
-}
-
-/// Page faults of this thread so far.
-fn faults() -> i64 {
-    // SAFETY: fills a structure of ours.
-    unsafe {
-        let mut r: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_THREAD, &mut r);
-        r.ru_minflt + r.ru_majflt
-    }
-}
-
-fn touch(map: &Map, write: bool) {
-    for at in (0..map.len()).step_by(PAGE) {
-        if write {
-            map.write8(at, 1);
-        } else {
-            map.read8(at);
-        }
-    }
-}
-
-/// Not inlined, so that it is the same code each time.
-#[inline(never)]
-fn count_faults(map: &Map, write: bool) -> i64 {
-    let before = faults();
-    touch(map, write);
-    faults() - before
-}
-
-/// Faults that it takes to touch the pages of a mapping, one by one.
-pub fn faults_for(map: &Map, write: bool) -> i64 {
-    // Code and stack are there then, which take faults as well: all of them, also where the kernel did
-    // not map what is around a page because somebody had it locked.
-    if let Ok(other) = tools::anonymous(PAGE) {
-        count_faults(&other, write);
-    }
-    count_faults(map, write)
 }
 
 fn huge(c: &mut Ctx) -> TestResult {
@@ -1536,17 +1454,6 @@ fn read_only(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
-pub fn check_gone(m: &Map, at: usize) -> TestResult {
-    match sys::caught(|| m.read8(at))? {
-        Caught::Fault(f) => {
-            check_eq!((f.signal, f.code), (libc::SIGBUS, BUS_ADRERR), "at {at:#x}");
-            check_eq!(f.addr, m.as_ptr() as usize + at);
-        }
-        other => fail!("read at {at:#x}: {other:?}"),
-    }
-    Ok(())
-}
-
 fn unbind(c: &mut Ctx) -> TestResult {
     // Nobody gives the lease of direct mappings back: see t_lease.
     std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
@@ -1858,21 +1765,6 @@ fn direct_flag(c: &mut Ctx) -> TestResult {
     }
     drop((sync, window));
     direct_stays(c, &h, &f)
-}
-
-/// Whether MAP_DIRECT with a file that does not know it is refused, and ignored where the kernel
-/// ignores all it does not know.
-pub fn check_refused(f: &File, what: &str) -> TestResult {
-    for flags in [MAP_SHARED_VALIDATE, SYNC] {
-        let got = errno(&Map::new(f, 0, PAGE, RW, flags | MAP_DIRECT));
-        check_eq!(got, libc::EOPNOTSUPP, "{what}: flags {flags:#x}");
-    }
-    check_eq!(
-        errno(&Map::new(f, 0, PAGE, RW, MAP_SHARED_VALIDATE)),
-        0,
-        "{what}"
-    );
-    Ok(())
 }
 
 /// The flag is the mapping's for life, and no merge takes it away or gives it.

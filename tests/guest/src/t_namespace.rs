@@ -4,6 +4,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, Marks, MIB, PAGE};
+use crate::support::namespace::{active, bind_raw, fresh, unbind_raw};
 use crate::support::sys::{self, Map};
 use crate::{check, check_eq};
 use std::fs::{self, File};
@@ -22,49 +23,6 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 const MNT: &str = "/mnt/pmem";
-
-/// The device that a driver binds: the namespace, or the personality that claims it.
-pub fn active(c: &Ctx, ns: &str) -> TestResult<String> {
-    let holder = c.read(c.nd(ns).join("holder"))?;
-    Ok(if holder.is_empty() { ns.into() } else { holder })
-}
-
-/// Let go of a namespace, and of the personality on top of it.
-pub fn release(c: &Ctx, ns: &str) -> TestResult {
-    let dev = active(c, ns)?;
-    if let Some(driver) = c.bound_to(&dev) {
-        c.unbind(&driver, &dev)?;
-    }
-    if dev != ns {
-        c.write(c.nd(&dev).join("namespace"), "\n")?;
-    }
-    c.settle();
-    check_eq!(active(c, ns)?, ns, "holder after the release");
-    Ok(())
-}
-
-/// The whole namespace as a disk, whatever is in it.
-pub fn bind_raw(c: &Ctx, ns: &str) -> TestResult {
-    release(c, ns)?;
-    c.write(c.nd(ns).join("force_raw"), "1")?;
-    c.bind(&c.driver, ns)?;
-    c.disk_of(ns)?;
-    Ok(())
-}
-
-pub fn unbind_raw(c: &Ctx, ns: &str) -> TestResult {
-    c.unbind(&c.driver, ns)?;
-    c.write(c.nd(ns).join("force_raw"), "0")
-}
-
-/// No namespaces, and no info blocks of those that were.
-pub fn fresh(c: &Ctx) -> TestResult {
-    // Nothing to destroy is no error.
-    c.ok(&["ndctl", "destroy-namespace", "-f", "all"])?;
-    c.init_labels()?;
-    check!(c.namespaces().is_empty(), "{:?}", c.namespaces());
-    Ok(())
-}
 
 /// Marks stay, and the disk keeps name and size, through everything that takes it away.
 fn survives(c: &Ctx, ns: &str) -> TestResult {

@@ -4,9 +4,10 @@
 //! done to it, each namespace has a driver.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::host::of_root;
+use crate::support::namespace::active;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools;
-use crate::t_namespace::active;
 use crate::{check, check_eq};
 use libc::{PROT_READ, PROT_WRITE};
 use std::fs;
@@ -79,18 +80,6 @@ fn of_mode(c: &Ctx, mode: &str) -> TestResult<Vec<String>> {
     }
     check!(!found.is_empty(), "no namespace is in mode {mode}");
     Ok(found)
-}
-
-/// The namespace that / is on, and its disk.
-pub fn of_root(c: &Ctx) -> TestResult<(String, String)> {
-    let dev = c.ok(&["findmnt", "-n", "-o", "SOURCE", "/"])?;
-    let disk = dev.trim().trim_start_matches("/dev/").to_string();
-    for ns in c.namespaces() {
-        if c.disk_of(&active(c, &ns)?).is_ok_and(|d| d == disk) {
-            return Ok((ns, disk));
-        }
-    }
-    crate::fail!("/ is on {dev}, which is no namespace")
 }
 
 /// Each namespace has the driver that `want` names for it and its mode, and what that driver offers; and the

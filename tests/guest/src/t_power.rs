@@ -3,14 +3,13 @@
 //! Documentation/power.md.
 
 use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::kexec::{load, start};
+use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map};
 use crate::support::tools::{self, errno, Trace, LEASE_HELD};
-use crate::t_map::DIRECT_WINDOW;
 use crate::{check, check_eq, fail};
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::io::Read;
 
 pub const TESTS: &[Test] = crate::tests! {
     power_create => create,
@@ -362,31 +361,6 @@ fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
         fs::remove_file(format!("/tmp/{file}"))?;
     }
     Ok(())
-}
-
-/// Loads a kernel that goes on with the next test, with `more` on its command line, by kexec_file_load(2).
-pub fn load(c: &Ctx, kernel: &File, initrd: &File, more: &str, flags: u64) -> TestResult {
-    let line = CString::new(c.next_kernel()? + more).map_err(|e| e.to_string())?;
-    // SAFETY: open files, and a string of that length with its NUL.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd.as_raw_fd(),
-            line.as_bytes_with_nul().len(),
-            line.as_ptr(),
-            flags,
-        )
-    };
-    check!(r == 0, "kexec_file_load: {}", io::Error::last_os_error());
-    Ok(())
-}
-
-/// Starts the kernel that has been loaded, at once.
-pub fn start() -> TestResult {
-    // SAFETY: as said.
-    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
-    fail!("kexec: {}", io::Error::last_os_error())
 }
 
 /// Another kernel is started, with everything in use.

@@ -4,9 +4,9 @@
 //! says.
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
+use crate::support::facts::{self, Facts};
 use crate::support::sys::{self, Map};
 use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
-use crate::t_diff::{self, Facts};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -203,9 +203,9 @@ fn create(c: &mut Ctx) -> TestResult {
 fn drivers(c: &mut Ctx) -> TestResult {
     c.modprobe("nd_pmem")?;
     let ours = collect(c)?;
-    t_diff::hand_over(c, "nd_pmem")?;
+    facts::hand_over(c, "nd_pmem")?;
     let theirs = collect(c)?;
-    t_diff::hand_over(c, "rpmem")?;
+    facts::hand_over(c, "rpmem")?;
     println!("{} questions", ours.len());
     let enough = if c.long { 2000 } else { 400 };
     check!(
@@ -213,7 +213,7 @@ fn drivers(c: &mut Ctx) -> TestResult {
         "there are only {} questions",
         ours.len()
     );
-    t_diff::same(&ours, &theirs)
+    facts::same(&ours, &theirs)
 }
 
 /// What each stack answers on top of the driver that has the namespaces.
@@ -221,7 +221,7 @@ fn collect(c: &mut Ctx) -> TestResult<Facts> {
     let parts = Parts::find(c)?;
     let mut facts = Facts::new();
     for s in parts.all() {
-        t_diff::ask(&mut facts, &format!("{} swap", s.disk), swap(c, &s.dev())?);
+        facts::ask(&mut facts, &format!("{} swap", s.disk), swap(c, &s.dev())?);
     }
     let long = c.long;
     for stack in STACKS.iter().filter(|s| s.short || long) {
@@ -332,7 +332,7 @@ fn down(c: &Ctx, stack: &Stack, parts: &Parts) -> TestResult {
 
 fn questions(c: &mut Ctx, stack: &Stack, on: &Space, parts: &Parts, f: &mut Facts) -> TestResult {
     let dir = format!("/sys/block/{}", on.disk);
-    t_diff::sysfs(&format!("{dir}/queue"), "queue", f);
+    facts::sysfs(&format!("{dir}/queue"), "queue", f);
     for file in [
         "size",
         "ro",
@@ -353,9 +353,9 @@ fn questions(c: &mut Ctx, stack: &Stack, on: &Space, parts: &Parts, f: &mut Fact
             c.ok(&["dmsetup", "deps", "-o", "devname", NAME])?,
         );
     }
-    t_diff::limits(on, f)?;
-    t_diff::access(c, on, f)?;
-    t_diff::ask(f, "swap", swap(c, &on.dev())?);
+    facts::limits(on, f)?;
+    facts::access(c, on, f)?;
+    facts::ask(f, "swap", swap(c, &on.dev())?);
     for fs in stack.fs {
         let mut more = Facts::new();
         file_system(c, stack, on, parts, fs, &mut more)?;
@@ -433,7 +433,7 @@ fn file_system(
         }
         Err(e) => {
             check!(!dax, "MAP_SYNC, {fs}: {e}");
-            t_diff::ask(f, "MAP_SYNC", Err(e));
+            facts::ask(f, "MAP_SYNC", Err(e));
         }
     }
     for (what, mode, at, len) in [
@@ -449,7 +449,7 @@ fn file_system(
             0 => Ok("0".into()),
             _ => Err(io::Error::last_os_error()),
         };
-        t_diff::ask(f, &format!("fallocate {what}"), r);
+        facts::ask(f, &format!("fallocate {what}"), r);
     }
     file.sync_all()?;
     f.insert("sum".into(), c.ok(&["sha256sum", &path])?);
@@ -467,7 +467,7 @@ fn file_system(
         &swapped,
         std::os::unix::fs::PermissionsExt::from_mode(0o600),
     )?;
-    t_diff::ask(f, "swap file", swap(c, &swapped)?);
+    facts::ask(f, "swap file", swap(c, &swapped)?);
     c.umount(MNT)?;
     let log: Vec<String> = c
         .dmesg()?

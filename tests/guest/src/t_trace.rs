@@ -3,9 +3,9 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
+use crate::support::node::{Here, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, errno, Trace, HUGE, PAGE};
-use crate::t_map::{Here, DIRECT_WINDOW};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
 use std::collections::BTreeMap;

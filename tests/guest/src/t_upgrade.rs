@@ -3,10 +3,10 @@
 //! scripts/hosts/upgrade has made the host and a repository of the packages.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::host::of_root;
+use crate::support::kexec;
+use crate::support::namespace::active;
 use crate::support::tools;
-use crate::t_namespace::active;
-use crate::t_package::of_root;
-use crate::t_power;
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -164,9 +164,9 @@ fn install(c: &mut Ctx) -> TestResult {
 fn start(c: &Ctx, release: &str) -> TestResult {
     let kernel = File::open(format!("/boot/vmlinuz-{release}"))?;
     let initrd = File::open(format!("/boot/initrd.img-{release}"))?;
-    t_power::load(c, &kernel, &initrd, "", 0)?;
+    kexec::load(c, &kernel, &initrd, "", 0)?;
     c.ok(&["sync"])?;
-    t_power::start()
+    kexec::start()
 }
 
 fn reboot(c: &mut Ctx) -> TestResult {

@@ -3,9 +3,9 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
+use crate::support::node::Here;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, HUGE};
-use crate::t_map::Here;
 use crate::{check, check_eq};
 use libc::{PROT_READ, PROT_WRITE};
 use std::io::{BufRead, BufReader, Write};

@@ -4,9 +4,9 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::Buf;
+use crate::support::node::{check_gone, Here, DIRECT_WINDOW};
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, errno, Probe};
-use crate::t_map::{check_gone, Here, DIRECT_WINDOW};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -5,13 +5,13 @@
 //! Each combination has lines of its own, which begin and end in the middle of a page. If there are
 //! several CPUs one of them stores, and another one acknowledges.
 
-use crate::fuzz::calls::Ring;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
+use crate::support::node::{Here, DIRECT_WINDOW};
+use crate::support::ring::Ring;
 use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, Peer, Space, PAGE};
-use crate::t_map::{Here, DIRECT_WINDOW};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::fs::File;

@@ -9,9 +9,9 @@ use super::table::{
 };
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk::{self, BLKROSET};
+use crate::support::node::Here;
 use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::{self, Peer};
-use crate::t_map::Here;
 use libc::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ,
     PROT_WRITE,

@@ -8,10 +8,8 @@
 
 use crate::fuzz::program::{Arg, Val, BAD, FDS, GIB, KEPT_END, KEPT_START, LARGE, MAPS, SPACING};
 use crate::fuzz::{others, run, users};
-use std::ffi::CString;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::OnceLock;
-
+use crate::support::ring::Ring;
+use crate::support::sys::call;
 use libc::{
     SYS_close, SYS_copy_file_range, SYS_dup, SYS_fadvise64, SYS_fallocate, SYS_fcntl,
     SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex,
@@ -20,6 +18,15 @@ use libc::{
     SYS_process_vm_writev, SYS_pwrite64, SYS_pwritev2, SYS_read, SYS_readahead, SYS_sendfile,
     SYS_splice, SYS_sync_file_range, SYS_vmsplice, SYS_write,
 };
+use std::ffi::CString;
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::OnceLock;
+use Arg::{
+    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, LargeSlot, Len, Map, MapSlot, Off, One, PipeRead,
+    Range, Whole,
+};
+use Run::{Call, Own};
+use To::{Answer, Bytes, Number, Span, Values};
 
 /// A namespace of the fuzzer: what it is made with, and the file system on it.
 pub struct SpaceKind {
@@ -152,7 +159,9 @@ const LOW: u64 = 0x2000_0000_0000;
 const HIGH: u64 = 1 << 52;
 /// With the gaps between large places.
 const ARENA_LEN: u64 = (2 * LARGE as u64 + 2) * GIB;
+
 static ARENA: AtomicU64 = AtomicU64::new(LOW);
+
 const BUFFER: u64 = LOW - (64 << 20);
 const BUFFER_LEN: u64 = 1 << 20;
 const PAGE: u64 = 4096;
@@ -160,22 +169,13 @@ const NO_ACCESS: u64 = BUFFER + BUFFER_LEN;
 const READ_ONLY: u64 = NO_ACCESS + PAGE;
 
 static FD: [AtomicI32; FDS] = [const { AtomicI32::new(-1) }; FDS];
+
 static FD_NODE: [AtomicUsize; FDS] = [const { AtomicUsize::new(0) }; FDS];
+
 static PIPE: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
 
 pub fn arena() -> u64 {
     ARENA.load(SeqCst)
-}
-
-/// A system call; the negative errno of a failure, as the kernel gives it.
-pub fn call(nr: i64, a: [u64; 6]) -> i64 {
-    // SAFETY: the arguments are the fuzzer's: addresses to write to are in the buffer, in the
-    // arena, or such that the kernel refuses them; descriptors are those of the programs.
-    let r = unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) };
-    if r == -1 {
-        return -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
-    }
-    r
 }
 
 /// Whether there are five levels of page tables.
@@ -376,12 +376,6 @@ pub fn run(k: &Kind, vals: &[Val]) -> (i64, bool) {
     let moved = k.data.is_some_and(bad) && r > 0;
     (r, moved || (k.hope == Hope::Failure && r >= 0))
 }
-
-use Arg::{
-    Aligned, Any, Buf, Fd, FdSlot, Flags, Is, LargeSlot, Len, Map, MapSlot, Off, One, PipeRead,
-    Range, Whole,
-};
-use Run::{Call, Own};
 
 const OPEN: &[u64] = &[
     0,
@@ -1149,109 +1143,6 @@ fn userfaultfd(v: &[Val]) -> i64 {
     r
 }
 
-/// A ring of io_uring(7) for one request, of the thread that made it. It has no descriptor: another
-/// thread could close the number that a request names, and the ring that gets it next would then wait
-/// for itself.
-pub struct Ring {
-    /// Among the rings that the thread has registered.
-    index: u64,
-    /// A page of queues and one of submission entries.
-    memory: u64,
-    params: [u32; 30],
-}
-
-const RING_LEN: u64 = 2 * PAGE;
-// Of <linux/io_uring.h>.
-const SETUP_NO_MMAP: u32 = 1 << 14;
-const SETUP_REGISTERED_FD_ONLY: u32 = 1 << 15;
-const ENTER_GETEVENTS: u64 = 1;
-const ENTER_REGISTERED_RING: u64 = 1 << 4;
-const REGISTER_BUFFERS: u64 = 0;
-const UNREGISTER_RING_FDS: u64 = 21;
-const REGISTER_USE_REGISTERED_RING: u64 = 1 << 31;
-
-impl Ring {
-    pub fn new() -> Result<Ring, i64> {
-        let (prot, flags) = (
-            (libc::PROT_READ | libc::PROT_WRITE) as u64,
-            (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u64,
-        );
-        let memory = call(SYS_mmap, [0, RING_LEN, prot, flags, u64::MAX, 0]);
-        if memory < 0 {
-            return Err(memory);
-        }
-        let memory = memory as u64;
-        let mut params = [0u32; 30];
-        params[2] = SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY;
-        // user_addr of the submission entries (18), of the queues (28).
-        for (at, page) in [(18, memory + PAGE), (28, memory)] {
-            (params[at], params[at + 1]) = (page as u32, (page >> 32) as u32);
-        }
-        let p = params.as_mut_ptr() as u64;
-        let index = call(libc::SYS_io_uring_setup, [2, p, 0, 0, 0, 0]);
-        if index < 0 {
-            call(SYS_munmap, [memory, RING_LEN, 0, 0, 0, 0]);
-            return Err(index);
-        }
-        Ok(Ring {
-            index: index as u64,
-            memory,
-            params,
-        })
-    }
-
-    fn io_uring_register(&self, opcode: u64, arg: u64) -> i64 {
-        call(
-            libc::SYS_io_uring_register,
-            [
-                self.index,
-                opcode | REGISTER_USE_REGISTERED_RING,
-                arg,
-                1,
-                0,
-                0,
-            ],
-        )
-    }
-
-    /// A long-term pin of memory, until the ring ends. 0 or a negative errno.
-    pub fn register(&self, p: *const u8, len: usize) -> i64 {
-        let iov = [p as u64, len as u64];
-        self.io_uring_register(REGISTER_BUFFERS, iov.as_ptr() as u64)
-    }
-
-    /// Submit a request and wait for its result.
-    pub fn run(&self, sqe: [u64; 8]) -> i64 {
-        let p = &self.params;
-        // SAFETY: offsets that the kernel gave for this ring, whose queues have room for one.
-        unsafe {
-            ((self.memory + PAGE) as *mut [u64; 8]).write_volatile(sqe);
-            // Of the submission queue: tail (11), array (16).
-            ((self.memory + u64::from(p[16])) as *mut u32).write_volatile(0);
-            ((self.memory + u64::from(p[11])) as *mut u32).write_volatile(1);
-        }
-        std::sync::atomic::fence(SeqCst);
-        let flags = ENTER_GETEVENTS | ENTER_REGISTERED_RING;
-        let r = call(libc::SYS_io_uring_enter, [self.index, 1, 1, flags, 0, 0]);
-        if r < 0 {
-            return r;
-        }
-        // Of the completion queue: the entries (25), of which `res` is the third word.
-        // SAFETY: as above.
-        let res = unsafe { ((self.memory + u64::from(p[25]) + 8) as *const i32).read_volatile() };
-        i64::from(res)
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // struct io_uring_rsrc_update: offset, reserved, data.
-        let which = [self.index as u32, 0, 0, 0];
-        self.io_uring_register(UNREGISTER_RING_FDS, which.as_ptr() as u64);
-        call(SYS_munmap, [self.memory, RING_LEN, 0, 0, 0, 0]);
-    }
-}
-
 fn io_uring_rw(v: &[Val]) -> i64 {
     let n = |i: usize| value(v[i], v[0]);
     let (opcode, f) = (n(4) & 0xff, n(0) & 0xffff_ffff);
@@ -1377,8 +1268,6 @@ const fn any(mut i: Ioctl) -> Ioctl {
     i.hope = Hope::Any;
     i
 }
-
-use To::{Answer, Bytes, Number, Span, Values};
 
 const RPMEM_PREFAULT: u64 = 0xbd01;
 

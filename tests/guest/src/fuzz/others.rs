@@ -2,9 +2,10 @@
 //! What the fuzzer's processes do to each other: they pass descriptors, and look at and change each
 //! other's memory.
 
-use crate::fuzz::calls::{self, arena, call, fd, machine, node_of, put_fd, value};
+use crate::fuzz::calls::{self, arena, fd, machine, node_of, put_fd, value};
 use crate::fuzz::program::{Val, GROUPS};
 use crate::fuzz::run::shared;
+use crate::support::sys::call;
 use libc::{SYS_close, SYS_process_madvise, SYS_ptrace, SYS_wait4};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst};
 

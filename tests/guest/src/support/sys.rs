@@ -13,6 +13,17 @@ use std::os::fd::AsRawFd;
 pub const MAP_SHARED_VALIDATE: i32 = 0x3;
 pub const MAP_SYNC: i32 = 0x80000;
 
+/// A system call; the negative errno of a failure, as the kernel gives it. That its addresses are good is for
+/// the caller to know, or for the kernel to refuse.
+pub fn call(nr: i64, a: [u64; 6]) -> i64 {
+    // SAFETY: by the caller.
+    let r = unsafe { libc::syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]) };
+    if r == -1 {
+        return -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    }
+    r
+}
+
 /// A mapping that is undone when dropped.
 pub struct Map {
     ptr: *mut u8,

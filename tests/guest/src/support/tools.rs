@@ -2,8 +2,8 @@
 //! Tools of the fs-dax, life-cycle and differential tests: namespaces of a kind, file systems on
 //! them, page-aligned buffers, and processes that work in step with the test.
 
-use crate::fuzz::calls::Ring;
 use crate::support::ctx::{Ctx, TestResult, EXT4_NOT_LAZY};
+use crate::support::ring::Ring;
 use crate::support::sys::{self, Map};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};

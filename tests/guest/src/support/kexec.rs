@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A kernel that a test starts.
+
+use crate::support::ctx::{Ctx, TestResult};
+use crate::{check, fail};
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Loads a kernel that goes on with the next test, with `more` on its command line, by kexec_file_load(2).
+pub fn load(c: &Ctx, kernel: &File, initrd: &File, more: &str, flags: u64) -> TestResult {
+    let line = CString::new(c.next_kernel()? + more).map_err(|e| e.to_string())?;
+    // SAFETY: open files, and a string of that length with its NUL.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            kernel.as_raw_fd(),
+            initrd.as_raw_fd(),
+            line.as_bytes_with_nul().len(),
+            line.as_ptr(),
+            flags,
+        )
+    };
+    check!(r == 0, "kexec_file_load: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// Starts the kernel that has been loaded, at once.
+pub fn start() -> TestResult {
+    // SAFETY: as said.
+    unsafe { libc::reboot(libc::LINUX_REBOOT_CMD_KEXEC) };
+    fail!("kexec: {}", io::Error::last_os_error())
+}
