@@ -3,8 +3,7 @@
 //! What a test in a guest may not depend on, as far as its text shows: how fast the host is, and what
 //! the kernel does in the background. `Documentation/testing.md`, "What a test may depend on".
 
-use crate::rust::{self, File, Token};
-use std::path::Path;
+use crate::rust::{File, Token};
 
 /// What makes a use of the clock right is said in a comment that begins so, beside or above it.
 const MARK: &str = "CLOCK:";
@@ -14,21 +13,8 @@ const ABOVE: usize = 4;
 const NOT_LAZY: &str = "EXT4_NOT_LAZY";
 
 /// Gives what depends on a clock without saying why.
-pub fn check(top: &Path) -> Result<Vec<String>, String> {
-    let mut findings = Vec::new();
-    let dir = top.join("tests/guest/src");
-    let files = rust::files(&dir, |name| name.ends_with(".rs"))?;
-    if files.is_empty() {
-        return Err(format!("{} holds no Rust files", dir.display()));
-    }
-    for path in files {
-        let mut file = File::read(&path)?;
-        if let Ok(short) = path.strip_prefix(top) {
-            file.path = short.into();
-        }
-        findings.extend(of_file(&file));
-    }
-    Ok(findings)
+pub fn check(files: &[File]) -> Vec<String> {
+    files.iter().flat_map(of_file).collect()
 }
 
 fn of_file(file: &File) -> Vec<String> {
@@ -106,6 +92,7 @@ fn is_eager(tokens: &[Token], n: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn findings(body: &str) -> usize {
         let text = format!("fn f() {{\n{body}\n}}\n");

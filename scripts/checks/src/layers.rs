@@ -4,9 +4,12 @@
 //! other way. In `src/abstractions` a file imports those alone that stand above it in the table of
 //! `mod.rs`, so that there is no circle. KUnit modules stand above all: they may import what they test
 //! it with.
+//!
+//! In the program inside the guests, `tests/guest/src`: what tests share (`support`), then what one of them
+//! runs (`fuzz`, `cross`), then the tests (`t_*`), each of which is a file or a folder and imports no other.
 
 use crate::rust::{File, Token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From below to above.
 const LAYERS: [&str; 3] = ["logic", "abstractions", "driver"];
@@ -66,8 +69,8 @@ fn paths(tokens: &[Token], at: usize, prefix: &[String], to: &mut Vec<Vec<String
 }
 
 /// What the file names by `crate::` and `super::` outside of its KUnit modules: from the crate's root
-/// on, with the line.
-fn imports(file: &File) -> Vec<(usize, Vec<String>)> {
+/// on, with the line. `parent` is the path of what `super` is.
+fn imports(file: &File, parent: &[String]) -> Vec<(usize, Vec<String>)> {
     let tokens = &file.tokens;
     let mut found = Vec::new();
     let mut i = 0;
@@ -85,12 +88,12 @@ fn imports(file: &File) -> Vec<(usize, Vec<String>)> {
             i += 1;
             continue;
         }
-        let prefix = match (token.text.as_str(), LAYERS.get(layer(file))) {
-            ("super", Some(layer)) => vec![String::from(*layer)],
-            _ => Vec::new(),
+        let prefix = match token.text.as_str() {
+            "super" => parent,
+            _ => &[],
         };
         let mut all = Vec::new();
-        i = paths(tokens, i + 3, &prefix, &mut all);
+        i = paths(tokens, i + 3, prefix, &mut all);
         let line = file.line(token.range.start);
         found.extend(all.into_iter().map(|path| (line, path)));
     }
@@ -125,7 +128,12 @@ pub fn check(files: &[File]) -> Result<Vec<String>, String> {
                 file.path.display()
             ));
         }
-        for (line, path) in imports(file) {
+        let parent: Vec<String> = LAYERS
+            .get(layer(file))
+            .map(|name| name.to_string())
+            .into_iter()
+            .collect();
+        for (line, path) in imports(file, &parent) {
             let Some(of) = LAYERS.iter().position(|layer| path[0] == *layer) else {
                 continue;
             };
@@ -153,6 +161,76 @@ pub fn check(files: &[File]) -> Result<Vec<String>, String> {
     // By several names of one file.
     findings.dedup();
     Ok(findings)
+}
+
+/// What a file of the guests' program is part of, from below to above.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Guest {
+    Support,
+    /// What a test runs.
+    Engine,
+    Test,
+    Init,
+    /// The registry.
+    Main,
+}
+
+impl Guest {
+    fn of(area: &str) -> Guest {
+        match area {
+            "support" => Guest::Support,
+            "init" => Guest::Init,
+            "main" => Guest::Main,
+            test if test.starts_with("t_") => Guest::Test,
+            _ => Guest::Engine,
+        }
+    }
+}
+
+/// The module that the file is, from the crate's root on: its first name is the area.
+fn guest_module(file: &File) -> Vec<String> {
+    let path = file.path.with_extension("");
+    let names = path.iter().map(|name| name.to_string_lossy().into_owned());
+    let mut module: Vec<String> = names.skip_while(|name| name != "src").skip(1).collect();
+    if module.len() > 1 && module.last().is_some_and(|name| name == "mod") {
+        module.pop();
+    }
+    module
+}
+
+/// The same for the program inside the guests.
+pub fn check_guest(files: &[File]) -> Vec<String> {
+    let modules: Vec<Vec<String>> = files.iter().map(guest_module).collect();
+    let areas: BTreeSet<&String> = modules.iter().filter_map(|module| module.first()).collect();
+    let mut findings = Vec::new();
+    for (file, module) in files.iter().zip(&modules) {
+        let Some((own, parent)) = module.first().zip(module.split_last()) else {
+            continue;
+        };
+        for (line, mut path) in imports(file, parent.1) {
+            // `super::super::x`
+            while let Some(at) = path.iter().position(|name| name == "super") {
+                path.drain(at.saturating_sub(1)..=at);
+            }
+            let Some(area) = path.first().filter(|area| areas.contains(area)) else {
+                continue;
+            };
+            if area == own || Guest::of(area) < Guest::of(own) {
+                continue;
+            }
+            let what = match (Guest::of(own), Guest::of(area)) {
+                (Guest::Test, Guest::Test) => "another test: move what both need to support",
+                (Guest::Support, _) => "but what tests share knows of none, nor of what one runs",
+                _ => "which does not stand below it: move what both need to support",
+            };
+            findings.push(format!(
+                "{}:{line}: imports {area}, {what}",
+                file.path.display()
+            ));
+        }
+    }
+    findings.dedup();
+    findings
 }
 
 #[cfg(test)]
@@ -204,5 +282,73 @@ mod tests {
         assert_eq!(findings("src/abstractions/low.rs", text), 0);
         let both = format!("{text} use super::high::X;");
         assert_eq!(findings("src/abstractions/low.rs", &both), 1);
+    }
+
+    /// Of a file of the guests' program, among others.
+    fn in_guest(path: &str, text: &str) -> Vec<String> {
+        let parse = |path: &str, text| {
+            let path = format!("tests/guest/src/{path}");
+            File::parse(Path::new(&path), text).unwrap()
+        };
+        let others = [
+            "main.rs",
+            "init.rs",
+            "support/mod.rs",
+            "support/sys.rs",
+            "fuzz/mod.rs",
+            "fuzz/run.rs",
+            "cross/mod.rs",
+            "t_map/mod.rs",
+            "t_map/access.rs",
+            "t_fsdax.rs",
+        ];
+        let mut files: Vec<File> = others
+            .iter()
+            .filter(|other| **other != path)
+            .map(|other| parse(other, ""))
+            .collect();
+        files.push(parse(path, text));
+        check_guest(&files)
+    }
+
+    #[test]
+    fn a_test_imports_no_other() {
+        for path in ["t_fsdax.rs", "t_new.rs", "t_new/mod.rs", "t_new/part.rs"] {
+            for text in [
+                "use crate::t_map;",
+                "use crate::{support::sys, t_map::access::X};",
+                "fn f() { crate::t_map::g() }",
+            ] {
+                let found = in_guest(path, text);
+                assert_eq!(found.len(), 1, "{path}: {text}");
+                assert!(found[0].contains("another test"), "{found:?}");
+            }
+            let below = "use crate::{check, support::sys::Map, fuzz::run, cross}; use super::X;";
+            assert!(in_guest(path, below).is_empty(), "{path}");
+        }
+        assert_eq!(in_guest("t_new.rs", "use super::t_map::X;").len(), 1);
+        let up = "use super::super::t_map::X;";
+        assert_eq!(in_guest("t_new/part.rs", up).len(), 1);
+        let own = "use super::{access, X}; use crate::t_map::Y; use super::super::t_map::Z;";
+        assert!(in_guest("t_map/new.rs", own).is_empty());
+    }
+
+    #[test]
+    fn support_knows_no_test_and_no_engine() {
+        for text in [
+            "use crate::t_map::X;",
+            "use crate::fuzz::run;",
+            "use crate::init;",
+        ] {
+            assert_eq!(in_guest("support/new.rs", text).len(), 1, "{text}");
+        }
+        let text = "use crate::support::sys::X; use super::sys; use crate::check;";
+        assert!(in_guest("support/new.rs", text).is_empty());
+        assert_eq!(in_guest("fuzz/new.rs", "use crate::cross;").len(), 1);
+        assert_eq!(in_guest("cross/new.rs", "use crate::t_map;").len(), 1);
+        let text = "use crate::{support::sys, fuzz::run}; use super::run;";
+        assert!(in_guest("fuzz/new.rs", text).is_empty());
+        let text = "use crate::{support::sys, t_map, init};";
+        assert!(in_guest("main.rs", text).is_empty());
     }
 }

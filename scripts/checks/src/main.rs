@@ -4,7 +4,7 @@
 //!
 //! - `symbols KSRC SYMVERS RUSTLIB`: prints the names that the kernel declares, for the others
 //! - `unsafe TOP`: unsafe code in `src/abstractions` alone; prints the counts
-//! - `layers TOP`: who may import whom, without circles
+//! - `layers TOP`: who may import whom, without circles, in the module and in the tests of guests
 //! - `safety TOP SYMBOLS`: what is unsafe says why, and names only what exists
 //! - `references TOP KSRC`: files and symbols of the kernel that documentation refers to exist
 //! - `clocks TOP`: tests in guests depend neither on the speed of the host nor on lazy file systems
@@ -44,7 +44,16 @@ pub type Findings = Result<Vec<String>, String>;
 
 /// The module's own Rust files, with paths relative to the top of the clone.
 fn sources(top: &Path) -> Result<Vec<File>, String> {
-    let files: Vec<_> = rust::files(&top.join("src"), |name| {
+    sources_in(top, "src")
+}
+
+/// Those of the program inside the guests.
+fn guest_sources(top: &Path) -> Result<Vec<File>, String> {
+    sources_in(top, "tests/guest/src")
+}
+
+fn sources_in(top: &Path, dir: &str) -> Result<Vec<File>, String> {
+    let files: Vec<_> = rust::files(&top.join(dir), |name| {
         name.ends_with(".rs") && name != "bindings_generated.rs"
     })?
     .iter()
@@ -57,7 +66,7 @@ fn sources(top: &Path) -> Result<Vec<File>, String> {
     })
     .collect::<Result<_, String>>()?;
     if files.is_empty() {
-        return Err(format!("{}/src holds no Rust files", top.display()));
+        return Err(format!("{}/{dir} holds no Rust files", top.display()));
     }
     Ok(files)
 }
@@ -71,7 +80,12 @@ fn run(args: &[&str]) -> Findings {
             Ok(Vec::new())
         }
         ["unsafe", top] => Ok(unsafe_code::check(&sources(Path::new(top))?)),
-        ["layers", top] => layers::check(&sources(Path::new(top))?),
+        ["layers", top] => {
+            let top = Path::new(top);
+            let mut findings = layers::check(&sources(top)?)?;
+            findings.extend(layers::check_guest(&guest_sources(top)?));
+            Ok(findings)
+        }
         ["safety", top, symbols] => {
             let top = Path::new(top);
             let text = fs::read_to_string(symbols).map_err(|e| format!("{symbols}: {e}"))?;
@@ -85,7 +99,7 @@ fn run(args: &[&str]) -> Findings {
         }
         ["patches", dir, source] => patches::check(Path::new(dir), Path::new(source)),
         ["uapi", top, source] => uapi::check(Path::new(top), Path::new(source)),
-        ["clocks", top] => clocks::check(Path::new(top)),
+        ["clocks", top] => Ok(clocks::check(&guest_sources(Path::new(top))?)),
         ["tables", top] => tables::check(Path::new(top)),
         ["syzkaller", top] => {
             let top = Path::new(top);

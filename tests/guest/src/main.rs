@@ -3,14 +3,15 @@
 //!
 //! How to add a test:
 //!
-//! 1. Write `fn name(c: &mut Ctx) -> TestResult` in a file `t_<area>.rs`, with the helpers of
-//!    `support/`: `ctx.rs` (commands, sysfs, modules, namespaces, waiting), `sys.rs` (mappings,
-//!    flushing, signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use `check!`, `check_eq!`
-//!    and `?`. What it prints becomes a diagnostic line of the log; `result: ...` is shown also when
-//!    all is well. It runs as root in a child process of its own; whatever it leaves running is
-//!    killed.
+//! 1. Write `fn name(c: &mut Ctx) -> TestResult` in a file `t_<area>.rs`, or in one of a folder of that
+//!    name, with the helpers of `support/`: `ctx.rs` (commands, sysfs, modules, namespaces, waiting),
+//!    `sys.rs` (mappings, flushing, signals). Return `Ok(())`, `fail!("why")`, `skip!("why")`, or use
+//!    `check!`, `check_eq!` and `?`. What it prints becomes a diagnostic line of the log; `result: ...`
+//!    is shown also when all is well. It runs as root in a child process of its own; whatever it
+//!    leaves running is killed.
 //! 2. Name it in the `TESTS` of that file, as `area_name => name,`; a new file is added to `mod` and
-//!    to `registry()` below.
+//!    to `registry()` below. What another area needs too belongs in `support/`: an area imports no
+//!    other, and `scripts/check layers` sees to it.
 //! 3. Name it in a scenario, `tests/scenarios/*.json`: a test that no scenario runs is an error.
 //!    The scenario says which fixture, driver, module parameters and timeout it gets.
 //!
