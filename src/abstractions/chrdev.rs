@@ -22,8 +22,8 @@ use super::{
     sysfs,
     vm::{
         self,
-        NewArea,
-        Ready, //
+        PreparedVma, //
+        VmaDesc,
     }, //
 };
 use crate::bindings;
@@ -164,21 +164,21 @@ pub(crate) trait Operations: vm::Operations {
     /// # Errors
     ///
     /// Any; mmap(2) then fails with it.
-    fn check(&self, dev: &Device, request: Request) -> Result<u64>;
+    fn check_mmap(&self, dev: &Device, request: Request) -> Result<u64>;
 
-    /// Makes the mapping. What [`Operations::check`] has seen may have changed. Context: as above.
+    /// Makes the mapping. What [`Operations::check_mmap`] has seen may have changed. Context: as above.
     ///
     /// # Errors
     ///
     /// As above.
-    fn map(&self, dev: &Device, area: NewArea<'_, Self>) -> Result<Ready>;
+    fn mmap_prepare(&self, dev: &Device, area: VmaDesc<'_, Self>) -> Result<PreparedVma>;
 
     /// Makes stores from byte `first` to byte `last` of the file durable. Context: may sleep.
     ///
     /// # Errors
     ///
     /// Any; msync(2) and fsync(2) then fail with it.
-    fn sync(&self, first: u64, last: u64) -> Result;
+    fn fsync(&self, first: u64, last: u64) -> Result;
 
     /// The system is about to sleep or to hibernate; no user's task runs any more, all devices still do.
     /// Context: may sleep, lock of the device held.
@@ -538,7 +538,7 @@ impl<T: Operations> Registration<T> {
             pgoff: pgoff as u64,
             pages: (len as u64).div_ceil(bindings::PAGE_SIZE as u64),
         };
-        match inner.data.check(inner.device(), request) {
+        match inner.data.check_mmap(inner.device(), request) {
             // SAFETY: The file is open, and the caller holds the mmap lock.
             Ok(phys) => unsafe { vm::unmapped_area(file, addr, len, pgoff, flags, phys) },
             Err(err) => err.to_errno() as c_ulong,
@@ -552,9 +552,9 @@ impl<T: Operations> Registration<T> {
         // SAFETY: `call_mmap_prepare()` passes a valid description of a mapping of an open file.
         let inner = unsafe { Self::of_file((*desc).file) };
         // SAFETY: As above; the file keeps the data alive.
-        let area = unsafe { NewArea::from_raw(desc, &inner.data) };
-        match inner.data.map(inner.device(), area) {
-            Ok(Ready { .. }) => 0,
+        let area = unsafe { VmaDesc::from_raw(desc, &inner.data) };
+        match inner.data.mmap_prepare(inner.device(), area) {
+            Ok(PreparedVma { .. }) => 0,
             Err(err) => err.to_errno(),
         }
     }
@@ -571,7 +571,7 @@ impl<T: Operations> Registration<T> {
         // SAFETY: `vfs_fsync_range()` passes an open file.
         let inner = unsafe { Self::of_file(file) };
         from_result(|| {
-            inner.data.sync(first as u64, last as u64)?;
+            inner.data.fsync(first as u64, last as u64)?;
             Ok(0)
         })
     }

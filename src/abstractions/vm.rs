@@ -62,9 +62,9 @@ pub(crate) const PUD_ORDER: u32 = bindings::RPMEM_PUD_ORDER;
 
 /// What happened to a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum FaultResult {
     /// The access can go on.
-    Mapped,
+    NoPage,
     /// No entry of this size.
     Fallback,
     /// SIGBUS, BUS_ADRERR.
@@ -75,32 +75,32 @@ pub(crate) enum Outcome {
     Oom,
 }
 
-impl Outcome {
+impl FaultResult {
     fn code(self) -> bindings::vm_fault_t {
         match self {
-            Outcome::Mapped => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            Outcome::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
-            Outcome::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-            Outcome::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
-            Outcome::Oom => bindings::vm_fault_reason_VM_FAULT_OOM,
+            FaultResult::NoPage => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+            FaultResult::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+            FaultResult::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+            FaultResult::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
+            FaultResult::Oom => bindings::vm_fault_reason_VM_FAULT_OOM,
         }
     }
 
     fn of(code: bindings::vm_fault_t) -> Self {
         match code {
-            bindings::vm_fault_reason_VM_FAULT_NOPAGE => Outcome::Mapped,
-            bindings::vm_fault_reason_VM_FAULT_FALLBACK => Outcome::Fallback,
-            bindings::vm_fault_reason_VM_FAULT_OOM => Outcome::Oom,
-            _ => Outcome::Sigbus,
+            bindings::vm_fault_reason_VM_FAULT_NOPAGE => FaultResult::NoPage,
+            bindings::vm_fault_reason_VM_FAULT_FALLBACK => FaultResult::Fallback,
+            bindings::vm_fault_reason_VM_FAULT_OOM => FaultResult::Oom,
+            _ => FaultResult::Sigbus,
         }
     }
 }
 
 /// What a driver with mappings implements.
 pub(crate) trait Operations: Send + Sync + Sized + 'static {
-    /// Answers a fault with entries of 2^`order` pages, or with [`Outcome::Fallback`] if `order` is
+    /// Answers a fault with entries of 2^`order` pages, or with [`FaultResult::Fallback`] if `order` is
     /// not 0. Context: may sleep; called concurrently, for one mapping as well.
-    fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome;
+    fn fault(&self, fault: &Fault<'_>, order: u32) -> FaultResult;
 
     /// Maps pages from user address `from` on with entries of one page, ahead of any access, as far
     /// as they are linear and in the page table that is there, and at most up to `to`. Gives the
@@ -110,10 +110,10 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ///
     /// `EHWPOISON`, `EFAULT` if not even one page can be mapped; `EAGAIN` without a page table;
     /// `ENOMEM`.
-    fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
+    fn populate(&self, vma: &DeviceVma<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
 
     /// Whether there is poison in the page at user address `address`. Context: as above.
-    fn is_poisoned(&self, mapping: &Mapped<'_>, address: u64) -> bool;
+    fn is_poisoned(&self, vma: &DeviceVma<'_>, address: u64) -> bool;
 
     /// The name of the device, for events. Context: any.
     fn name(&self) -> &CStr;
@@ -121,9 +121,9 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// log2 of the pages of the folios that mappings have, if they have any.
     fn folio_order(&self) -> Option<u32>;
 
-    /// The file offset in pages at which a mapping has `pfn`, if that is of this device; `mapping`
+    /// The file offset in pages at which a mapping has `pfn`, if that is of this device; `start`
     /// is the offset of the mapping's own start. Context: atomic.
-    fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64>;
+    fn pgoff(&self, pfn: Pfn, start: u64) -> Option<u64>;
 
     /// Moves bytes between `buffer` and the page of the device at `page`, from byte `offset` of it
     /// on, for a debugger. They are in one page; only writable mappings are written.
@@ -133,7 +133,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// `EIO` if there is nothing or poison.
     fn access(
         &self,
-        mapping: &Mapped<'_>,
+        vma: &DeviceVma<'_>,
         page: u64,
         offset: usize,
         buffer: &Segment<'_>,
@@ -141,7 +141,7 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     ) -> Result;
 
     /// mmap(2) has made a mapping of the calling process, with the `tag` given to
-    /// [`NewArea::map_frames`]: gives the one that it carries from now on. Context: may sleep, mmap
+    /// [`VmaDesc::map_frames`]: gives the one that it carries from now on. Context: may sleep, mmap
     /// lock held.
     ///
     /// # Errors
@@ -151,10 +151,10 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
 
     /// A mapping came to be by fork, or by a cut through another one, with the tag of that. Context:
     /// as above.
-    fn opened(&self, mapping: &Mapped<'_>);
+    fn opened(&self, vma: &DeviceVma<'_>);
 
     /// A mapping ended. Context: as above.
-    fn closed(&self, mapping: &Mapped<'_>);
+    fn closed(&self, vma: &DeviceVma<'_>);
 
     /// The address space that has the mappings of the device.
     fn space(&self) -> &AddressSpace;
@@ -170,14 +170,14 @@ pub(crate) struct MmId(pub(super) usize);
 ///
 /// The pointer is valid for `'a`, and nobody else uses it. The owner is the data of the device that
 /// the file is of, and outlives that.
-pub(crate) struct NewArea<'a, T>(*mut bindings::vm_area_desc, &'a T);
+pub(crate) struct VmaDesc<'a, T>(*mut bindings::vm_area_desc, &'a T);
 
-/// The proof that a [`NewArea`] has been set up.
-pub(crate) struct Ready {
+/// The proof that a [`VmaDesc`] has been set up.
+pub(crate) struct PreparedVma {
     _made_here: (),
 }
 
-impl<'a, T: Operations> NewArea<'a, T> {
+impl<'a, T: Operations> VmaDesc<'a, T> {
     /// # Safety
     ///
     /// For `->mmap_prepare` only: `desc` is valid for `'a`, and `owner` for as long as its file.
@@ -247,7 +247,7 @@ impl<'a, T: Operations> NewArea<'a, T> {
     /// with faults answered by the owner. If it is `tracked`, pages start read-only and the first
     /// store to each is a fault. It carries `tag`, of which as many bits are kept as the alignment of
     /// `T` leaves.
-    pub(crate) fn map_frames(self, memory: &Mapping, tracked: bool, tag: usize) -> Ready {
+    pub(crate) fn map_frames(self, memory: &Mapping, tracked: bool, tag: usize) -> PreparedVma {
         // SAFETY: By the type invariants the pointer is valid and ours; the address is one of the
         // kernel's for as long as the memory is borrowed.
         unsafe { bindings::rpmem_helper_vma_desc_set_pfnmap(self.0, memory.start()) };
@@ -264,20 +264,20 @@ impl<'a, T: Operations> NewArea<'a, T> {
     /// Makes it a mapping of folios, which can be pinned, with faults answered by the owner. Stores
     /// are not tracked; it carries `tag` as above. Its file offset is the page of the device that it
     /// starts at.
-    pub(crate) fn map_folios(self, tag: usize) -> Ready {
+    pub(crate) fn map_folios(self, tag: usize) -> PreparedVma {
         // SAFETY: By the type invariants the pointer is valid and ours.
         unsafe { bindings::rpmem_helper_vma_desc_set_dontexpand(self.0) };
         self.finish(tag, &Table::<T>::FOLIOS.0)
     }
 
-    fn finish(self, tag: usize, ops: &'static bindings::vm_operations_struct) -> Ready {
+    fn finish(self, tag: usize, ops: &'static bindings::vm_operations_struct) -> PreparedVma {
         // SAFETY: By the type invariants the pointer is valid and ours, and the owner outlives the
         // file, which the mapping holds. The table is static, and one for `T`.
         unsafe {
             (*self.0).private_data = tagged(core::ptr::from_ref(self.1), tag);
             (*self.0).vm_ops = ops;
         }
-        Ready { _made_here: () }
+        PreparedVma { _made_here: () }
     }
 }
 
@@ -296,14 +296,14 @@ fn untagged<T>(private: *mut c_void) -> *const T {
     private.cast::<u8>().wrapping_sub(tag).cast_const().cast()
 }
 
-/// A mapping made by [`NewArea::map_frames`] or [`NewArea::map_folios`], while it cannot change.
+/// A mapping made by [`VmaDesc::map_frames`] or [`VmaDesc::map_folios`], while it cannot change.
 ///
 /// # Invariants
 ///
 /// The pointer is to such a mapping, and its lock or the mmap lock is held for `'a`.
-pub(crate) struct Mapped<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
+pub(crate) struct DeviceVma<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
 
-impl Mapped<'_> {
+impl DeviceVma<'_> {
     /// Where it is, with `first` the file offset in pages of its start.
     pub(crate) fn area(&self) -> Area {
         let vma = self.0.as_ptr();
@@ -390,17 +390,17 @@ impl Mapped<'_> {
         write: bool,
         marks: Option<Marks<'_>>,
         near: Option<&Fault<'_>>,
-    ) -> (Outcome, u64) {
+    ) -> (FaultResult, u64) {
         let room = match self.room(address) {
             Some(room) if !self.has_folios() && self.takes(&frames) => room,
-            _ => return (Outcome::Sigbus, 0),
+            _ => return (FaultResult::Sigbus, 0),
         };
         let pages = frames.pages().min(room);
         let (bits, first, any) = match marks {
             None => (core::ptr::null_mut(), 0, core::ptr::null_mut()),
             Some(marks) => {
                 if marks.bits.len() as u64 * 64 < marks.first.saturating_add(pages) {
-                    return (Outcome::Sigbus, 0);
+                    return (FaultResult::Sigbus, 0);
                 }
                 (
                     marks.bits.as_ptr().cast_mut().cast(),
@@ -427,14 +427,14 @@ impl Mapped<'_> {
                 any,
             )
         };
-        (Outcome::Mapped, if done { pages } else { 0 })
+        (FaultResult::NoPage, if done { pages } else { 0 })
     }
 
     /// The C structure of the fault, if `address` is in the same page table.
     fn fault_near(&self, address: u64, near: Option<&Fault<'_>>) -> *mut bindings::vm_fault {
         match near {
             Some(fault)
-                if fault.mapping.0 == self.0
+                if fault.vma.0 == self.0
                     && (address ^ fault.address()) >> (bindings::PAGE_SHIFT + PMD_ORDER) == 0 =>
             {
                 fault.vmf.as_ptr()
@@ -444,18 +444,18 @@ impl Mapped<'_> {
     }
 
     /// Maps `folios` from user address `address` on with entries of one page, as
-    /// [`Mapped::insert`] does.
+    /// [`DeviceVma::insert`] does.
     pub(crate) fn insert_folios(
         &self,
         address: u64,
         folios: Folios<'_>,
         write: bool,
         near: Option<&Fault<'_>>,
-    ) -> (Outcome, u64) {
+    ) -> (FaultResult, u64) {
         let frames = folios.frames();
         let room = match self.room(address) {
             Some(room) if self.has_folios() && self.takes(frames) => room,
-            _ => return (Outcome::Sigbus, 0),
+            _ => return (FaultResult::Sigbus, 0),
         };
         let pages = frames.pages().min(room);
         let mut done = 0;
@@ -473,7 +473,7 @@ impl Mapped<'_> {
                 &mut done,
             )
         };
-        (Outcome::of(code), done as u64)
+        (FaultResult::of(code), done as u64)
     }
 }
 
@@ -492,16 +492,16 @@ pub(crate) struct Marks<'a> {
 ///
 /// # Invariants
 ///
-/// The pointer is to a fault in progress in `mapping`.
+/// The pointer is to a fault in progress in `vma`.
 pub(crate) struct Fault<'a> {
     vmf: NonNull<bindings::vm_fault>,
-    mapping: Mapped<'a>,
+    vma: DeviceVma<'a>,
 }
 
 impl<'a> Fault<'a> {
     /// The mapping.
-    pub(crate) fn mapping(&self) -> &Mapped<'a> {
-        &self.mapping
+    pub(crate) fn vma(&self) -> &DeviceVma<'a> {
+        &self.vma
     }
 
     /// The user address, at the start of a page.
@@ -520,15 +520,15 @@ impl<'a> Fault<'a> {
     /// Whether one entry of 2^`order` pages can be for these.
     fn is_whole(&self, frames: &Frames<'_>, order: u32) -> bool {
         let pages = 1u64 << order;
-        frames.pages() == pages && frames.first().0 & (pages - 1) == 0 && self.mapping.takes(frames)
+        frames.pages() == pages && frames.first().0 & (pages - 1) == 0 && self.vma.takes(frames)
     }
 
-    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`Outcome::Fallback`] for any
+    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`FaultResult::Fallback`] for any
     /// other than the orders of PMD and PUD. Context: may sleep.
-    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> Outcome {
+    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> FaultResult {
         let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
-        if self.mapping.has_folios() || !self.is_whole(&frames, order) {
-            return Outcome::Fallback;
+        if self.vma.has_folios() || !self.is_whole(&frames, order) {
+            return FaultResult::Fallback;
         }
         let code = match (order, frames.users()) {
             // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is
@@ -541,28 +541,28 @@ impl<'a> Fault<'a> {
                 // SAFETY: As above; nobody unmaps in this address space meanwhile.
                 unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) }
             }
-            _ => return Outcome::Fallback,
+            _ => return FaultResult::Fallback,
         };
-        Outcome::of(code)
+        FaultResult::of(code)
     }
 
-    /// Maps a folio of 2^`order` pages with one entry. Fails with [`Outcome::Fallback`] if `folios`
+    /// Maps a folio of 2^`order` pages with one entry. Fails with [`FaultResult::Fallback`] if `folios`
     /// is not one of that order, or for any other than that of PMD: the core mistakes an entry of
     /// 1 GiB for a damaged table if it comes while MADV_DONTNEED looks (see `space.rs`), which nobody
     /// can forbid, and mremap(2) does so always.
-    pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> Outcome {
+    pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> FaultResult {
         if order != PMD_ORDER
             || folios.order() != order
-            || !self.mapping.has_folios()
+            || !self.vma.has_folios()
             || !self.is_whole(folios.frames(), order)
         {
-            return Outcome::Fallback;
+            return FaultResult::Fallback;
         }
         let pfn = folios.frames().first().0;
         // SAFETY: By the type invariants this is a fault in a VMA of folios, which is locked; that
         // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. The
         // folio is there while it is borrowed, and loses its entries when that ends.
-        Outcome::of(unsafe {
+        FaultResult::of(unsafe {
             bindings::rpmem_helper_insert_folio(self.vmf.as_ptr(), pfn as usize, write)
         })
     }
@@ -626,14 +626,14 @@ impl<T: Operations> Table<T> {
         if private.is_null() || !ours.iter().any(|table| core::ptr::eq(*table, ops)) {
             return None;
         }
-        // SAFETY: Mappings with these operations are from `NewArea::finish()`, which put a `T` there
+        // SAFETY: Mappings with these operations are from `VmaDesc::finish()`, which put a `T` there
         // that outlives them.
         Some(unsafe { &*untagged::<T>(private) })
     }
 
     /// # Safety
     ///
-    /// `vma` was made by [`NewArea::map_frames`] for `T`.
+    /// `vma` was made by [`VmaDesc::map_frames`] for `T`.
     unsafe fn owner<'a>(vma: *mut bindings::vm_area_struct) -> &'a T {
         // SAFETY: `map_frames` put a `T` there, which outlives the mapping.
         unsafe { &*untagged::<T>((*vma).vm_private_data) }
@@ -641,34 +641,37 @@ impl<T: Operations> Table<T> {
 
     /// # Safety
     ///
-    /// `vmf` is a fault in a mapping made by [`NewArea::map_frames`] for `T`.
-    unsafe fn answer(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
+    /// `vmf` is a fault in a mapping made by [`VmaDesc::map_frames`] for `T`.
+    unsafe fn handle_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
         // SAFETY: Guaranteed by the caller.
         let vma = unsafe { (*vmf).__bindgen_anon_1.vma };
         let (Some(vmf), Some(area)) = (NonNull::new(vmf), NonNull::new(vma)) else {
-            return Outcome::Sigbus.code();
+            return FaultResult::Sigbus.code();
         };
         // INVARIANT: Guaranteed by the caller; a fault holds the lock of its VMA, or the mmap lock.
         let fault = Fault {
             vmf,
-            mapping: Mapped(area, PhantomData),
+            vma: DeviceVma(area, PhantomData),
         };
         // SAFETY: Guaranteed by the caller.
         let owner = unsafe { Self::owner(vma) };
         owner.fault(&fault, order).code()
     }
 
-    /// As [`Self::answer`], and tells of it. Nothing on the usual way has to be kept for that.
+    /// As [`Self::handle_fault`], and tells of it. Nothing on the usual way has to be kept for that.
     ///
     /// # Safety
     ///
     /// As there.
     #[cold]
     #[inline(never)]
-    unsafe fn answer_traced(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
+    unsafe fn handle_fault_traced(
+        vmf: *mut bindings::vm_fault,
+        order: u32,
+    ) -> bindings::vm_fault_t {
         // SAFETY: Guaranteed by the caller.
-        let result = unsafe { Self::answer(vmf, order) };
-        // SAFETY: Guaranteed by the caller; the answer leaves the lock of the VMA alone.
+        let result = unsafe { Self::handle_fault(vmf, order) };
+        // SAFETY: Guaranteed by the caller; handling it leaves the lock of the VMA alone.
         unsafe {
             let owner = Self::owner((*vmf).__bindgen_anon_1.vma);
             trace::fault(owner.name(), vmf, order, result);
@@ -683,9 +686,9 @@ impl<T: Operations> Table<T> {
         // SAFETY: `__do_fault()` and `wp_pfn_shared()` pass a fault in a mapping with this table.
         unsafe {
             if trace::fault_is_on() {
-                return Self::answer_traced(vmf, 0);
+                return Self::handle_fault_traced(vmf, 0);
             }
-            Self::answer(vmf, 0)
+            Self::handle_fault(vmf, 0)
         }
     }
 
@@ -699,9 +702,9 @@ impl<T: Operations> Table<T> {
         // SAFETY: `create_huge_pmd()` passes a fault in a mapping with this table.
         unsafe {
             if trace::fault_is_on() {
-                return Self::answer_traced(vmf, order);
+                return Self::handle_fault_traced(vmf, order);
             }
-            Self::answer(vmf, order)
+            Self::handle_fault(vmf, order)
         }
     }
 
@@ -735,7 +738,7 @@ impl<T: Operations> Table<T> {
             return EFAULT.to_errno();
         };
         // INVARIANT: As above; the mmap lock is held.
-        let mapping = Mapped(vma, PhantomData);
+        let mapping = DeviceVma(vma, PhantomData);
         // It is asked to write wherever get_user_pages() refuses, also by force.
         if write != 0 && !mapping.is_writable() {
             return EFAULT.to_errno();
@@ -764,7 +767,7 @@ impl<T: Operations> Table<T> {
             return bindings::PAGE_SIZE;
         };
         // INVARIANT: As above; its callers hold the mmap lock.
-        let area = Mapped(vma, PhantomData).area();
+        let area = DeviceVma(vma, PhantomData).area();
         let size = (bindings::PAGE_SIZE as u64) << owner.folio_order().unwrap_or(0);
         let place = area.start | area.end | (area.first << bindings::PAGE_SHIFT);
         if place & (size - 1) == 0 {
@@ -822,7 +825,7 @@ impl<T: Operations> Table<T> {
         let owner = unsafe { Self::owner(vma) };
         if let Some(vma) = NonNull::new(vma) {
             // INVARIANT: As above; nobody else knows the new mapping, or the mmap lock is held.
-            let mapping = Mapped(vma, PhantomData);
+            let mapping = DeviceVma(vma, PhantomData);
             owner.opened(&mapping);
             // `move_page_tables()` takes an entry of 1 GiB for a damaged table. It finds none: the
             // mapping that moves is locked for writing already.
@@ -846,7 +849,7 @@ impl<T: Operations> Table<T> {
         let owner = unsafe { Self::owner(vma) };
         if let Some(vma) = NonNull::new(vma) {
             // INVARIANT: As above; nobody else can find the mapping any more.
-            owner.closed(&Mapped(vma, PhantomData));
+            owner.closed(&DeviceVma(vma, PhantomData));
         }
     }
 }
@@ -957,14 +960,14 @@ fn prefault_locked<T: Operations>(
         _ => return Err(EINVAL),
     }
     // INVARIANT: The operations are those of `map_frames`, and the mmap lock is held.
-    let mapping = Mapped(vma, PhantomData);
-    let stop = end.min(mapping.area().end);
+    let vma = DeviceVma(vma, PhantomData);
+    let stop = end.min(vma.area().end);
     let mut done = at;
     for _ in 0..STEPS {
         let step = if kernel::current!().signal_pending() {
             Err(EINTR)
         } else {
-            prefault_step(owner, mm, &mapping, done, end, write)
+            prefault_step(owner, mm, &vma, done, end, write)
         };
         match step {
             Ok(next) if next != done => done = next,
@@ -979,11 +982,11 @@ fn prefault_locked<T: Operations>(
 }
 
 /// Maps one entry, or a run of small ones, at `at`; gives the address after it, or `at` if it is
-/// gone again. The mapping is of `mm`, whose lock is held.
+/// gone again. `vma` is of `mm`, whose lock is held.
 fn prefault_step<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
-    mapping: &Mapped<'_>,
+    vma: &DeviceVma<'_>,
     at: u64,
     end: u64,
     write: bool,
@@ -999,7 +1002,7 @@ fn prefault_step<T: Operations>(
     })
     .map_err(|err| {
         // It does not tell poison from other reasons.
-        if err == EFAULT && owner.is_poisoned(mapping, at) {
+        if err == EFAULT && owner.is_poisoned(vma, at) {
             ehwpoison()
         } else {
             err
@@ -1016,12 +1019,12 @@ fn prefault_step<T: Operations>(
     }
     // There is a page table now, so that the rest of it takes no faults.
     let table = (at | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)) + 1;
-    let to = table.min(end).min(mapping.area().end);
+    let to = table.min(end).min(vma.area().end);
     if next >= to {
         return Ok(next);
     }
     // What cannot be mapped is found by the next fault.
-    Ok(owner.fill(mapping, next, to, write).unwrap_or(next))
+    Ok(owner.populate(vma, next, to, write).unwrap_or(next))
 }
 
 /// Page frames without struct pages that users have mapped, registered such that a memory failure in
@@ -1097,7 +1100,7 @@ impl<T: Operations> PfnSpace<T> {
         };
         // INVARIANT: It is one of ours; the lock of the address space is held, so that the VMA stays
         // as it is.
-        let area = Mapped(vma, PhantomData).area();
+        let area = DeviceVma(vma, PhantomData).area();
         // A process for which the caller does not find an address is killed without a word.
         let end = area.first + ((area.end - area.start) >> bindings::PAGE_SHIFT);
         match owner.pgoff(Pfn(pfn as u64), area.first) {

@@ -71,9 +71,9 @@ use crate::{
         trace,
         vm::{
             self,
-            NewArea,
             PfnSpace,
-            Ready,
+            PreparedVma,
+            VmaDesc,
             PMD_ORDER,
             PUD_ORDER, //
         }, //
@@ -363,7 +363,7 @@ impl Node {
             page_backed: self.page_backed,
             pinnable: self.folios.is_some(),
         };
-        answer(argument, &info.to_bytes())
+        copy_struct_to_user(argument, &info.to_bytes())
     }
 
     fn lease(&self, argument: UserPtr) -> Result {
@@ -374,12 +374,12 @@ impl Node {
             holders: state.holders,
             left: state.left,
         };
-        answer(argument, &lease.to_bytes())
+        copy_struct_to_user(argument, &lease.to_bytes())
     }
 }
 
 /// Copies a structure to a caller who has said in its first word that there is room.
-fn answer(argument: UserPtr, raw: &[u8]) -> Result {
+fn copy_struct_to_user(argument: UserPtr, raw: &[u8]) -> Result {
     let argsz: u32 = UserSlice::new(argument, size_of::<u32>()).reader().read()?;
     if (argsz as usize) < raw.len() {
         return Err(EINVAL);
@@ -459,7 +459,7 @@ impl Operations for Node {
         self.leases.fasync()
     }
 
-    fn check(&self, dev: &Device, request: Request) -> Result<u64> {
+    fn check_mmap(&self, dev: &Device, request: Request) -> Result<u64> {
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
@@ -470,7 +470,7 @@ impl Operations for Node {
             .map_err(|refusal| refuse(dev, refusal))
     }
 
-    fn map(&self, dev: &Device, mut area: NewArea<'_, Self>) -> Result<Ready> {
+    fn mmap_prepare(&self, dev: &Device, mut area: VmaDesc<'_, Self>) -> Result<PreparedVma> {
         let disk = self.live.enter().ok_or(ENXIO)?;
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
@@ -509,7 +509,7 @@ impl Operations for Node {
         Ok(area.map_frames(memory, class == Class::Plain, tag))
     }
 
-    fn sync(&self, first: u64, last: u64) -> Result {
+    fn fsync(&self, first: u64, last: u64) -> Result {
         self.tracker
             .write_back(mmap::pages_of(&self.limits, first, last), self)
     }

@@ -4,8 +4,8 @@
 //!
 //! C counterpart: `dev_dax_huge_fault()` in `drivers/dax/device.c`.
 //!
-//! A fault goes down: `fault` (may it be served), `place` (which pages), `answer` (is there poison, what
-//! else is near), `insert` (which kind of entry).
+//! A fault goes down: `fault` (may it be served), `plan_entry` (which pages), `map_entry` (is there poison, what
+//! else is near), `insert_pages` (which kind of entry).
 
 use super::{
     super::blk::Disk,
@@ -23,10 +23,10 @@ use crate::{
         space::AddressSpace,
         vm::{
             self,
+            DeviceVma,
             Fault,
-            Mapped,
+            FaultResult,
             MmId,
-            Outcome,
             PMD_ORDER, //
         }, //
     },
@@ -58,8 +58,8 @@ const FAULT_AROUND: u64 = 64;
 
 impl Node {
     /// Whether the lease lets a mapping have entries.
-    fn serves(&self, mapping: &Mapped<'_>) -> bool {
-        self.leases.serves(tag(mapping))
+    fn serves(&self, vma: &DeviceVma<'_>) -> bool {
+        self.leases.serves(tag(vma))
     }
 
     /// Whether one entry may map 2^`order` pages of this memory.
@@ -83,8 +83,8 @@ impl Node {
     }
 
     /// The mapping, with `first` a page of the device.
-    fn area(&self, mapping: &Mapped<'_>) -> Option<Area> {
-        let mut area = mapping.area();
+    fn area(&self, vma: &DeviceVma<'_>) -> Option<Area> {
+        let mut area = vma.area();
         let pages = (area.end - area.start) >> PAGE_SHIFT;
         area.first = mmap::locate(&self.limits, area.first, pages).ok()?.first;
         Some(area)
@@ -106,80 +106,80 @@ impl Node {
     /// Maps `run`, or the pages of it that are in one page table, with entries of one page; gives how
     /// many pages it was.
     #[inline(always)]
-    fn insert(
+    fn insert_pages(
         &self,
         disk: &Disk,
-        mapping: &Mapped<'_>,
+        vma: &DeviceVma<'_>,
         run: Run,
         write: bool,
         near: Option<&Fault<'_>>,
-    ) -> Result<(Outcome, u64)> {
+    ) -> Result<(FaultResult, u64)> {
         let pages = run.page..run.page + run.pages;
-        let tracked = mapping.is_tracked();
+        let tracked = vma.is_tracked();
         let (marks, len) = if tracked && write {
             let (marks, len) = self.tracker.marks(&pages)?;
             (Some(marks), len)
         } else {
             // Entries of mappings that are not tracked are writable at once.
-            if !tracked && mapping.may_write() {
+            if !tracked && vma.may_write() {
                 self.tracker.touch(run.page, run.pages)?;
             }
             (None, run.pages)
         };
         let memory = disk.data().mapping();
-        if mapping.has_folios() {
+        if vma.has_folios() {
             let folios = memory.folios(run.pfn, len)?;
-            return Ok(mapping.insert_folios(run.address, folios, write, near));
+            return Ok(vma.insert_folios(run.address, folios, write, near));
         }
         let frames = memory.frames(run.pfn, len)?;
-        Ok(mapping.insert(run.address, frames, write, marks, near))
+        Ok(vma.insert(run.address, frames, write, marks, near))
     }
 
     /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
     /// that most of those that are too large end here, without a lock.
-    fn place(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
-        let mapping = fault.mapping();
+    fn plan_entry(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
+        let vma = fault.vma();
         // Stores are tracked by the page.
-        if order != 0 && mapping.is_tracked() && mapping.may_write() || !self.may_have(order) {
+        if order != 0 && vma.is_tracked() && vma.may_write() || !self.may_have(order) {
             return None;
         }
-        let area = self.area(mapping)?;
+        let area = self.area(vma)?;
         match plan(&area, &self.memory, fault.address(), order, |_, _| false) {
             Plan::Map(run) => Some((area, run)),
             _ => None,
         }
     }
 
-    fn answer(
+    fn map_entry(
         &self,
         disk: &Disk,
         fault: &Fault<'_>,
         order: u32,
         (area, run): (Area, Run),
-    ) -> Result<Outcome> {
-        let mapping = fault.mapping();
+    ) -> Result<FaultResult> {
+        let vma = fault.vma();
         let is_bad = |page, pages| self.is_bad(disk, page, pages);
         if order == 0 {
             // Stores are tracked by the page; what else is near is mapped with it.
             let write = fault.is_write();
-            let wide = if mapping.is_tracked() && write {
+            let wide = if vma.is_tracked() && write {
                 run
             } else {
                 widen(&area, &self.memory, run, FAULT_AROUND, is_bad)
             };
             if wide == run && is_bad(run.page, run.pages) {
-                return Ok(Outcome::HwPoison);
+                return Ok(FaultResult::HwPoison);
             }
-            return Ok(self.insert(disk, mapping, wide, write, Some(fault))?.0);
+            return Ok(self.insert_pages(disk, vma, wide, write, Some(fault))?.0);
         }
         if is_bad(run.page, run.pages) {
-            return Ok(Outcome::Fallback);
+            return Ok(FaultResult::Fallback);
         }
-        if mapping.may_write() {
+        if vma.may_write() {
             self.tracker.touch(run.page, run.pages)?;
         }
         let memory = disk.data().mapping();
-        if mapping.has_folios() {
+        if vma.has_folios() {
             let folio = memory.folios(run.pfn, run.pages)?;
             return Ok(fault.insert_folio(folio, order, fault.is_write()));
         }
@@ -197,44 +197,40 @@ impl vm::Operations for Node {
         self.folios
     }
 
-    fn pgoff(&self, pfn: Pfn, mapping: u64) -> Option<u64> {
+    fn pgoff(&self, pfn: Pfn, start: u64) -> Option<u64> {
         const WINDOW: u64 = DIRECT_WINDOW >> PAGE_SHIFT;
         let page = pfn.0.checked_sub(self.memory.pfn.0)?;
-        (page < self.memory.pages).then_some(if mapping >= WINDOW {
-            WINDOW + page
-        } else {
-            page
-        })
+        (page < self.memory.pages).then_some(if start >= WINDOW { WINDOW + page } else { page })
     }
 
-    fn fault(&self, fault: &Fault<'_>, order: u32) -> Outcome {
+    fn fault(&self, fault: &Fault<'_>, order: u32) -> FaultResult {
         let miss = if order == 0 {
-            Outcome::Sigbus
+            FaultResult::Sigbus
         } else {
-            Outcome::Fallback
+            FaultResult::Fallback
         };
-        let Some(place) = self.place(fault, order) else {
+        let Some(place) = self.plan_entry(fault, order) else {
             return miss;
         };
         let Some(disk) = self.live.enter() else {
             return miss;
         };
-        if !self.serves(fault.mapping()) {
+        if !self.serves(fault.vma()) {
             return miss;
         }
-        match self.answer(&disk, fault, order, place) {
+        match self.map_entry(&disk, fault, order, place) {
             Ok(outcome) => outcome,
-            Err(ENOMEM) => Outcome::Oom,
+            Err(ENOMEM) => FaultResult::Oom,
             Err(_) => miss,
         }
     }
 
-    fn fill(&self, mapping: &Mapped<'_>, from: u64, to: u64, write: bool) -> Result<u64> {
+    fn populate(&self, vma: &DeviceVma<'_>, from: u64, to: u64, write: bool) -> Result<u64> {
         let disk = self.live.enter().ok_or(EFAULT)?;
-        if !self.serves(mapping) {
+        if !self.serves(vma) {
             return Err(EFAULT);
         }
-        let area = self.area(mapping).ok_or(EFAULT)?;
+        let area = self.area(vma).ok_or(EFAULT)?;
         let one = match plan(&area, &self.memory, from, 0, |page, n| {
             self.is_bad(&disk, page, n)
         }) {
@@ -250,22 +246,22 @@ impl vm::Operations for Node {
         if let Some(bad) = self.first_bad(&disk, run.page..run.page + run.pages) {
             run.pages = bad - run.page;
         }
-        match self.insert(&disk, mapping, run, write, None)? {
-            (Outcome::Mapped, 0) => Err(EAGAIN),
-            (Outcome::Mapped, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
-            (Outcome::Oom, _) => Err(ENOMEM),
+        match self.insert_pages(&disk, vma, run, write, None)? {
+            (FaultResult::NoPage, 0) => Err(EAGAIN),
+            (FaultResult::NoPage, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
+            (FaultResult::Oom, _) => Err(ENOMEM),
             _ => Err(EFAULT),
         }
     }
 
-    fn is_poisoned(&self, mapping: &Mapped<'_>, address: u64) -> bool {
-        let (Some(disk), Some(area)) = (self.live.enter(), self.area(mapping)) else {
+    fn is_poisoned(&self, vma: &DeviceVma<'_>, address: u64) -> bool {
+        let (Some(disk), Some(area)) = (self.live.enter(), self.area(vma)) else {
             return false;
         };
         let plan = plan(&area, &self.memory, address, 0, |page, n| {
             self.is_bad(&disk, page, n)
         });
-        plan == Plan::HwPoison && self.serves(mapping)
+        plan == Plan::HwPoison && self.serves(vma)
     }
 
     fn space(&self) -> &AddressSpace {
@@ -274,14 +270,14 @@ impl vm::Operations for Node {
 
     fn access(
         &self,
-        mapping: &Mapped<'_>,
+        vma: &DeviceVma<'_>,
         page: u64,
         offset: usize,
         buffer: &Segment<'_>,
         write: bool,
     ) -> Result {
         let disk = self.live.enter().ok_or(EIO)?;
-        if !self.serves(mapping) {
+        if !self.serves(vma) {
             return Err(EIO);
         }
         let page = mmap::locate(&self.limits, page, 1).map_err(|_| EIO)?.first;
@@ -305,22 +301,22 @@ impl vm::Operations for Node {
         Ok(tag.to_bits())
     }
 
-    fn opened(&self, mapping: &Mapped<'_>) {
-        self.leases.copy(tag(mapping), mapping.mm());
-        self.tracker.opened(mapping.is_tracked());
+    fn opened(&self, vma: &DeviceVma<'_>) {
+        self.leases.copy(tag(vma), vma.mm());
+        self.tracker.opened(vma.is_tracked());
     }
 
-    fn closed(&self, mapping: &Mapped<'_>) {
-        let tag = tag(mapping);
+    fn closed(&self, vma: &DeviceVma<'_>) {
+        let tag = tag(vma);
         if !tag.is_born() {
             return;
         }
-        self.leases.unmap(tag, mapping.mm());
-        self.tracker.closed(mapping.is_tracked());
+        self.leases.unmap(tag, vma.mm());
+        self.tracker.closed(vma.is_tracked());
     }
 }
 
 /// What the lease knows a mapping by.
-fn tag(mapping: &Mapped<'_>) -> Tag {
-    Tag::from_bits(mapping.tag::<Node>())
+fn tag(vma: &DeviceVma<'_>) -> Tag {
+    Tag::from_bits(vma.tag::<Node>())
 }
