@@ -497,13 +497,16 @@ mod lease {
     #[test]
     fn users_in_the_kernel_outlast_a_removal() {
         let mut lease = Lease::new();
-        assert!(lease.take(true).is_ok() && lease.begin(Reason::ReadOnly));
+        assert!(lease.add_user(true).is_ok() && lease.begin(Reason::ReadOnly));
         assert_eq!(lease.blocked(), Blocked::ByUsers);
-        assert!(!lease.finish() && lease.put(true) && lease.finish());
-        assert!(lease.take(false).is_ok() && lease.begin(Reason::Remove));
+        assert!(!lease.finish() && lease.remove_user(true) && lease.finish());
+        assert!(lease.add_user(false).is_ok() && lease.begin(Reason::Remove));
         assert!(lease.is_noticed() && lease.finish());
-        assert_eq!((lease.take(false), lease.holders()), (Err(Denied::Gone), 1));
-        assert!(!lease.put(false));
+        assert_eq!(
+            (lease.add_user(false), lease.holders()),
+            (Err(Denied::Gone), 1)
+        );
+        assert!(!lease.remove_user(false));
         assert_eq!(lease.holders(), 0);
     }
 

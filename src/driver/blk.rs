@@ -61,8 +61,8 @@ impl Operations for Disk {
 
     fn open(&self, exclusive: bool) -> Result {
         let pmem = self.data();
-        if exclusive && pmem.leases().is_claimed() {
-            pmem.leases().refuse_claim(pmem.region().child());
+        if exclusive && pmem.lease().is_claimed() {
+            pmem.lease().refuse_claim(pmem.region().child());
             return Err(EBUSY);
         }
         Ok(())

@@ -25,22 +25,25 @@ use crate::{
         trace,
         vm::MmId, //
     },
-    logic::lease::{
-        self,
-        wait_for_holders,
-        wait_for_turn,
-        Blocked,
-        Breaker,
-        Denied,
-        Gate,
-        Kind,
-        Lease,
-        Left,
-        Reason,
-        Status,
-        Tag,
-        Waiter,
-        Wake, //
+    logic::{
+        lease::{
+            self,
+            wait_for_holders,
+            wait_for_other_breaks,
+            Blocked,
+            Breaker,
+            Denied,
+            Gate,
+            Kind,
+            Lease,
+            Left,
+            Reason,
+            Status,
+            Tag,
+            Waiter,
+            Wake, //
+        },
+        mmap::Window, //
     }, //
 };
 use core::fmt::Write;
@@ -132,15 +135,8 @@ impl Cause {
     }
 }
 
-/// Which mappings lose the memory now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    Ordinary,
-    Direct,
-}
-
-/// What a holder can ask for.
-pub(super) struct State {
+/// What [`DeviceLease::info`] gives.
+pub(super) struct LeaseInfo {
     pub(super) status: Status,
     pub(super) breaks: u32,
     pub(super) holders: u64,
@@ -150,7 +146,7 @@ pub(super) struct State {
 
 /// The lease of a device.
 #[pin_data]
-pub(crate) struct Leases {
+pub(crate) struct DeviceLease {
     #[pin]
     inner: Mutex<Inner>,
     /// A holder has gone, or the lease is in another state, or the grace time is another.
@@ -161,7 +157,7 @@ pub(crate) struct Leases {
     /// In seconds; -1 is for ever.
     grace: Atomic<i32>,
     /// What it is by default, as far as that is known.
-    kernel_grace: Atomic<i32>,
+    default_grace: Atomic<i32>,
     breaks: Atomic<u32>,
     /// Whether the device node is open, so that nobody else may claim the disk.
     claimed: Atomic<i32>,
@@ -233,7 +229,7 @@ impl Inner {
     }
 }
 
-impl Leases {
+impl DeviceLease {
     /// A lease that nobody holds; of memory that is `read_only` or not.
     pub(super) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -250,7 +246,7 @@ impl Leases {
             fasync: Fasync::new(),
             gate: Atomic::new(Lease::new().gate().to_bits()),
             grace: Atomic::new(UNSET),
-            kernel_grace: Atomic::new(LEASE_BREAK_TIME),
+            default_grace: Atomic::new(LEASE_BREAK_TIME),
             breaks: Atomic::new(0),
             claimed: Atomic::new(0),
         })
@@ -264,7 +260,7 @@ impl Leases {
         &self.fasync
     }
 
-    /// Whether a mapping may be given entries. For faults, which [`Leases::take_back`] waits for
+    /// Whether a mapping may be given entries. For faults, which [`DeviceLease::break_lease`] waits for
     /// before it unmaps. Context: any.
     pub(super) fn serves(&self, tag: Tag) -> bool {
         Gate::from_bits(self.gate.load_acquire()).serves(tag)
@@ -330,11 +326,11 @@ impl Leases {
     ///
     /// # Errors
     ///
-    /// As [`Leases::map`].
-    pub(super) fn take(&self, user: User, writable: bool) -> Result {
+    /// As [`DeviceLease::map`].
+    pub(super) fn add_user(&self, user: User, writable: bool) -> Result {
         let mut inner = self.inner.lock();
         inner.users.reserve(1, GFP_KERNEL)?;
-        inner.lease.take(writable).map_err(errno)?;
+        inner.lease.add_user(writable).map_err(errno)?;
         inner.users.push(
             KernelUser {
                 user,
@@ -347,10 +343,10 @@ impl Leases {
     }
 
     /// It does not use it any more.
-    pub(super) fn put(&self, user: &User, writable: bool) {
+    pub(super) fn remove_user(&self, user: &User, writable: bool) {
         let mut inner = self.inner.lock();
         inner.users.retain(|other| other.user != *user);
-        let wake = inner.lease.put(writable);
+        let wake = inner.lease.remove_user(writable);
         drop(inner);
         if wake {
             self.changed.notify_all();
@@ -397,7 +393,7 @@ impl Leases {
     /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
     /// mappings, all mappings; for other modules the number is 0. Gives how many others there are.
     /// Not for callers that hold `inner`.
-    fn name<E>(
+    fn for_each_holder<E>(
         &self,
         max: usize,
         numbers: Numbers,
@@ -431,9 +427,9 @@ impl Leases {
     ///
     /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
     /// pages are `pinned`, there is notice as well.
-    pub(super) fn remove(&self, dev: &Device, pinned: &dyn Fn() -> bool, unmap: &dyn Fn(Which)) {
-        let inner = self.turn();
-        self.take_back(dev, inner, Cause::Unbind, pinned, unmap);
+    pub(super) fn remove(&self, dev: &Device, pinned: &dyn Fn() -> bool, unmap: &dyn Fn(Window)) {
+        let inner = self.lock_after_other_breaks();
+        self.break_lease(dev, inner, Cause::Unbind, pinned, unmap);
     }
 
     /// The region is read-only from now on, or not any more. In the first case takes the memory
@@ -442,9 +438,9 @@ impl Leases {
         &self,
         dev: &Device,
         read_only: bool,
-        unmap: &dyn Fn(Which),
+        unmap: &dyn Fn(Window),
     ) {
-        let inner = self.turn();
+        let inner = self.lock_after_other_breaks();
         self.set_read_only(dev, inner, By::Region, read_only, unmap);
     }
 
@@ -457,7 +453,7 @@ impl Leases {
         &self,
         dev: &Device,
         read_only: bool,
-        unmap: &dyn Fn(Which),
+        unmap: &dyn Fn(Window),
     ) -> Result {
         let mut inner = self.lock_to_break();
         while inner.is_breaking() {
@@ -476,19 +472,19 @@ impl Leases {
             return inner;
         }
         drop(inner);
-        self.learn_grace();
+        self.refresh_default_grace();
         self.inner.lock()
     }
 
     /// The lock when no other break is under way. A signal to the caller, whose own break cannot be
     /// put off, ends the grace time of the other one.
-    fn turn(&self) -> Guard<'_, Inner, MutexBackend> {
-        let mut turn = Turn {
+    fn lock_after_other_breaks(&self) -> Guard<'_, Inner, MutexBackend> {
+        let mut next = NextBreaker {
             inner: self.lock_to_break(),
             changed: &self.changed,
         };
-        wait_for_turn(&mut turn);
-        turn.inner
+        wait_for_other_breaks(&mut next);
+        next.inner
     }
 
     fn set_read_only(
@@ -497,11 +493,11 @@ impl Leases {
         mut inner: Guard<'_, Inner, MutexBackend>,
         by: By,
         read_only: bool,
-        unmap: &dyn Fn(Which),
+        unmap: &dyn Fn(Window),
     ) {
         inner.read_only[by as usize] = read_only;
         if inner.read_only != [false; 2] {
-            self.take_back(dev, inner, Cause::ReadOnly(by), &|| false, unmap);
+            self.break_lease(dev, inner, Cause::ReadOnly(by), &|| false, unmap);
             return;
         }
         let mapped = inner.is_mapped();
@@ -515,13 +511,13 @@ impl Leases {
     }
 
     /// A break, when no other one is under way.
-    fn take_back(
+    fn break_lease(
         &self,
         dev: &Device,
         mut inner: Guard<'_, Inner, MutexBackend>,
         cause: Cause,
         pinned: &dyn Fn() -> bool,
-        unmap: &dyn Fn(Which),
+        unmap: &dyn Fn(Window),
     ) {
         let reason = cause.reason();
         if !inner.lease.begin(reason) {
@@ -543,20 +539,20 @@ impl Leases {
         }
         drop(inner);
         if noticed {
-            self.say(dev, holders, cause, waits);
+            self.log_break(dev, holders, cause, waits);
         }
-        unmap(Which::Ordinary);
+        unmap(Window::Ordinary);
         if noticed || pinned() {
             self.changed.notify_all();
             self.fasync.signal();
             self.tell_users(reason);
         }
 
-        let mut wait = Waiting {
+        let mut wait = ActiveBreaker {
             inner: self.inner.lock(),
-            leases: self,
+            device_lease: self,
             dev,
-            said: false,
+            warned: false,
         };
         let expired = wait_for_holders(&mut wait);
         let left = wait.inner.lease.holders();
@@ -571,10 +567,10 @@ impl Leases {
         self.publish(&wait.inner);
         drop(wait);
         self.changed.notify_all();
-        unmap(Which::Direct);
+        unmap(Window::Direct);
     }
 
-    fn say(&self, dev: &Device, count: u64, cause: Cause, waits: bool) {
+    fn log_break(&self, dev: &Device, count: u64, cause: Cause, waits: bool) {
         let why = match cause {
             Cause::Unbind => "the namespace is being unbound",
             Cause::ReadOnly(By::Region) => "the region became read-only",
@@ -591,21 +587,22 @@ impl Leases {
                 count
             ),
         }
-        self.name_in_log(dev);
+        self.log_holders(dev);
     }
 
-    fn name_in_log(&self, dev: &Device) {
-        let others = self.name(NAMED_IN_LOG, Numbers::OfKernel, |pid, comm, direct, all| {
-            dev_notice!(
-                dev,
-                "held by {} (pid {}): {} direct of {} mappings\n",
-                comm,
-                pid,
-                direct,
-                all
-            );
-            Ok::<_, Error>(())
-        });
+    fn log_holders(&self, dev: &Device) {
+        let others =
+            self.for_each_holder(NAMED_IN_LOG, Numbers::OfKernel, |pid, comm, direct, all| {
+                dev_notice!(
+                    dev,
+                    "held by {} (pid {}): {} direct of {} mappings\n",
+                    comm,
+                    pid,
+                    direct,
+                    all
+                );
+                Ok::<_, Error>(())
+            });
         if let Ok(others @ 1..) = others {
             dev_notice!(dev, "and by {} others: see holders in sysfs\n", others);
         }
@@ -627,13 +624,13 @@ impl Leases {
                 dev,
                 "cannot be mounted, disabled or held: its rpmem node is open\n"
             );
-            self.name_in_log(dev);
+            self.log_holders(dev);
         }
     }
 
     /// The contents of `holders` in sysfs.
     pub(super) fn show_holders(&self, out: &mut dyn Write) -> core::fmt::Result {
-        let others = self.name(
+        let others = self.for_each_holder(
             NAMED_IN_SYSFS,
             Numbers::OfCaller,
             |pid, comm, direct, all| writeln!(out, "{pid} {direct} {all} {comm}"),
@@ -644,10 +641,10 @@ impl Leases {
         Ok(())
     }
 
-    /// What is going on.
-    pub(super) fn state(&self) -> State {
+    /// What a holder can ask for.
+    pub(super) fn info(&self) -> LeaseInfo {
         let inner = self.inner.lock();
-        State {
+        LeaseInfo {
             status: inner.lease.status(),
             breaks: self.breaks.load(Relaxed),
             holders: inner.lease.holders(),
@@ -672,20 +669,20 @@ impl Leases {
     /// The grace time in seconds; negative if it is for ever.
     fn grace(&self) -> i32 {
         match self.grace.load(Relaxed) {
-            UNSET => self.kernel_grace.load(Relaxed),
+            UNSET => self.default_grace.load(Relaxed),
             grace => grace,
         }
     }
 
-    fn learn_grace(&self) {
+    fn refresh_default_grace(&self) {
         if let Ok(grace) = platform::lease_break_time() {
-            self.kernel_grace.store(grace, Relaxed);
+            self.default_grace.store(grace, Relaxed);
         }
     }
 
     /// The contents of `lease_break_time` in sysfs.
     pub(super) fn show_grace(&self, out: &mut dyn Write) -> core::fmt::Result {
-        self.learn_grace();
+        self.refresh_default_grace();
         writeln!(out, "{}", self.grace())
     }
 
@@ -709,12 +706,12 @@ impl Leases {
 }
 
 /// One who waits for the break of another one to end.
-struct Turn<'a> {
+struct NextBreaker<'a> {
     inner: Guard<'a, Inner, MutexBackend>,
     changed: &'a PollCondVar,
 }
 
-impl Waiter for Turn<'_> {
+impl Waiter for NextBreaker<'_> {
     fn lease(&mut self) -> &mut Lease {
         &mut self.inner.lease
     }
@@ -736,25 +733,25 @@ impl Waiter for Turn<'_> {
 }
 
 /// The one who breaks the lease.
-struct Waiting<'a> {
+struct ActiveBreaker<'a> {
     inner: Guard<'a, Inner, MutexBackend>,
-    leases: &'a Leases,
+    device_lease: &'a DeviceLease,
     dev: &'a Device,
     /// That users in the kernel are waited for.
-    said: bool,
+    warned: bool,
 }
 
-impl Breaker for Waiting<'_> {
+impl Breaker for ActiveBreaker<'_> {
     fn lease(&mut self) -> &mut Lease {
         &mut self.inner.lease
     }
 
     fn left(&mut self) -> Left {
-        self.leases.left(&self.inner)
+        self.device_lease.left(&self.inner)
     }
 
     fn wait_for_mappings(&mut self, left: Left) -> Wake {
-        let changed = &self.leases.changed;
+        let changed = &self.device_lease.changed;
         let signal = match left {
             Left::Forever => changed.wait_interruptible(&mut self.inner),
             Left::Ms(ms) => {
@@ -773,10 +770,10 @@ impl Breaker for Waiting<'_> {
     }
 
     fn wait_for_users(&mut self) {
-        if !self.said {
+        if !self.warned {
             dev_warn!(self.dev, "held by another module: waiting for it\n");
-            self.said = true;
+            self.warned = true;
         }
-        self.leases.changed.wait(&mut self.inner);
+        self.device_lease.changed.wait(&mut self.inner);
     }
 }

@@ -28,10 +28,7 @@ mod fault;
 
 use super::{
     blk::Disk,
-    lease::{
-        Leases,
-        Which, //
-    },
+    lease::DeviceLease,
     write_tracking::{
         Medium,
         WriteTracker, //
@@ -99,7 +96,7 @@ use crate::{
             self,
             Class,
             Refusal,
-            DIRECT_WINDOW, //
+            Window, //
         }, //
     }, //
 };
@@ -156,7 +153,7 @@ pub(super) struct Node {
     live: SrcuRevocable<Live>,
     /// That of the device, for events.
     name: CString,
-    leases: Arc<Leases>,
+    lease: Arc<DeviceLease>,
     space: Arc<AddressSpace>,
     disk: DiskNumber,
     limits: mmap::Device,
@@ -191,7 +188,7 @@ impl Node {
         let page_backed = disk.data().mapping().has_pages();
         let folios = disk.data().mapping().folio_order();
         let numa_node = disk.data().region().numa_node();
-        let leases = disk.data().leases().clone();
+        let lease = disk.data().lease().clone();
         let tracker = WriteTracker::new(pages)?;
         let space = match folios {
             Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
@@ -211,7 +208,7 @@ impl Node {
         Ok(try_pin_init!(Self {
             live <- SrcuRevocable::new(live),
             name,
-            leases,
+            lease,
             space,
             disk: number,
             limits: mmap::Device {
@@ -237,7 +234,8 @@ impl Node {
             let disk = self.live.enter();
             disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
         };
-        self.leases.remove(dev, &pinned, &|which| self.take(which));
+        self.lease
+            .remove(dev, &pinned, &|window| self.unmap_window(window));
         self.write_back_all(dev);
         let disk = self.live.revoke();
         self.space.unmap_all();
@@ -256,16 +254,16 @@ impl Node {
         }
     }
 
-    /// Takes the memory from those mappings that are not served any more.
-    fn take(&self, which: Which) {
+    /// Takes the memory from the mappings of a window: those that the lease does not serve any more do not
+    /// get it back.
+    fn unmap_window(&self, window: Window) {
         self.live.synchronize();
-        let start = match which {
+        let window = match self.folios {
             // A folio has one place in the address space: direct mappings fault it in again.
-            _ if self.folios.is_some() => 0,
-            Which::Ordinary => 0,
-            Which::Direct => DIRECT_WINDOW >> PAGE_SHIFT,
+            Some(_) => Window::Ordinary,
+            None => window,
         };
-        self.space.unmap(start, self.limits.pages);
+        self.space.unmap(window.pgoff(), self.limits.pages);
     }
 
     /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
@@ -315,14 +313,13 @@ impl Node {
     fn unmap(&self, pages: Range<u64>) {
         let len = pages.end - pages.start;
         self.space.unmap(pages.start, len);
-        self.space
-            .unmap((DIRECT_WINDOW >> PAGE_SHIFT) + pages.start, len);
+        self.space.unmap(Window::Direct.pgoff() + pages.start, len);
     }
 
     /// Lets others have the disk if no file is open.
     fn unclaim(&self, claims: &mut Claims) {
         if claims.files == 0 {
-            self.leases.set_claimed(false);
+            self.lease.set_claimed(false);
             claims.disk = None;
         }
     }
@@ -367,12 +364,12 @@ impl Node {
     }
 
     fn lease(&self, argument: UserPtr) -> Result {
-        let state = self.leases.state();
+        let info = self.lease.info();
         let lease = ioctl::Lease {
-            status: state.status,
-            breaks: state.breaks,
-            holders: state.holders,
-            left: state.left,
+            status: info.status,
+            breaks: info.breaks,
+            holders: info.holders,
+            left: info.left,
         };
         copy_struct_to_user(argument, &lease.to_bytes())
     }
@@ -417,7 +414,7 @@ impl Operations for Node {
             return Err(ENXIO);
         }
         if claims.disk.is_none() {
-            let disk = OpenDisk::exclusive(self.disk, self, || self.leases.set_claimed(true))
+            let disk = OpenDisk::exclusive(self.disk, self, || self.lease.set_claimed(true))
                 .inspect_err(|err| {
                     if *err == EBUSY && platform::may_log() {
                         dev_notice!(dev, "open refused: the disk is mounted or in use\n");
@@ -448,15 +445,15 @@ impl Operations for Node {
     }
 
     fn event(&self) -> Event {
-        self.leases.event()
+        self.lease.event()
     }
 
     fn event_changed(&self) -> &PollCondVar {
-        self.leases.changed()
+        self.lease.changed()
     }
 
     fn fasync(&self) -> &Fasync {
-        self.leases.fasync()
+        self.lease.fasync()
     }
 
     fn check_mmap(&self, dev: &Device, request: Request) -> Result<u64> {
@@ -481,14 +478,14 @@ impl Operations for Node {
         let class = mmap::locate(&self.limits, area.pgoff(), area.pages())
             .and_then(|extent| mmap::class(&self.limits, &extent, area.is_sync()))
             .map_err(|refusal| refuse(dev, refusal))?;
-        if self.leases.is_read_only() && !area.is_writable() {
+        if self.lease.is_read_only() && !area.is_writable() {
             area.deny_write();
         }
         let kind = Kind {
             direct: class == Class::Direct,
             writable: area.may_write(),
         };
-        self.leases.admit(kind).inspect_err(|err| {
+        self.lease.admit(kind).inspect_err(|err| {
             if platform::may_log() {
                 let why = match *err {
                     EBUSY => "direct mappings are being taken back",
@@ -498,7 +495,7 @@ impl Operations for Node {
                 dev_notice!(dev, "mmap refused: {}\n", why);
             }
         })?;
-        let tag = Tag::unborn(kind).to_bits();
+        let tag = Tag::pending(kind).to_bits();
         if self.folios.is_some() {
             // Memory failure looks for a folio at its one place; the tag tells the class.
             let extent = mmap::locate(&self.limits, area.pgoff(), area.pages());
@@ -595,12 +592,12 @@ impl range::Operations for Node {
         let start = pmem.geometry().sector_to_offset(sector, len)?;
         let hold = pmem.mapping().hold(start, usize::try_from(len)?)?;
         let phys = pmem.geometry().offset_to_phys(start)?;
-        self.leases.take(user, write)?;
+        self.lease.add_user(user, write)?;
         Ok((hold, phys))
     }
 
     fn put(&self, user: &User, write: bool) {
-        self.leases.put(user, write);
+        self.lease.remove_user(user, write);
     }
 }
 
@@ -638,8 +635,10 @@ impl BoundNode {
     /// to. Context: may sleep.
     pub(super) fn set_read_only(&self, read_only: bool) {
         let node = self.0.data();
-        node.leases
-            .set_region_read_only(self.0.device(), read_only, &|which| node.take(which));
+        node.lease
+            .set_region_read_only(self.0.device(), read_only, &|window| {
+                node.unmap_window(window)
+            });
         if read_only {
             node.write_back_all(self.0.device());
         }
@@ -655,15 +654,17 @@ impl BoundNode {
 ///
 /// # Errors
 ///
-/// See [`Leases::set_disk_read_only`].
+/// See [`DeviceLease::set_disk_read_only`].
 pub(super) fn set_disk_read_only(disk: DiskNumber, read_only: bool) -> Result {
     // None while it is being bound, and after it has been unbound.
     let Some(node) = Handle::<Node>::find(|node| node.disk == disk) else {
         return Ok(());
     };
     let data = node.data();
-    data.leases
-        .set_disk_read_only(node.device(), read_only, &|which| data.take(which))?;
+    data.lease
+        .set_disk_read_only(node.device(), read_only, &|window| {
+            data.unmap_window(window)
+        })?;
     if read_only {
         data.write_back_all(node.device());
     }

@@ -5,7 +5,7 @@
 //! C counterpart: `struct pmem_device`, `pmem_do_read()`, `pmem_do_write()` and
 //! `pmem_clear_poison()` in `drivers/nvdimm/pmem.c`.
 
-use super::lease::Leases;
+use super::lease::DeviceLease;
 use crate::{
     abstractions::{
         badblocks::Badblocks,
@@ -44,7 +44,7 @@ pub(crate) struct Pmem {
     geometry: Geometry,
     mapping: Mapping,
     region: Region,
-    leases: Arc<Leases>,
+    lease: Arc<DeviceLease>,
 }
 
 impl From<GeometryError> for Error {
@@ -78,7 +78,7 @@ impl Pmem {
                 mapping
             },
             region,
-            leases: Arc::pin_init(Leases::new(), GFP_KERNEL)?,
+            lease: Arc::pin_init(DeviceLease::new(), GFP_KERNEL)?,
         })
     }
 
@@ -99,8 +99,8 @@ impl Pmem {
     }
 
     /// The lease of those who map it.
-    pub(crate) fn leases(&self) -> &Arc<Leases> {
-        &self.leases
+    pub(crate) fn lease(&self) -> &Arc<DeviceLease> {
+        &self.lease
     }
 
     /// Remembers the `badblocks` file of the disk, to wake its watchers on a change.

@@ -69,14 +69,14 @@ pub struct Tag {
 const NO_EPOCH: Epoch = 63;
 
 impl Tag {
-    /// That of a mapping that is about to be made: nobody serves or counts it.
-    pub fn unborn(kind: Kind) -> Self {
+    /// That of a mapping that is being made: it is neither served nor counted.
+    pub fn pending(kind: Kind) -> Self {
         let epoch = NO_EPOCH;
         Self { kind, epoch }
     }
 
-    /// Whether it is that of a mapping.
-    pub fn is_born(&self) -> bool {
+    /// Whether it is that of a mapping that has been made.
+    pub fn is_counted(&self) -> bool {
         self.epoch != NO_EPOCH
     }
 
@@ -281,7 +281,7 @@ impl Lease {
     /// # Errors
     ///
     /// See [`Denied`].
-    pub fn take(&mut self, writable: bool) -> Result<(), Denied> {
+    pub fn add_user(&mut self, writable: bool) -> Result<(), Denied> {
         self.admit(Kind {
             direct: true,
             writable,
@@ -291,7 +291,7 @@ impl Lease {
     }
 
     /// A user in the kernel gives it back, also after it is gone. Whether a break waits for that.
-    pub fn put(&mut self, writable: bool) -> bool {
+    pub fn remove_user(&mut self, writable: bool) -> bool {
         self.users[usize::from(writable)] -= 1;
         self.may_finish()
     }
@@ -304,7 +304,7 @@ impl Lease {
     /// ordinary ones of them are not served.
     ///
     /// `false` if there is nothing to do: it was broken before, or is read-only already. Also while
-    /// another break is under way, which this one does not join: breakers have to take turns.
+    /// another break is under way, which this one does not join: one break at a time.
     pub fn begin(&mut self, reason: Reason) -> bool {
         if reason == Reason::ReadOnly {
             self.owed = false;
@@ -485,7 +485,7 @@ pub trait Waiter {
 /// Waits until no other break is under way. A signal to the one who waits ends the grace time of
 /// each that is, once: users in the kernel may go on for long, and of two who wait none may wake the
 /// other for nothing.
-pub fn wait_for_turn(waiter: &mut impl Waiter) {
+pub fn wait_for_other_breaks(waiter: &mut impl Waiter) {
     let mut signalled = false;
     while matches!(waiter.lease().status(), Status::Breaking(_)) {
         if !signalled {

@@ -23,6 +23,25 @@ pub const MAP_DIRECT: u64 = 0x20_0000;
 /// on is a direct mapping.
 pub const DIRECT_WINDOW: u64 = 1 << 60;
 
+/// A part of the file that has all bytes of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// From its start on: ordinary mappings, plain or synchronous.
+    Ordinary,
+    /// From [`DIRECT_WINDOW`] on: direct mappings.
+    Direct,
+}
+
+impl Window {
+    /// The file offset at which it starts, in pages.
+    pub const fn pgoff(self) -> u64 {
+        match self {
+            Window::Ordinary => 0,
+            Window::Direct => DIRECT_WINDOW / PAGE_SIZE,
+        }
+    }
+}
+
 /// What a mapping promises. It follows from the flag of mmap(2) and the offset, and stays as it is
 /// for as long as the mapping lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +109,7 @@ pub struct Extent {
 /// The file offset in pages that a mapping with MAP_DIRECT at `pgoff` gets: MAP_DIRECT means the
 /// direct window, which may also have been asked for by its offset.
 pub fn direct(pgoff: u64) -> u64 {
-    const WINDOW: u64 = DIRECT_WINDOW / PAGE_SIZE;
+    const WINDOW: u64 = Window::Direct.pgoff();
     if pgoff < WINDOW {
         WINDOW + pgoff
     } else {
@@ -104,7 +123,7 @@ pub fn direct(pgoff: u64) -> u64 {
 ///
 /// [`Refusal::OutOfRange`] if they are not all in one of the two windows.
 pub fn locate(device: &Device, pgoff: u64, pages: u64) -> Result<Extent, Refusal> {
-    const WINDOW: u64 = DIRECT_WINDOW / PAGE_SIZE;
+    const WINDOW: u64 = Window::Direct.pgoff();
     let (first, direct) = match pgoff.checked_sub(WINDOW) {
         Some(first) => (first, true),
         None => (pgoff, false),

@@ -82,7 +82,7 @@ impl DeviceAttribute<Node> for Holders {
     const PRIVATE: bool = true;
 
     fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
-        node.leases.show_holders(out)
+        node.lease.show_holders(out)
     }
 }
 
@@ -93,10 +93,10 @@ struct LeaseBreakTime;
 impl DeviceAttribute<Node> for LeaseBreakTime {
     const NAME: &'static CStr = c"lease_break_time";
     const STORE: Option<fn(&Node, &[u8]) -> Result> =
-        Some(|node, text| node.leases.store_grace(text));
+        Some(|node, text| node.lease.store_grace(text));
 
     fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
-        node.leases.show_grace(out)
+        node.lease.show_grace(out)
     }
 }
 

@@ -47,7 +47,7 @@ use crate::{
         lease::Tag,
         mmap::{
             self,
-            DIRECT_WINDOW, //
+            Window, //
         }, //
     }, //
 };
@@ -59,7 +59,7 @@ const FAULT_AROUND: u64 = 64;
 impl Node {
     /// Whether the lease lets a mapping have entries.
     fn serves(&self, vma: &DeviceVma<'_>) -> bool {
-        self.leases.serves(tag(vma))
+        self.lease.serves(tag(vma))
     }
 
     /// Whether one entry may map 2^`order` pages of this memory.
@@ -198,7 +198,7 @@ impl vm::Operations for Node {
     }
 
     fn pgoff(&self, pfn: Pfn, start: u64) -> Option<u64> {
-        const WINDOW: u64 = DIRECT_WINDOW >> PAGE_SHIFT;
+        const WINDOW: u64 = Window::Direct.pgoff();
         let page = pfn.0.checked_sub(self.memory.pfn.0)?;
         (page < self.memory.pages).then_some(if start >= WINDOW { WINDOW + page } else { page })
     }
@@ -296,22 +296,22 @@ impl vm::Operations for Node {
     }
 
     fn mapped(&self, tracked: bool, tag: usize, mm: MmId) -> Result<usize> {
-        let tag = self.leases.map(Tag::from_bits(tag).kind, mm)?;
+        let tag = self.lease.map(Tag::from_bits(tag).kind, mm)?;
         self.tracker.opened(tracked);
         Ok(tag.to_bits())
     }
 
     fn opened(&self, vma: &DeviceVma<'_>) {
-        self.leases.copy(tag(vma), vma.mm());
+        self.lease.copy(tag(vma), vma.mm());
         self.tracker.opened(vma.is_tracked());
     }
 
     fn closed(&self, vma: &DeviceVma<'_>) {
         let tag = tag(vma);
-        if !tag.is_born() {
+        if !tag.is_counted() {
             return;
         }
-        self.leases.unmap(tag, vma.mm());
+        self.lease.unmap(tag, vma.mm());
         self.tracker.closed(vma.is_tracked());
     }
 }

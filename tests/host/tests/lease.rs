@@ -198,13 +198,13 @@ impl Pair {
             }
             Op::Take(writable) => {
                 let expected = world.admits(true, writable);
-                assert_eq!(lease.take(writable), expected);
+                assert_eq!(lease.add_user(writable), expected);
                 if expected.is_ok() {
                     world.users.push(writable);
                 }
             }
             Op::Put(at) => {
-                woken = lease.put(world.users.remove(at));
+                woken = lease.remove_user(world.users.remove(at));
                 assert_eq!(
                     woken,
                     world.can_finish(),
@@ -284,12 +284,12 @@ impl Pair {
         for kind in kinds() {
             assert_eq!(lease.admit(kind), world.admits(kind.direct, kind.writable));
             // Of what fails while it is made.
-            let unborn = Tag::unborn(kind);
-            assert_eq!(Tag::from_bits(unborn.to_bits()), unborn);
-            assert!(unborn.to_bits() < Tag::ALIGN && !gate.serves(unborn));
+            let pending = Tag::pending(kind);
+            assert_eq!(Tag::from_bits(pending.to_bits()), pending);
+            assert!(pending.to_bits() < Tag::ALIGN && !gate.serves(pending));
             let mut same = *lease;
-            same.copy(unborn);
-            same.unmap(unborn, true);
+            same.copy(pending);
+            same.unmap(pending, true);
             assert_eq!(same, *lease);
         }
     }

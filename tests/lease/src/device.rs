@@ -5,7 +5,7 @@
 
 use crate::{
     lease::{
-        wait_for_holders, wait_for_turn, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Tag,
+        wait_for_holders, wait_for_other_breaks, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Tag,
         Waiter, Wake,
     },
     srcu::Srcu,
@@ -175,7 +175,7 @@ impl Device {
     pub fn take(&self, writable: bool) -> Result<(), Denied> {
         self.faults.read(|| {
             self.holds.fetch_add(1, Relaxed);
-            let taken = self.lock().lease.take(writable);
+            let taken = self.lock().lease.add_user(writable);
             if taken.is_err() {
                 self.holds.fetch_sub(1, Release);
             }
@@ -190,7 +190,7 @@ impl Device {
 
     /// And its end.
     pub fn put(&self, writable: bool) {
-        let wake = self.lock().lease.put(writable);
+        let wake = self.lock().lease.remove_user(writable);
         self.wake(wake);
         self.holds.fetch_sub(1, Release);
     }
@@ -246,7 +246,7 @@ impl Device {
             locked: Some(self.lock()),
             signal,
         };
-        wait_for_turn(&mut turn);
+        wait_for_other_breaks(&mut turn);
         turn.locked.take().expect("not in the middle of a wait")
     }
 
