@@ -41,8 +41,8 @@ pub(super) const CHUNK: u64 = WORDS as u64 * WORD;
 /// Chunks of a group: of pages, 64 GiB.
 const GROUP: usize = 512;
 
-/// The bits of a chunk, taken out.
-pub(super) type Taken = [u64; WORDS];
+/// The bits of a chunk that was drained.
+pub(super) type DrainedChunk = [u64; WORDS];
 
 struct Chunk {
     bits: SetOnce<KBox<[Atomic<u64>; WORDS]>>,
@@ -53,14 +53,14 @@ struct Chunk {
 type Group = SetOnce<KVBox<[Chunk; GROUP]>>;
 
 /// A set of numbers, those of pages or of larger units.
-pub(super) struct Dirty {
+pub(super) struct DirtySet {
     groups: KVVec<Group>,
     /// How many chunks there are, in groups that exist or not.
     chunks: u64,
-    making: Pin<KBox<Mutex<()>>>,
+    init_lock: Pin<KBox<Mutex<()>>>,
 }
 
-impl Dirty {
+impl DirtySet {
     /// An empty set of numbers below `len`.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Dirty {
         Ok(Self {
             groups,
             chunks,
-            making: KBox::pin_init(new_mutex!(()), GFP_KERNEL)?,
+            init_lock: KBox::pin_init(new_mutex!(()), GFP_KERNEL)?,
         })
     }
 
@@ -93,7 +93,7 @@ impl Dirty {
             return Err(ERANGE);
         }
         let (group, place) = self.group(at).ok_or(ERANGE)?;
-        let chunks = self.made(group, || {
+        let chunks = self.get_or_init(group, || {
             let chunks = pin_init::init_array_from_fn(|_| Chunk {
                 bits: SetOnce::new(),
                 any: Atomic::new(0),
@@ -101,7 +101,7 @@ impl Dirty {
             KVBox::init(chunks, GFP_KERNEL)
         })?;
         let chunk = &chunks[place];
-        let bits = self.made(&chunk.bits, || {
+        let bits = self.get_or_init(&chunk.bits, || {
             let bits = pin_init::init_array_from_fn(|_| Atomic::new(0));
             KBox::init(bits, GFP_KERNEL)
         })?;
@@ -109,7 +109,7 @@ impl Dirty {
     }
 
     /// What is in `place`, made if it is not there. Context: may sleep.
-    fn made<'a, T>(
+    fn get_or_init<'a, T>(
         &self,
         place: &'a SetOnce<T>,
         make: impl FnOnce() -> Result<T>,
@@ -118,16 +118,16 @@ impl Dirty {
             return Ok(value);
         }
         // One at a time: who finds another one at it sleeps until the value is there.
-        let _making = self.making.lock();
+        let _guard = self.init_lock.lock();
         if place.as_ref().is_none() {
             place.populate(make()?);
         }
         place.as_ref().ok_or(ENOMEM)
     }
 
-    /// Whether [`Dirty::add`] would find all numbers from `first` to `last` there; if they are in
+    /// Whether [`DirtySet::add`] would find all numbers from `first` to `last` there; if they are in
     /// several chunks, the answer is no.
-    pub(super) fn has(&self, first: u64, last: u64) -> bool {
+    pub(super) fn contains(&self, first: u64, last: u64) -> bool {
         let at = first / CHUNK;
         let chunk = match self.group(at) {
             Some((group, place)) if last / CHUNK == at => group.as_ref().map(|all| &all[place]),
@@ -178,7 +178,7 @@ impl Dirty {
                     Err(now) => old = now,
                 }
             }
-            // After the bits, see `take`.
+            // After the bits, see `drain_chunk`.
             if chunk.any.load(Relaxed) == 0 {
                 chunk.any.store(1, Release);
             }
@@ -187,9 +187,14 @@ impl Dirty {
         Ok(())
     }
 
-    /// Takes the numbers in `range` out of the first chunk from number `from` on that has any:
-    /// gives the first number of that chunk. They are in `taken`, counted from there.
-    pub(super) fn take(&self, from: u64, range: &Range<u64>, taken: &mut Taken) -> Option<u64> {
+    /// Drains the numbers in `range` from the first chunk from number `from` on that has any:
+    /// gives the first number of that chunk. They are in `drained`, counted from there.
+    pub(super) fn drain_chunk(
+        &self,
+        from: u64,
+        range: &Range<u64>,
+        drained: &mut DrainedChunk,
+    ) -> Option<u64> {
         let mut next = from.max(range.start) / CHUNK;
         let last = range.end.div_ceil(CHUNK).min(self.chunks);
         while next < last {
@@ -218,8 +223,8 @@ impl Dirty {
                         Err(now) => old = now,
                     }
                 }
-                taken[n] = old & mask;
-                found |= taken[n] != 0;
+                drained[n] = old & mask;
+                found |= drained[n] != 0;
                 left |= old & !mask != 0;
             }
             if left {

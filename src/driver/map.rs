@@ -247,7 +247,7 @@ impl Node {
     /// Writes back what users have stored and not made durable: for a clean way down, after which there is
     /// nobody who could. Context: may sleep.
     fn write_back_all(&self, dev: &Device) {
-        let result = self.tracker.write_back_stored(0..self.limits.pages, self);
+        let result = self.tracker.write_back_dirty(0..self.limits.pages, self);
         // Unbinding has done it.
         if let Some(err) = result.err().filter(|_| self.live.is_alive()) {
             dev_err!(dev, "write-back failed: {}\n", err.to_errno());

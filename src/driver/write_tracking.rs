@@ -7,37 +7,36 @@
 //!
 //! # Protocol
 //!
-//! There are two sets, for two kinds of mappings that can be written:
+//! A mapping that can be written is of one of two kinds, each with a set of its own:
 //!
-//! - *Tracked* mappings have entries of one page, read-only until the first store. `stored` has a page
-//!   before its entry is writable: the fault adds it ([`WriteTracker::marks`]) under the lock of the page
-//!   table that the entry is in, together with the entry (`rpmem_helper_insert_pfns()`). Write-back takes
-//!   the page out of the set and then unmaps it, under the same lock. So a fault that has added the page
-//!   before that has its entry unmapped, after its stores and before the flush; one that comes later
-//!   adds the page again. A page that is neither in the set nor in the hands of a write-back has no
-//!   writable entry.
-//! - *Untracked* mappings have entries of any size, writable at once, and are not unmapped. `touched` has
-//!   the units of 2^[`COARSE`] pages that such an entry was made in: it is added to before the entry is made
-//!   ([`WriteTracker::touch`]). Stores can go on as long as there is such a mapping, or somebody has
-//!   pinned the pages: then write-back flushes the unit and puts it back. `untracked` counts these mappings.
-//!   One that has touched a unit was counted before that ([`WriteTracker::opened`]), and write-back reads the
-//!   count after it has taken the unit: it misses none.
+//! - *Tracked* mappings have entries of one page, read-only until the first store. A fault makes an entry
+//!   writable and adds its page to `dirty_pages` under one lock, that of the page table that the entry is in
+//!   (`rpmem_helper_insert_pfns()`, with the marks that [`WriteTracker::marks`] gives). Write-back first
+//!   drains the page from the set, then unmaps it, which takes the same lock, then flushes the CPU caches. A
+//!   fault that came before loses its entry, after its stores and before the flush; a later one adds the
+//!   page again. So a page that is neither in the set nor being written back has no writable entry.
+//! - *Untracked* mappings have entries of any size, writable at once, and are not unmapped. Before such an
+//!   entry is made, its units of 2^[`UNIT_ORDER`] pages are added to `dirty_units`
+//!   ([`WriteTracker::mark_units`]). As long as such a mapping lives, or somebody has pinned the pages, stores
+//!   can go on: write-back flushes the unit and puts it back into the set. `untracked_mappings` counts these
+//!   mappings. A mapping is counted ([`WriteTracker::opened`]) before it adds a unit, and write-back reads the
+//!   count after it has drained the unit: it misses none.
 //!
-//! Write-backs take from the sets one after the other (`writeback`), and have the caches written back before the
-//! next one does; the flush of the medium that each ends with covers what others have taken before. After an
-//! error what was taken is not in the sets any more: the medium has gone.
+//! One write-back at a time drains the sets (`writeback`) and flushes the caches; the flush of the medium that
+//! ends each covers what others have drained before. After an error what was drained is lost from the sets:
+//! the medium has gone.
 //!
-//! On a clean way down nobody will ask: the last close, unbinding, a device that becomes read-only, and
-//! shutdown write back by themselves ([`WriteTracker::write_back_stored`]).
+//! When nobody is left to ask for it, the driver writes back by itself: at the last close, when it unbinds, when
+//! the device becomes read-only, and at shutdown ([`WriteTracker::write_back_dirty`]).
 //!
 //! # Lock order
 //!
-//! `writeback` is taken inside of nothing of this driver, without the mmap lock; inside of it what
+//! `writeback` is taken with no other lock of this driver held, and without the mmap lock. Inside of it is what
 //! [`Medium`] takes: the SRCU domain of the node, and locks of page tables.
 
 use super::dirty::{
-    Dirty,
-    Taken,
+    DirtySet,
+    DrainedChunk,
     CHUNK, //
 };
 use crate::{
@@ -60,8 +59,8 @@ use kernel::{
     }, //
 };
 
-/// log2 of the pages of the unit in which stores to untracked mappings are remembered.
-const COARSE: u32 = 9;
+/// log2 of the pages of a unit, in which stores to untracked mappings are remembered.
+const UNIT_ORDER: u32 = 9;
 
 /// Where the pages are. Ranges are of pages of the device. Context: may sleep.
 pub(super) trait Medium {
@@ -95,12 +94,12 @@ pub(super) trait Medium {
 pub(super) struct WriteTracker {
     pages: u64,
     #[pin]
-    writeback: Mutex<KBox<Taken>>,
-    stored: Dirty,
-    touched: Dirty,
+    writeback: Mutex<KBox<DrainedChunk>>,
+    dirty_pages: DirtySet,
+    dirty_units: DirtySet,
     /// Mappings, and how many of them are not tracked.
     mappings: Atomic<i64>,
-    untracked: Atomic<i64>,
+    untracked_mappings: Atomic<i64>,
 }
 
 impl WriteTracker {
@@ -110,16 +109,16 @@ impl WriteTracker {
     ///
     /// `ENOMEM`. Context: may sleep.
     pub(super) fn new(pages: u64) -> Result<impl PinInit<Self>> {
-        let stored = Dirty::new(pages)?;
-        let touched = Dirty::new(pages.div_ceil(1 << COARSE))?;
-        let taken = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        let dirty_pages = DirtySet::new(pages)?;
+        let dirty_units = DirtySet::new(pages.div_ceil(1 << UNIT_ORDER))?;
+        let drained = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
         Ok(pin_init!(Self {
             pages,
-            writeback <- new_mutex!(taken),
-            stored,
-            touched,
+            writeback <- new_mutex!(drained),
+            dirty_pages,
+            dirty_units,
             mappings: Atomic::new(0),
-            untracked: Atomic::new(0),
+            untracked_mappings: Atomic::new(0),
         }))
     }
 
@@ -128,7 +127,7 @@ impl WriteTracker {
         self.mappings.fetch_add(1, Relaxed);
         if !tracked {
             // Before it touches anything, see `write_back`.
-            self.untracked.fetch_add(1, Full);
+            self.untracked_mappings.fetch_add(1, Full);
         }
     }
 
@@ -136,7 +135,7 @@ impl WriteTracker {
     pub(super) fn closed(&self, tracked: bool) {
         self.mappings.fetch_sub(1, Relaxed);
         if !tracked {
-            self.untracked.fetch_sub(1, Release);
+            self.untracked_mappings.fetch_sub(1, Release);
         }
     }
 
@@ -150,10 +149,10 @@ impl WriteTracker {
     ///
     /// # Errors
     ///
-    /// See [`Dirty::marks`].
+    /// See [`DirtySet::marks`].
     #[inline(always)]
     pub(super) fn marks(&self, pages: &Range<u64>) -> Result<(Marks<'_>, u64)> {
-        self.stored.marks(pages)
+        self.dirty_pages.marks(pages)
     }
 
     /// Remembers that pages of an untracked mapping could be stored to, before their entry is made.
@@ -161,13 +160,13 @@ impl WriteTracker {
     ///
     /// # Errors
     ///
-    /// See [`Dirty::add`].
-    pub(super) fn touch(&self, first: u64, pages: u64) -> Result {
-        let (first, last) = (first >> COARSE, (first + (pages - 1)) >> COARSE);
-        if self.touched.has(first, last) {
+    /// See [`DirtySet::add`].
+    pub(super) fn mark_units(&self, first: u64, pages: u64) -> Result {
+        let (first, last) = (first >> UNIT_ORDER, (first + (pages - 1)) >> UNIT_ORDER);
+        if self.dirty_units.contains(first, last) {
             return Ok(());
         }
-        self.touched.add(first..last + 1)
+        self.dirty_units.add(first..last + 1)
     }
 
     /// Makes durable what has been stored to `pages`, and what has left the CPU caches before. Context: may
@@ -183,7 +182,7 @@ impl WriteTracker {
 
     /// Makes durable what has been stored to `pages`: asks for nothing if that is nothing. Otherwise as
     /// [`WriteTracker::write_back`].
-    pub(super) fn write_back_stored(&self, pages: Range<u64>, medium: &impl Medium) -> Result {
+    pub(super) fn write_back_dirty(&self, pages: Range<u64>, medium: &impl Medium) -> Result {
         if self.clean(pages, medium)? {
             medium.flush()?;
         }
@@ -193,13 +192,13 @@ impl WriteTracker {
     /// Writes back the CPU caches of what has been stored to; gives whether there was any.
     fn clean(&self, pages: Range<u64>, medium: &impl Medium) -> Result<bool> {
         let mut any = false;
-        let mut taken = self.writeback.lock();
+        let mut drained = self.writeback.lock();
         let mut at = pages.start;
-        while let Some(first) = self.stored.take(at, &pages, &mut taken) {
+        while let Some(first) = self.dirty_pages.drain_chunk(at, &pages, &mut drained) {
             any = true;
-            // Marks are made under the lock of the page table that the entry is in. So what has been
-            // taken is unmapped below, and the next store to it is marked again.
-            for run in runs(&**taken) {
+            // Pages are added under the lock of the page table that their entry is in, which unmapping
+            // takes: the next store to any of them adds it again.
+            for run in runs(&**drained) {
                 let run = first + run.start..first + run.end;
                 medium.unmap_tracked(run.clone());
                 medium.flush_cache(run)?;
@@ -207,20 +206,19 @@ impl WriteTracker {
             at = first + CHUNK;
         }
 
-        let units = pages.start >> COARSE..pages.end.div_ceil(1 << COARSE);
+        let units = pages.start >> UNIT_ORDER..pages.end.div_ceil(1 << UNIT_ORDER);
         let mut at = units.start;
-        while let Some(first) = self.touched.take(at, &units, &mut taken) {
+        while let Some(first) = self.dirty_units.drain_chunk(at, &units, &mut drained) {
             any = true;
-            // Mappings that are not tracked can go on with stores: as long as there are any, what
-            // was touched stays in the set. One that has touched a unit that is taken now was
-            // counted before that.
-            let live = self.untracked.load(Acquire) != 0;
-            for run in runs(&**taken) {
+            // Stores through untracked mappings can go on: while there are any, units stay in the set.
+            // One that has added a unit which is drained now was counted before that.
+            let live = self.untracked_mappings.load(Acquire) != 0;
+            for run in runs(&**drained) {
                 let run = first + run.start..first + run.end;
-                let pages = run.start << COARSE..(run.end << COARSE).min(self.pages);
+                let pages = run.start << UNIT_ORDER..(run.end << UNIT_ORDER).min(self.pages);
                 // So can those who have pinned pages, after the mapping has gone.
                 if live || medium.are_pinned(pages.clone())? {
-                    self.touched.add(run)?;
+                    self.dirty_units.add(run)?;
                 }
                 // All of it: what is left out would not be in the set any more.
                 medium.flush_cache(pages)?;

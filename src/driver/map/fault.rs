@@ -122,7 +122,7 @@ impl Node {
         } else {
             // Entries of mappings that are not tracked are writable at once.
             if !tracked && vma.may_write() {
-                self.tracker.touch(run.page, run.pages)?;
+                self.tracker.mark_units(run.page, run.pages)?;
             }
             (None, run.pages)
         };
@@ -176,7 +176,7 @@ impl Node {
             return Ok(FaultResult::Fallback);
         }
         if vma.may_write() {
-            self.tracker.touch(run.page, run.pages)?;
+            self.tracker.mark_units(run.page, run.pages)?;
         }
         let memory = disk.data().mapping();
         if vma.has_folios() {
