@@ -6,7 +6,10 @@
 
 use super::{
     map,
-    pmem::Pmem, //
+    pmem::{
+        DaxDevice,
+        Pmem, //
+    }, //
 };
 use crate::{
     abstractions::{
@@ -16,8 +19,7 @@ use crate::{
             DiskNumber,
             Operations, //
         },
-        compat::THIS_MODULE,
-        dax, //
+        compat::THIS_MODULE, //
     },
     logic::geometry::Sector, //
 };
@@ -26,10 +28,7 @@ use kernel::{
     sync::ArcBorrow, //
 };
 
-/// What the disk serves: the DAX device, and through it the memory.
-pub(crate) type Disk = dax::Device<Pmem>;
-
-impl Operations for Disk {
+impl Operations for DaxDevice {
     const OWNER: &'static ThisModule = THIS_MODULE;
 
     fn submit_bio(this: ArcBorrow<'_, Self>, bio: Bio) {

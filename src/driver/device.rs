@@ -12,9 +12,11 @@
 //! the DAX host waits for it). See `Documentation/lifetimes.md` for who keeps whom alive.
 
 use super::{
-    blk::Disk,
     map::BoundNode,
-    pmem::Pmem,
+    pmem::{
+        DaxDevice,
+        Pmem, //
+    },
     sysfs, //
 };
 use crate::{
@@ -85,13 +87,13 @@ pub(crate) struct Driver;
 /// What the driver has of a bound device.
 pub(crate) enum Attached {
     /// A namespace that is served from here.
-    Memory(Bound),
+    Pmem(Bound),
     /// One in sector mode.
-    Sectors(Sectors),
+    Btt(BoundBtt),
 }
 
 /// A bound namespace in sector mode: all I/O is libnvdimm's. The disk goes first, the flush comes last.
-pub(crate) struct Sectors {
+pub(crate) struct BoundBtt {
     btt: Btt,
     region: FlushOnDrop,
 }
@@ -110,7 +112,7 @@ impl Drop for FlushOnDrop {
 pub(crate) struct Bound {
     pub(super) node: Option<BoundNode>,
     pub(super) _host: dax::Host<Pmem>,
-    pub(super) disk: GenDisk<Disk>,
+    pub(super) disk: GenDisk<DaxDevice>,
     pub(super) pmem: Arc<Pmem>,
     pub(super) _memory: Retiring<Arc<Memory>>,
 }
@@ -126,41 +128,41 @@ impl nd::Driver for Driver {
 
     fn remove(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
         match data.get_ref() {
-            Attached::Memory(bound) => flush(bound.pmem.region()),
+            Attached::Pmem(bound) => flush(bound.pmem.region()),
             // After the disk has gone.
-            Attached::Sectors(_) => (),
+            Attached::Btt(_) => (),
         }
     }
 
     fn shutdown(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>) {
         match data.get_ref() {
-            Attached::Memory(bound) => {
+            Attached::Pmem(bound) => {
                 if let Some(node) = &bound.node {
                     node.shut_down();
                 }
                 flush(bound.pmem.region());
             }
-            Attached::Sectors(sectors) => flush(&sectors.region.0),
+            Attached::Btt(bound) => flush(&bound.region.0),
         }
     }
 
     fn notify(_dev: &Device<Core<'_>>, data: Pin<&Self::Data>, event: Event) {
         match (data.get_ref(), event) {
-            (Attached::Memory(bound), Event::RevalidatePoison) => match &bound.node {
+            (Attached::Pmem(bound), Event::RevalidatePoison) => match &bound.node {
                 Some(node) => node.change_badblocks(|| bound.pmem.revalidate_badblocks()),
                 None => bound.pmem.revalidate_badblocks(),
             },
-            (Attached::Memory(bound), Event::RevalidateRegion) => {
+            (Attached::Pmem(bound), Event::RevalidateRegion) => {
                 bound.disk.check_and_set_ro();
                 if let Some(node) = &bound.node {
                     node.set_read_only(bound.pmem.region().is_read_only());
                 }
             }
-            (Attached::Sectors(sectors), Event::RevalidatePoison) => {
-                sectors.btt.revalidate_badblocks(&sectors.region.0);
+            (Attached::Btt(bound), Event::RevalidatePoison) => {
+                bound.btt.revalidate_badblocks(&bound.region.0);
             }
-            (Attached::Sectors(sectors), Event::RevalidateRegion) => {
-                sectors.btt.check_and_set_ro();
+            (Attached::Btt(bound), Event::RevalidateRegion) => {
+                bound.btt.check_and_set_ro();
             }
         }
     }
@@ -186,7 +188,7 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
     let bound = match Personality::of(dev) {
         Personality::Btt => {
             check_excluded(dev, &namespace, Some(Mode::Sector))?;
-            return Ok(Attached::Sectors(Sectors {
+            return Ok(Attached::Btt(BoundBtt {
                 btt: Btt::attach(dev, &namespace)?,
                 region: FlushOnDrop(Region::of(dev)?),
             }));
@@ -206,7 +208,7 @@ fn probe(dev: &Device<Core<'_>>) -> Result<Attached> {
             attach(dev, &namespace, pages, block.data_offset)
         }
     };
-    bound.map(Attached::Memory)
+    bound.map(Attached::Pmem)
 }
 
 /// Refuses a namespace that the module parameter `exclude` leaves to another driver: the bus asks that one

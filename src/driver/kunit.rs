@@ -3,9 +3,11 @@
 //! The driver on system memory, with firmware and region that answer as they are told.
 
 use super::{
-    blk::Disk,
     device::Bound,
-    pmem::Pmem,
+    pmem::{
+        DaxDevice,
+        Pmem, //
+    },
     sysfs, //
 };
 use crate::{
@@ -66,7 +68,8 @@ impl Setup {
         let Self { pmem, bus, ram } = self;
         let dev = bus.child().core();
         let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
-        let mut disk: NewDisk<Disk> = NewDisk::new(dev, &TestDisk::LIMITS, SECTORS, dax.clone())?;
+        let mut disk: NewDisk<DaxDevice> =
+            NewDisk::new(dev, &TestDisk::LIMITS, SECTORS, dax.clone())?;
         disk.set_name(bus.child().name());
         let host = dax::Host::new(dax, &disk)?;
         let disk = disk.add(dev, &sysfs::GROUPS).map_err(|(err, _)| err)?;
@@ -438,7 +441,7 @@ mod bound {
             ram: _ram,
         } = Setup::new()?;
         let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
-        let disk: NewDisk<Disk> =
+        let disk: NewDisk<DaxDevice> =
             NewDisk::new(bus.child().core(), &TestDisk::LIMITS, SECTORS, dax.clone())?;
         let host = dax::Host::new(dax, &disk)?;
         let (trace, ()) = Trace::of(|| {

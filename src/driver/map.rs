@@ -13,7 +13,7 @@
 //!
 //! Locks, from the outside: mmap lock or VMA lock; that of the write tracker; the SRCU domain of `live`
 //! (read); the one that entries of 1 GiB need (`space.rs`); locks of page tables and of the address space.
-//! `claims` is taken without any of them, and the block layer's `open_mutex` inside of it.
+//! `openers` is taken without any of them, and the block layer's `open_mutex` inside of it.
 //!
 //! # Who maps what
 //!
@@ -27,8 +27,8 @@ mod attributes;
 mod fault;
 
 use super::{
-    blk::Disk,
     lease::DeviceLease,
+    pmem::DaxDevice,
     write_tracking::{
         Medium,
         WriteTracker, //
@@ -76,7 +76,7 @@ use crate::{
         }, //
     },
     logic::{
-        fault::Memory,
+        fault::PfnRange,
         geometry::{
             Pfn,
             Pgoff,
@@ -124,23 +124,23 @@ use kernel::{
     ThisModule, //
 };
 
-/// The open files of a node, and the disk that they keep open.
-struct Claims {
+/// The open files of a node, and their claim of the disk (`bd_claim`), so that nobody else has it.
+struct Openers {
     files: usize,
-    disk: Option<OpenDisk>,
+    claim: Option<OpenDisk>,
 }
 
 /// What a node serves while its namespace is bound. Fields are dropped in this order.
 struct Live {
     _failures: Option<Pin<KBox<PfnSpace<Node>>>>,
-    disk: Arc<Disk>,
+    dax: Arc<DaxDevice>,
 }
 
 impl Deref for Live {
-    type Target = Disk;
+    type Target = DaxDevice;
 
-    fn deref(&self) -> &Disk {
-        &self.disk
+    fn deref(&self) -> &DaxDevice {
+        &self.dax
     }
 }
 
@@ -148,23 +148,23 @@ impl Deref for Live {
 #[pin_data]
 #[repr(align(256))]
 pub(super) struct Node {
-    /// The disk with its memory, while the namespace is bound.
+    /// The DAX device with its memory, while the namespace is bound.
     #[pin]
     live: SrcuRevocable<Live>,
     /// That of the device, for events.
     name: CString,
     lease: Arc<DeviceLease>,
     space: Arc<AddressSpace>,
-    disk: DiskNumber,
+    disk_number: DiskNumber,
     limits: mmap::Device,
-    memory: Memory,
+    pfns: PfnRange,
     /// Of the region: -1 if it has none.
     numa_node: i32,
     page_backed: bool,
     /// log2 of the pages of the folios that are mapped, instead of page frames, if they are.
     folios: Option<u32>,
     #[pin]
-    claims: Mutex<Claims>,
+    openers: Mutex<Openers>,
     /// What msync has to write back.
     #[pin]
     tracker: WriteTracker,
@@ -173,28 +173,28 @@ pub(super) struct Node {
 const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
 
 impl Node {
-    /// A node for a disk.
+    /// A node for the DAX device of a disk.
     ///
     /// # Errors
     ///
     /// `ENXIO` if no page of the disk can be mapped; `ENOMEM`. Context: may sleep.
     pub(super) fn new(
-        disk: Arc<Disk>,
+        dax: Arc<DaxDevice>,
         number: DiskNumber,
         name: CString,
         synchronous: bool,
     ) -> Result<impl PinInit<Self, Error>> {
-        let (pfn, pages) = disk.data().geometry().sector_to_pfn(Sector(0))?;
-        let page_backed = disk.data().mapping().has_pages();
-        let folios = disk.data().mapping().folio_order();
-        let numa_node = disk.data().region().numa_node();
-        let lease = disk.data().lease().clone();
+        let (pfn, pages) = dax.data().geometry().sector_to_pfn(Sector(0))?;
+        let page_backed = dax.data().mapping().has_pages();
+        let folios = dax.data().mapping().folio_order();
+        let numa_node = dax.data().region().numa_node();
+        let lease = dax.data().lease().clone();
         let tracker = WriteTracker::new(pages)?;
         let space = match folios {
             Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
             None => Arc::pin_init(AddressSpace::new(c"[rpmem]"), GFP_KERNEL)?,
         };
-        disk.data().mapping().set_users(space.clone())?;
+        dax.data().mapping().set_users(space.clone())?;
         // Pages with a struct page are reported by that.
         let failures = if page_backed {
             None
@@ -203,25 +203,25 @@ impl Node {
         };
         let live = Live {
             _failures: failures,
-            disk,
+            dax,
         };
         Ok(try_pin_init!(Self {
             live <- SrcuRevocable::new(live),
             name,
             lease,
             space,
-            disk: number,
+            disk_number: number,
             limits: mmap::Device {
                 pages,
                 synchronous,
             },
-            memory: Memory { pfn, pages },
+            pfns: PfnRange { pfn, pages },
             numa_node,
             page_backed,
             folios,
-            claims <- new_mutex!(Claims {
+            openers <- new_mutex!(Openers {
                 files: 0,
-                disk: None,
+                claim: None,
             }),
             tracker <- tracker,
         }? Error))
@@ -231,17 +231,17 @@ impl Node {
     /// ones after their grace time. Waits for faults under way. Context: may sleep.
     fn revoke(&self, dev: &Device) {
         let pinned = || {
-            let disk = self.live.enter();
-            disk.is_some_and(|disk| self.are_pinned(&disk, 0..self.memory.pages))
+            let live = self.live.enter();
+            live.is_some_and(|live| self.are_pinned(&live, 0..self.pfns.pages))
         };
         self.lease
             .remove(dev, &pinned, &|window| self.unmap_window(window));
         self.write_back_all(dev);
-        let disk = self.live.revoke();
+        let live = self.live.revoke();
         self.space.unmap_all();
         // Who opens the node from now on finds it dead before it claims the disk.
-        self.claims.lock().disk = None;
-        drop(disk);
+        self.openers.lock().claim = None;
+        drop(live);
     }
 
     /// Writes back what users have stored and not made durable: for a clean way down, after which there is
@@ -270,21 +270,21 @@ impl Node {
     /// Context: may sleep.
     pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
         update();
-        let Some(disk) = self.live.enter().map(|live| live.disk.clone()) else {
+        let Some(dax) = self.live.enter().map(|live| live.dax.clone()) else {
             return;
         };
-        self.unmap_bad(&disk, |bad| {
+        self.unmap_bad(&dax, |bad| {
             trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE)
         });
         // Faults under way may have planned with the list of before; later ones have the new one.
         self.live.synchronize();
-        self.unmap_bad(&disk, |_| ());
+        self.unmap_bad(&dax, |_| ());
     }
 
     /// Takes the bad pages out of all page tables, and tells `found` of each.
-    fn unmap_bad(&self, disk: &Disk, found: impl Fn(u64)) {
+    fn unmap_bad(&self, dax: &DaxDevice, found: impl Fn(u64)) {
         let mut page = 0;
-        while let Some(bad) = self.first_bad(disk, page..self.memory.pages) {
+        while let Some(bad) = self.first_bad(dax, page..self.pfns.pages) {
             self.unmap(bad..bad + 1);
             found(bad);
             page = bad + 1;
@@ -293,19 +293,19 @@ impl Node {
     }
 
     /// Whether any of `pages` is pinned.
-    fn are_pinned(&self, disk: &Disk, pages: Range<u64>) -> bool {
-        let first = Pfn(self.memory.pfn.0 + pages.start);
-        disk.data()
+    fn are_pinned(&self, dax: &DaxDevice, pages: Range<u64>) -> bool {
+        let first = Pfn(self.pfns.pfn.0 + pages.start);
+        dax.data()
             .mapping()
             .folios(first, pages.end - pages.start)
             .is_ok_and(|folios| folios.are_pinned())
     }
 
     /// The first page in `pages` that has a bad sector.
-    fn first_bad(&self, disk: &Disk, pages: Range<u64>) -> Option<u64> {
+    fn first_bad(&self, dax: &DaxDevice, pages: Range<u64>) -> Option<u64> {
         let start = Pgoff(pages.start).to_sector()?.0;
         let len = Pgoff(pages.end - pages.start).to_sector()?.0;
-        let bad = disk.data().badblocks().first_bad(start, len)?;
+        let bad = dax.data().badblocks().first_bad(start, len)?;
         Some(bad >> (PAGE_SHIFT - 9))
     }
 
@@ -317,10 +317,10 @@ impl Node {
     }
 
     /// Lets others have the disk if no file is open.
-    fn unclaim(&self, claims: &mut Claims) {
-        if claims.files == 0 {
+    fn unclaim(&self, openers: &mut Openers) {
+        if openers.files == 0 {
             self.lease.set_claimed(false);
-            claims.disk = None;
+            openers.claim = None;
         }
     }
 
@@ -331,8 +331,8 @@ impl Node {
             .filter(|order| self.may_have(*order))
             .find(|order| {
                 let pages = 1u64 << order;
-                let head = self.memory.pfn.0.wrapping_neg() & (pages - 1);
-                self.memory.pages.checked_sub(head) >= Some(pages)
+                let head = self.pfns.pfn.0.wrapping_neg() & (pages - 1);
+                self.pfns.pages.checked_sub(head) >= Some(pages)
             })
             .unwrap_or(0)
     }
@@ -409,38 +409,39 @@ impl Operations for Node {
     }
 
     fn open(&self, dev: &Device, writable: bool) -> Result {
-        let mut claims = self.claims.lock();
+        let mut openers = self.openers.lock();
         if !self.live.is_alive() {
             return Err(ENXIO);
         }
-        if claims.disk.is_none() {
-            let disk = OpenDisk::exclusive(self.disk, self, || self.lease.set_claimed(true))
-                .inspect_err(|err| {
-                    if *err == EBUSY && platform::may_log() {
-                        dev_notice!(dev, "open refused: the disk is mounted or in use\n");
-                    }
-                })?;
-            claims.disk = Some(disk);
+        if openers.claim.is_none() {
+            let claim =
+                OpenDisk::exclusive(self.disk_number, self, || self.lease.set_claimed(true))
+                    .inspect_err(|err| {
+                        if *err == EBUSY && platform::may_log() {
+                            dev_notice!(dev, "open refused: the disk is mounted or in use\n");
+                        }
+                    })?;
+            openers.claim = Some(claim);
         }
-        let read_only = claims.disk.as_ref().is_some_and(OpenDisk::is_read_only);
+        let read_only = openers.claim.as_ref().is_some_and(OpenDisk::is_read_only);
         if writable && read_only {
-            self.unclaim(&mut claims);
+            self.unclaim(&mut openers);
             return Err(EROFS);
         }
-        claims.files += 1;
+        openers.files += 1;
         Ok(())
     }
 
     fn release(&self, dev: &Device) {
         let is_last = {
-            let mut claims = self.claims.lock();
-            claims.files -= 1;
-            claims.files == 0
+            let mut openers = self.openers.lock();
+            openers.files -= 1;
+            openers.files == 0
         };
         if is_last {
             // Until this is done the disk is ours; who opens the node meanwhile has it.
             self.write_back_all(dev);
-            self.unclaim(&mut self.claims.lock());
+            self.unclaim(&mut self.openers.lock());
         }
     }
 
@@ -463,12 +464,12 @@ impl Operations for Node {
         let strict = compat::parameter(&crate::module_parameters::strict_validate) != 0;
         mmap::check_flags(request.flags, strict)
             .and_then(|()| mmap::locate(&self.limits, request.pgoff, request.pages))
-            .map(|extent| (self.memory.pfn.0 + extent.first) << PAGE_SHIFT)
+            .map(|extent| (self.pfns.pfn.0 + extent.first) << PAGE_SHIFT)
             .map_err(|refusal| refuse(dev, refusal))
     }
 
     fn mmap_prepare(&self, dev: &Device, mut area: VmaDesc<'_, Self>) -> Result<PreparedVma> {
-        let disk = self.live.enter().ok_or(ENXIO)?;
+        let live = self.live.enter().ok_or(ENXIO)?;
         if !area.is_shared() {
             return Err(refuse(dev, Refusal::Private));
         }
@@ -502,7 +503,7 @@ impl Operations for Node {
             area.set_pgoff(extent.map_err(|_| EINVAL)?.first);
             return Ok(area.map_folios(tag));
         }
-        let memory = disk.data().mapping();
+        let memory = live.data().mapping();
         Ok(area.map_frames(memory, class == Class::Plain, tag))
     }
 
@@ -517,10 +518,10 @@ impl Operations for Node {
         if !hibernation::is_under_way() {
             return Ok(());
         }
-        let Some(disk) = self.live.enter() else {
+        let Some(live) = self.live.enter() else {
             return Ok(());
         };
-        let region = disk.data().region();
+        let region = live.data().region();
         if region.has_cache() {
             platform::write_back_caches();
         }
@@ -547,8 +548,8 @@ impl Medium for Node {
     }
 
     fn are_pinned(&self, pages: Range<u64>) -> Result<bool> {
-        let disk = self.live.enter().ok_or(EIO)?;
-        Ok(Node::are_pinned(self, &disk, pages))
+        let live = self.live.enter().ok_or(EIO)?;
+        Ok(Node::are_pinned(self, &live, pages))
     }
 
     fn flush_cache(&self, pages: Range<u64>) -> Result {
@@ -556,13 +557,13 @@ impl Medium for Node {
         const STEP: u64 = 512;
         let mut at = pages.start;
         while at < pages.end {
-            let disk = self.live.enter().ok_or(EIO)?;
+            let live = self.live.enter().ok_or(EIO)?;
             let next = (at + STEP).min(pages.end);
             let sector = Pgoff(at).to_sector().ok_or(EIO)?;
             let len = (next - at) << PAGE_SHIFT;
-            let offset = disk.data().geometry().sector_to_offset(sector, len)?;
-            disk.flush_cache(offset, usize::try_from(len)?)?;
-            drop(disk);
+            let offset = live.data().geometry().sector_to_offset(sector, len)?;
+            live.flush_cache(offset, usize::try_from(len)?)?;
+            drop(live);
             platform::cond_resched();
             at = next;
         }
@@ -572,8 +573,8 @@ impl Medium for Node {
     }
 
     fn flush(&self) -> Result {
-        let disk = self.live.enter().ok_or(EIO)?;
-        disk.data().region().flush()
+        let live = self.live.enter().ok_or(EIO)?;
+        live.data().region().flush()
     }
 }
 
@@ -584,10 +585,10 @@ impl range::Operations for Node {
         }
         // Revoking waits for this, and the memory is given up after that: there are no holds that come
         // later.
-        let disk = self.live.enter().ok_or(ENXIO)?;
+        let live = self.live.enter().ok_or(ENXIO)?;
         let at = mmap::locate(&self.limits, offset >> PAGE_SHIFT, len >> PAGE_SHIFT)
             .map_err(|_| EINVAL)?;
-        let pmem = disk.data();
+        let pmem = live.data();
         let sector = Pgoff(at.first).to_sector().ok_or(EINVAL)?;
         let start = pmem.geometry().sector_to_offset(sector, len)?;
         let hold = pmem.mapping().hold(start, usize::try_from(len)?)?;
@@ -612,13 +613,13 @@ impl BoundNode {
     /// See [`Node::new`] and [`Registration::new`]. Context: may sleep.
     pub(super) fn new(
         dev: &Device<Core<'_>>,
-        disk: &GenDisk<Disk>,
-        data: Arc<Disk>,
+        disk: &GenDisk<DaxDevice>,
+        dax: Arc<DaxDevice>,
         synchronous: bool,
     ) -> Result<Self> {
         let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
-        let read_only = data.data().region().is_read_only();
-        let node = Node::new(data, disk.number(), CString::try_from(&*name)?, synchronous)?;
+        let read_only = dax.data().region().is_read_only();
+        let node = Node::new(dax, disk.number(), CString::try_from(&*name)?, synchronous)?;
         let this = Self(Registration::new(dev, &name, node)?);
         // Tells of those that are bad from the start.
         this.change_badblocks(|| ());
@@ -657,7 +658,7 @@ impl BoundNode {
 /// See [`DeviceLease::set_disk_read_only`].
 pub(super) fn set_disk_read_only(disk: DiskNumber, read_only: bool) -> Result {
     // None while it is being bound, and after it has been unbound.
-    let Some(node) = Handle::<Node>::find(|node| node.disk == disk) else {
+    let Some(node) = Handle::<Node>::find(|node| node.disk_number == disk) else {
         return Ok(());
     };
     let data = node.data();

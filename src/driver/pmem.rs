@@ -10,6 +10,7 @@ use crate::{
     abstractions::{
         badblocks::Badblocks,
         block::Segment,
+        dax,
         memremap::{
             Mapping,
             MemRegion, //
@@ -46,6 +47,9 @@ pub(crate) struct Pmem {
     region: Region,
     lease: Arc<DeviceLease>,
 }
+
+/// What disk and node serve: the DAX device, and through it the memory.
+pub(crate) type DaxDevice = dax::Device<Pmem>;
 
 impl From<GeometryError> for Error {
     fn from(err: GeometryError) -> Self {

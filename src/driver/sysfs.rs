@@ -4,7 +4,7 @@
 //!
 //! C counterpart: `pmem_attribute_groups` in `drivers/nvdimm/pmem.c`.
 
-use super::blk::Disk;
+use super::pmem::DaxDevice;
 use crate::abstractions::{
     disk_attributes::{
         attribute,
@@ -22,21 +22,21 @@ use kernel::prelude::*;
 /// Whether fsync on a DAX file system writes back CPU caches.
 struct WriteCache;
 
-impl BoolAttribute<Disk> for WriteCache {
+impl BoolAttribute<DaxDevice> for WriteCache {
     const NAME: &'static CStr = c"write_cache";
 
-    fn show(disk: &Disk) -> bool {
+    fn show(disk: &DaxDevice) -> bool {
         disk.write_cache()
     }
 
-    fn store(disk: &Disk, value: bool) {
+    fn store(disk: &DaxDevice, value: bool) {
         disk.set_write_cache(value);
     }
 }
 
-static WRITE_CACHE: Attribute<Disk> = attribute::<Disk, WriteCache>();
-static DAX_ATTRIBUTES: Attributes<Disk, 2> = Attributes::new([&WRITE_CACHE]);
-static DAX_GROUP: AttributeGroup<Disk> = AttributeGroup::new(Some(c"dax"), &DAX_ATTRIBUTES);
+static WRITE_CACHE: Attribute<DaxDevice> = attribute::<DaxDevice, WriteCache>();
+static DAX_ATTRIBUTES: Attributes<DaxDevice, 2> = Attributes::new([&WRITE_CACHE]);
+static DAX_GROUP: AttributeGroup<DaxDevice> = AttributeGroup::new(Some(c"dax"), &DAX_ATTRIBUTES);
 
 /// The attribute groups of the disk.
-pub(crate) static GROUPS: AttributeGroups<Disk> = AttributeGroups::new(&DAX_GROUP);
+pub(crate) static GROUPS: AttributeGroups<DaxDevice> = AttributeGroups::new(&DAX_GROUP);

@@ -23,7 +23,7 @@ pub struct Area {
 
 /// Memory that can be mapped: `pages` pages from `pfn` on.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub struct PfnRange {
     /// The first page.
     pub pfn: Pfn,
     /// How many there are.
@@ -62,7 +62,7 @@ pub enum Plan {
 /// `is_bad` tells whether there is poison in so many pages from a page of the device on.
 pub fn plan(
     area: &Area,
-    memory: &Memory,
+    pfns: &PfnRange,
     address: u64,
     order: u32,
     is_bad: impl FnOnce(u64, u64) -> bool,
@@ -85,11 +85,11 @@ pub fn plan(
     let Some(page) = ((start - area.start) >> PAGE_SHIFT).checked_add(area.first) else {
         return miss;
     };
-    if page > memory.pages || memory.pages - page < pages {
+    if page > pfns.pages || pfns.pages - page < pages {
         return miss;
     }
     // The memory exists, so its frame numbers do not wrap.
-    let pfn = memory.pfn.0.wrapping_add(page);
+    let pfn = pfns.pfn.0.wrapping_add(page);
     if pfn & (pages - 1) != 0 {
         return miss;
     }
@@ -113,7 +113,7 @@ pub fn plan(
 /// stays with the one page.
 pub fn widen(
     area: &Area,
-    memory: &Memory,
+    pfns: &PfnRange,
     one: Run,
     around: u64,
     is_bad: impl FnOnce(u64, u64) -> bool,
@@ -123,7 +123,7 @@ pub fn widen(
     let high = (one.address | block).saturating_add(1).min(area.end);
     // The one page lies between the two.
     let before = ((one.address - low) >> PAGE_SHIFT).min(one.page);
-    let after = ((high - one.address) >> PAGE_SHIFT).min(memory.pages - one.page);
+    let after = ((high - one.address) >> PAGE_SHIFT).min(pfns.pages - one.page);
     let wide = Run {
         address: one.address - (before << PAGE_SHIFT),
         page: one.page - before,

@@ -68,7 +68,7 @@ impl DeviceAttribute<Node> for Resource {
     const PRIVATE: bool = true;
 
     fn show(node: &Node, out: &mut dyn Write) -> core::fmt::Result {
-        writeln!(out, "{:#x}", node.memory.pfn.0 << PAGE_SHIFT)
+        writeln!(out, "{:#x}", node.pfns.pfn.0 << PAGE_SHIFT)
     }
 }
 

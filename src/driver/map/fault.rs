@@ -8,7 +8,7 @@
 //! else is near), `insert_pages` (which kind of entry).
 
 use super::{
-    super::blk::Disk,
+    super::pmem::DaxDevice,
     Node, //
 };
 use crate::{
@@ -77,8 +77,8 @@ impl Node {
     #[cfg(CONFIG_KUNIT = "y")]
     pub(in crate::driver) fn frame(&self, page: u64) -> Result<Pfn> {
         let sector = Pgoff(page).to_sector().ok_or(ERANGE)?;
-        let disk = self.live.enter().ok_or(ENXIO)?;
-        let (pfn, _) = disk.data().sector_to_pfn(sector, 1, AccessMode::Access)?;
+        let live = self.live.enter().ok_or(ENXIO)?;
+        let (pfn, _) = live.data().sector_to_pfn(sector, 1, AccessMode::Access)?;
         Ok(pfn)
     }
 
@@ -91,13 +91,13 @@ impl Node {
     }
 
     /// Whether the `pages` pages from `page` on cannot be mapped by one entry.
-    fn is_bad(&self, disk: &Disk, page: u64, pages: u64) -> bool {
+    fn is_bad(&self, dax: &DaxDevice, page: u64, pages: u64) -> bool {
         // The usual case.
-        if disk.data().badblocks().is_empty() {
+        if dax.data().badblocks().is_empty() {
             return false;
         }
         Pgoff(page).to_sector().is_none_or(|sector| {
-            disk.data()
+            dax.data()
                 .sector_to_pfn(sector, pages, AccessMode::Access)
                 .is_err()
         })
@@ -108,7 +108,7 @@ impl Node {
     #[inline(always)]
     fn insert_pages(
         &self,
-        disk: &Disk,
+        dax: &DaxDevice,
         vma: &DeviceVma<'_>,
         run: Run,
         write: bool,
@@ -126,7 +126,7 @@ impl Node {
             }
             (None, run.pages)
         };
-        let memory = disk.data().mapping();
+        let memory = dax.data().mapping();
         if vma.has_folios() {
             let folios = memory.folios(run.pfn, len)?;
             return Ok(vma.insert_folios(run.address, folios, write, near));
@@ -144,7 +144,7 @@ impl Node {
             return None;
         }
         let area = self.area(vma)?;
-        match plan(&area, &self.memory, fault.address(), order, |_, _| false) {
+        match plan(&area, &self.pfns, fault.address(), order, |_, _| false) {
             Plan::Map(run) => Some((area, run)),
             _ => None,
         }
@@ -152,25 +152,25 @@ impl Node {
 
     fn map_entry(
         &self,
-        disk: &Disk,
+        dax: &DaxDevice,
         fault: &Fault<'_>,
         order: u32,
         (area, run): (Area, Run),
     ) -> Result<FaultResult> {
         let vma = fault.vma();
-        let is_bad = |page, pages| self.is_bad(disk, page, pages);
+        let is_bad = |page, pages| self.is_bad(dax, page, pages);
         if order == 0 {
             // Stores are tracked by the page; what else is near is mapped with it.
             let write = fault.is_write();
             let wide = if vma.is_tracked() && write {
                 run
             } else {
-                widen(&area, &self.memory, run, FAULT_AROUND, is_bad)
+                widen(&area, &self.pfns, run, FAULT_AROUND, is_bad)
             };
             if wide == run && is_bad(run.page, run.pages) {
                 return Ok(FaultResult::HwPoison);
             }
-            return Ok(self.insert_pages(disk, vma, wide, write, Some(fault))?.0);
+            return Ok(self.insert_pages(dax, vma, wide, write, Some(fault))?.0);
         }
         if is_bad(run.page, run.pages) {
             return Ok(FaultResult::Fallback);
@@ -178,7 +178,7 @@ impl Node {
         if vma.may_write() {
             self.tracker.mark_units(run.page, run.pages)?;
         }
-        let memory = disk.data().mapping();
+        let memory = dax.data().mapping();
         if vma.has_folios() {
             let folio = memory.folios(run.pfn, run.pages)?;
             return Ok(fault.insert_folio(folio, order, fault.is_write()));
@@ -199,8 +199,8 @@ impl vm::Operations for Node {
 
     fn pgoff(&self, pfn: Pfn, start: u64) -> Option<u64> {
         const WINDOW: u64 = Window::Direct.pgoff();
-        let page = pfn.0.checked_sub(self.memory.pfn.0)?;
-        (page < self.memory.pages).then_some(if start >= WINDOW { WINDOW + page } else { page })
+        let page = pfn.0.checked_sub(self.pfns.pfn.0)?;
+        (page < self.pfns.pages).then_some(if start >= WINDOW { WINDOW + page } else { page })
     }
 
     fn fault(&self, fault: &Fault<'_>, order: u32) -> FaultResult {
@@ -212,13 +212,13 @@ impl vm::Operations for Node {
         let Some(place) = self.plan_entry(fault, order) else {
             return miss;
         };
-        let Some(disk) = self.live.enter() else {
+        let Some(live) = self.live.enter() else {
             return miss;
         };
         if !self.serves(fault.vma()) {
             return miss;
         }
-        match self.map_entry(&disk, fault, order, place) {
+        match self.map_entry(&live, fault, order, place) {
             Ok(outcome) => outcome,
             Err(ENOMEM) => FaultResult::Oom,
             Err(_) => miss,
@@ -226,13 +226,13 @@ impl vm::Operations for Node {
     }
 
     fn populate(&self, vma: &DeviceVma<'_>, from: u64, to: u64, write: bool) -> Result<u64> {
-        let disk = self.live.enter().ok_or(EFAULT)?;
+        let live = self.live.enter().ok_or(EFAULT)?;
         if !self.serves(vma) {
             return Err(EFAULT);
         }
         let area = self.area(vma).ok_or(EFAULT)?;
-        let one = match plan(&area, &self.memory, from, 0, |page, n| {
-            self.is_bad(&disk, page, n)
+        let one = match plan(&area, &self.pfns, from, 0, |page, n| {
+            self.is_bad(&live, page, n)
         }) {
             Plan::Map(run) => run,
             Plan::HwPoison => return Err(ehwpoison()),
@@ -240,13 +240,13 @@ impl vm::Operations for Node {
         };
         let wanted = (to - from) >> PAGE_SHIFT;
         let mut run = Run {
-            pages: wanted.min(self.memory.pages - one.page),
+            pages: wanted.min(self.pfns.pages - one.page),
             ..one
         };
-        if let Some(bad) = self.first_bad(&disk, run.page..run.page + run.pages) {
+        if let Some(bad) = self.first_bad(&live, run.page..run.page + run.pages) {
             run.pages = bad - run.page;
         }
-        match self.insert_pages(&disk, vma, run, write, None)? {
+        match self.insert_pages(&live, vma, run, write, None)? {
             (FaultResult::NoPage, 0) => Err(EAGAIN),
             (FaultResult::NoPage, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
             (FaultResult::Oom, _) => Err(ENOMEM),
@@ -255,11 +255,11 @@ impl vm::Operations for Node {
     }
 
     fn is_poisoned(&self, vma: &DeviceVma<'_>, address: u64) -> bool {
-        let (Some(disk), Some(area)) = (self.live.enter(), self.area(vma)) else {
+        let (Some(live), Some(area)) = (self.live.enter(), self.area(vma)) else {
             return false;
         };
-        let plan = plan(&area, &self.memory, address, 0, |page, n| {
-            self.is_bad(&disk, page, n)
+        let plan = plan(&area, &self.pfns, address, 0, |page, n| {
+            self.is_bad(&live, page, n)
         });
         plan == Plan::HwPoison && self.serves(vma)
     }
@@ -276,13 +276,13 @@ impl vm::Operations for Node {
         buffer: &Segment<'_>,
         write: bool,
     ) -> Result {
-        let disk = self.live.enter().ok_or(EIO)?;
+        let live = self.live.enter().ok_or(EIO)?;
         if !self.serves(vma) {
             return Err(EIO);
         }
         let page = mmap::locate(&self.limits, page, 1).map_err(|_| EIO)?.first;
         let sector = Pgoff(page).to_sector().ok_or(EIO)?;
-        let pmem = disk.data();
+        let pmem = live.data();
         let start = pmem.geometry().sector_to_offset(sector, PAGE_SIZE)?;
         if pmem.is_bad(start, PAGE_SIZE as usize) {
             return Err(EIO);

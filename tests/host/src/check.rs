@@ -9,7 +9,7 @@ use crate::{
     logic::{
         dirty,
         extent::{dax_extent, pages_to_sectors, DaxExtent},
-        fault::{plan, widen, Area, Memory, Plan, Run},
+        fault::{plan, widen, Area, PfnRange, Plan, Run},
         geometry::{Geometry, GeometryError, Pfn, Pgoff, Sector, PAGE_SHIFT, PAGE_SIZE},
         info_block::{self, parse, InfoBlock, Kind, Namespace, PageMapLocation, Platform, SIZE},
         mmap,
@@ -387,7 +387,7 @@ pub fn extents_tile(page: u64, pages: u64, bad: u128) {
 /// A fault at `address` with an entry of 2^`order` pages, where the pages of the device for which
 /// `bad` is true have poison: what is mapped is exactly what belongs there, and nothing that could
 /// have been mapped is refused.
-pub fn fault(area: Area, memory: Memory, address: u64, order: u32, bad: &dyn Fn(u64) -> bool) {
+pub fn fault(area: Area, memory: PfnRange, address: u64, order: u32, bad: &dyn Fn(u64) -> bool) {
     let any_bad = |page: u64, pages: u64| (page..page + pages).any(bad);
     let pages = 1u128 << order.min(100);
     let bytes = pages << PAGE_SHIFT;
@@ -427,7 +427,7 @@ pub fn fault(area: Area, memory: Memory, address: u64, order: u32, bad: &dyn Fn(
 
 /// Pages that are mapped with one that is touched: they are in the mapping, in the memory, in the
 /// same block, linear with the one, and good; and as many as that allows.
-fn fault_around(area: Area, memory: Memory, one: Run, bad: &dyn Fn(u64) -> bool) {
+fn fault_around(area: Area, memory: PfnRange, one: Run, bad: &dyn Fn(u64) -> bool) {
     let any_bad = |page: u64, pages: u64| (page..page + pages).any(bad);
     for around in [1, 2, 16, 64, 512] {
         let run = widen(&area, &memory, one, around, any_bad);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rpmem_host_tests::{
     check,
     logic::{
-        fault::{Area, Memory},
+        fault::{Area, PfnRange},
         geometry::{Pfn, PAGE_SIZE},
         ioctl::{self, ArgumentError, Info, Prefault},
         lease::{Left, Reason, Status},
@@ -30,7 +30,7 @@ fn all_small_faults() {
                             end: (start + len) * PAGE_SIZE,
                             first,
                         };
-                        let memory = Memory {
+                        let memory = PfnRange {
                             pfn: Pfn(pfn),
                             pages,
                         };
@@ -73,7 +73,7 @@ fn faults_of_any_place() {
                         end: end << 12,
                         first,
                     };
-                    let memory = Memory {
+                    let memory = PfnRange {
                         pfn: Pfn(pfn),
                         pages: 3 * GIGANTIC,
                     };
@@ -399,7 +399,7 @@ proptest! {
         order in prop::sample::select(vec![0u32, 9]), bad in 0..4 * GIGANTIC,
     ) {
         let area = Area { start: start << 12, end: (start + len) << 12, first };
-        let memory = Memory { pfn: Pfn(pfn), pages };
+        let memory = PfnRange { pfn: Pfn(pfn), pages };
         // Mostly inside, at times around.
         let address = (start + at % (len + 3)).saturating_sub(1) << 12;
         check::fault(area, memory, address, order, &|page| page == bad);
