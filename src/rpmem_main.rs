@@ -18,11 +18,11 @@ mod logic_kunit;
 
 use abstractions::{
     chrdev,
+    deferred_drop,
     hibernation,
     layout,
     nd,
     platform,
-    release,
     trace, //
 };
 use kernel::{
@@ -36,7 +36,7 @@ struct Module {
     _registration: Registration<nd::Adapter<driver::device::Driver>>,
     _layout: layout::Proven,
     // What the driver has left to it ends before the module does.
-    _queue: release::Queue,
+    _queue: deferred_drop::Queue,
     // Bound devices may be in its way, and memory in the queue.
     #[pin]
     _hibernation: hibernation::Notifier,
@@ -54,7 +54,7 @@ impl kernel::InPlaceModule for Module {
             // Before anything looks into a structure.
             _layout: layout::Proven::new()?,
             _hibernation <- hibernation::Notifier::new(),
-            _queue: release::Queue::new()?,
+            _queue: deferred_drop::Queue::new()?,
             _class: chrdev::Class::register()?,
             _counters: trace::Counters::new(),
             _lease_break_time: platform::LeaseBreakTime::new(),

@@ -20,16 +20,16 @@
 //! before the holder goes.
 
 use super::{
+    address_space::AddressSpace, //
     block::{
         node,
         Bio,
         Segment, //
     },
+    deferred_drop::Withdraw,
     errno::eopnotsupp,
     hibernation::Hindrance,
     platform,
-    release::Retire,
-    space::AddressSpace, //
 };
 use crate::{
     bindings,
@@ -92,7 +92,7 @@ impl MemRegion {
         if res.is_null() {
             return Err(EBUSY);
         }
-        // INVARIANT: Taken just now.
+        // INVARIANT: Withdrawal just now.
         Ok(Self {
             start,
             len,
@@ -218,36 +218,36 @@ impl PageMap {
         true
     }
 
-    /// Takes the pages from its users, as far as that takes no wait for them, from `taken.next` on:
+    /// Takes the pages from its users, as far as that takes no wait for them, from `withdrawal.next` on:
     /// `Ok` if none is left. `memunmap_pages()` does not: user page tables and files would go on
     /// referring to struct pages that are gone. Context: may sleep.
     ///
     /// No new references come up: nothing is mapped, and faults fail, as the DAX device is dead.
-    fn withdraw(&self, taken: &mut Taken) -> Result<(), User> {
+    fn withdraw(&self, withdrawal: &mut Withdrawal) -> Result<(), MemoryUser> {
         let end = self.pages().end;
-        while taken.next < end {
+        while withdrawal.next < end {
             // SAFETY: The page is in the pagemap, which is registered: it has a struct page.
             let (folio, pages) = unsafe {
-                let page = bindings::rpmem_helper_pfn_to_page(taken.next as c_ulong);
+                let page = bindings::rpmem_helper_pfn_to_page(withdrawal.next as c_ulong);
                 let folio = bindings::rpmem_helper_page_folio(page);
                 (folio, bindings::rpmem_helper_folio_nr_pages(folio) as u64)
             };
             match self.page_use {
                 PageUse::Generic(_) => Self::withdraw_folio(folio)?,
-                PageUse::FsDax => self.withdraw_from_file(folio, taken)?,
+                PageUse::FsDax => self.withdraw_from_file(folio, withdrawal)?,
             }
-            taken.next = (taken.next | (pages - 1)) + 1;
+            withdrawal.next = (withdrawal.next | (pages - 1)) + 1;
             platform::cond_resched();
         }
         Ok(())
     }
 
     /// Takes a folio off the address space that it was mapped from, unless it is pinned.
-    fn withdraw_folio(folio: *mut bindings::folio) -> Result<(), User> {
+    fn withdraw_folio(folio: *mut bindings::folio) -> Result<(), MemoryUser> {
         // SAFETY: The folio is of pages in the pagemap, which have one reference when nobody uses them
         // (`__init_zone_device_page()`).
         if unsafe { bindings::rpmem_helper_folio_ref_count(folio) } > 1 {
-            return Err(User::Pin);
+            return Err(MemoryUser::Pin);
         }
         // SAFETY: As above; nobody else has a reference.
         unsafe { bindings::rpmem_helper_folio_clear_mapping(folio) };
@@ -258,43 +258,43 @@ impl PageMap {
     fn withdraw_from_file(
         &self,
         folio: *mut bindings::folio,
-        taken: &mut Taken,
-    ) -> Result<(), User> {
-        if let Some(pfn) = taken.pinned {
+        withdrawal: &mut Withdrawal,
+    ) -> Result<(), MemoryUser> {
+        if let Some(pfn) = withdrawal.pinned {
             // SAFETY: The page is in the pagemap.
             let pinned = unsafe {
                 let page = bindings::rpmem_helper_pfn_to_page(pfn as c_ulong);
                 bindings::rpmem_helper_folio_ref_count(bindings::rpmem_helper_page_folio(page)) != 0
             };
             if pinned {
-                return Err(User::Pin);
+                return Err(MemoryUser::Pin);
             }
-            taken.pinned = None;
+            withdrawal.pinned = None;
         }
         let Some(file) = File::of(folio)? else {
             return Ok(());
         };
         if let Some(page) = file.take_pages() {
-            taken.keep(file);
+            withdrawal.keep(file);
             // SAFETY: A page of a file has a pfn.
             let pfn = unsafe { bindings::rpmem_helper_page_to_pfn(page) } as u64;
-            taken.pinned = self.pages().contains(&pfn).then_some(pfn);
-            return Err(User::Pin);
+            withdrawal.pinned = self.pages().contains(&pfn).then_some(pfn);
+            return Err(MemoryUser::Pin);
         }
-        taken.let_go(file);
+        withdrawal.let_go(file);
         // The entries of the file are gone. Else it is not as we think: it is looked at again later.
         match File::of(folio)? {
             None => Ok(()),
             Some(file) => {
-                taken.let_go(file);
-                Err(User::Other)
+                withdrawal.let_go(file);
+                Err(MemoryUser::Other)
             }
         }
     }
 
-    /// Keeps the files that have pinned pages, in `taken`: nobody waits for their pins who has them
+    /// Keeps the files that have pinned pages, in `withdrawal`: nobody waits for their pins who has them
     /// evicted. Takes all pages out of page tables. Context: may sleep.
-    fn keep_pinned_files(&self, taken: &mut Taken) {
+    fn keep_pinned_files(&self, withdrawal: &mut Withdrawal) {
         if self.page_use != PageUse::FsDax {
             return;
         }
@@ -306,14 +306,14 @@ impl PageMap {
                     bindings::rpmem_helper_folio_mapping(folio),
                 )
             };
-            if !in_use || taken.has(mapping) {
+            if !in_use || withdrawal.has(mapping) {
                 return true;
             }
             if let Ok(Some(file)) = File::of(folio) {
                 if file.pinned_page().is_some() {
-                    taken.keep(file);
+                    withdrawal.keep(file);
                 } else {
-                    taken.let_go(file);
+                    withdrawal.let_go(file);
                 }
             }
             true
@@ -358,7 +358,7 @@ impl PageMap {
 
 /// Who still uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum User {
+enum MemoryUser {
     /// A module that has a [`Hold`].
     Module,
     /// Somebody who has pinned it, or another one of its file.
@@ -427,8 +427,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`User::Other`] if there is a user that cannot be told.
-    fn of(folio: *mut bindings::folio) -> Result<Option<Self>, User> {
+    /// [`MemoryUser::Other`] if there is a user that cannot be told.
+    fn of(folio: *mut bindings::folio) -> Result<Option<Self>, MemoryUser> {
         let guard = kernel::sync::rcu::read_lock();
         // SAFETY: The folio is of pages in the pagemap.
         let mapping = unsafe { bindings::rpmem_helper_folio_mapping(folio) };
@@ -444,17 +444,17 @@ impl File {
             //
             // SAFETY: As above.
             if !unsafe { bindings::rpmem_helper_super_get(sb) } {
-                return Err(User::Other);
+                return Err(MemoryUser::Other);
             }
             // SAFETY: As above; an inode without users is not given.
             let inode = NonNull::new(unsafe { bindings::igrab(inode) });
             drop(guard);
             // INVARIANT: Got just now.
-            let sb = SuperBlock(NonNull::new(sb).ok_or(User::Other)?);
+            let sb = SuperBlock(NonNull::new(sb).ok_or(MemoryUser::Other)?);
             // If there is none, it is being evicted, and its pages with it.
             //
             // INVARIANT: As above.
-            let inode = Inode(inode.ok_or(User::Other)?);
+            let inode = Inode(inode.ok_or(MemoryUser::Other)?);
             return Ok(Some(Self { inode, sb }));
         }
         drop(guard);
@@ -467,7 +467,7 @@ impl File {
                 || bindings::rpmem_helper_folio_ref_count(folio) != 0
         };
         if in_use {
-            Err(User::Other)
+            Err(MemoryUser::Other)
         } else {
             Ok(None)
         }
@@ -515,7 +515,7 @@ impl File {
 }
 
 /// How far the pages have been taken from their users.
-struct Taken {
+struct Withdrawal {
     /// No page in front of it is used; a pfn.
     next: u64,
     /// A pinned page of the file that the one at `next` is of; a pfn.
@@ -524,11 +524,11 @@ struct Taken {
     files: KVec<File>,
     /// Those that are unmounted then.
     unmounted: KVec<SuperBlock>,
-    /// User page tables have been cleared.
+    /// MemoryUser page tables have been cleared.
     unmapped: bool,
 }
 
-impl Taken {
+impl Withdrawal {
     /// Keeps a file that has pinned pages.
     fn keep(&mut self, file: File) {
         if self.has(file.mapping()) {
@@ -618,7 +618,7 @@ pub(crate) struct Memory {
     /// How many [`Hold`]s there are.
     holds: Arc<Atomic<i32>>,
     #[pin]
-    taken: Mutex<Taken>,
+    withdrawal: Mutex<Withdrawal>,
 }
 
 // SAFETY: Nothing of it is tied to a thread.
@@ -639,7 +639,7 @@ impl Memory {
                 users: SetOnce::new(),
                 claim: SetOnce::new(),
                 holds,
-                taken <- new_mutex!(Taken {
+                withdrawal <- new_mutex!(Withdrawal {
                     next,
                     pinned: None,
                     files: KVec::new(),
@@ -655,34 +655,34 @@ impl Memory {
     /// files evicted, and that waits for pins. The DAX device is dead. Context: may sleep.
     pub(crate) fn keep_pinned_files(&self) {
         if let Backing::Pages(map) = &self.backing {
-            map.keep_pinned_files(&mut self.taken.lock());
+            map.keep_pinned_files(&mut self.withdrawal.lock());
         }
     }
 
-    fn withdraw(&self) -> Result<(), (User, u64)> {
-        let mut taken = self.taken.lock();
-        if !taken.unmapped {
+    fn withdraw(&self) -> Result<(), (MemoryUser, u64)> {
+        let mut withdrawal = self.withdrawal.lock();
+        if !withdrawal.unmapped {
             if let Some(users) = self.users.as_ref() {
                 users.unmap_all();
             }
-            taken.unmapped = true;
+            withdrawal.unmapped = true;
         }
         // First of all: who has a hold may make new references to pages. There are no new holds
         // ([`Mapping::hold`]).
         if self.holds.load(Acquire) != 0 {
-            return Err((User::Module, taken.next));
+            return Err((MemoryUser::Module, withdrawal.next));
         }
         if let Backing::Pages(map) = &self.backing {
-            map.withdraw(&mut taken)
-                .map_err(|user| (user, taken.next))?;
+            map.withdraw(&mut withdrawal)
+                .map_err(|user| (user, withdrawal.next))?;
         }
         Ok(())
     }
 }
 
-impl Retire for Arc<Memory> {
+impl Withdraw for Arc<Memory> {
     fn withdraw(&self) -> bool {
-        Memory::withdraw(self).is_ok() && self.taken.lock().holds_nothing()
+        Memory::withdraw(self).is_ok() && self.withdrawal.lock().holds_nothing()
     }
 
     fn wait(&self) {
@@ -705,25 +705,27 @@ impl Memory {
             unsafe { bindings::msleep(STEP) };
             waited = waited.saturating_add(STEP);
             match (user, waited) {
-                (User::Module, MOMENT) => pr_warn!("held by another module: waiting for it\n"),
-                (User::Pin, MOMENT) => pr_notice!(
+                (MemoryUser::Module, MOMENT) => {
+                    pr_warn!("held by another module: waiting for it\n")
+                }
+                (MemoryUser::Pin, MOMENT) => pr_notice!(
                     "waiting for pinned pages from pfn {:#x} on: {}\n",
                     pfn,
                     "who uses them for RDMA, io_uring or O_DIRECT has to let go"
                 ),
-                (User::Other, LONG) => pr_warn!(
+                (MemoryUser::Other, LONG) => pr_warn!(
                     "waiting for files that use pfn {:#x}: unmount the file system\n",
                     pfn
                 ),
                 _ => (),
             }
         }
-        let mut taken = self.taken.lock();
+        let mut withdrawal = self.withdrawal.lock();
         let held = (
-            core::mem::take(&mut taken.files),
-            core::mem::take(&mut taken.unmounted),
+            core::mem::take(&mut withdrawal.files),
+            core::mem::take(&mut withdrawal.unmounted),
         );
-        drop(taken);
+        drop(withdrawal);
         drop(held);
     }
 }
@@ -1380,12 +1382,12 @@ mod tests {
         let (trace, ()) = Trace::of(|| {
             drop(mapping);
             for hold in holds {
-                assert!(!Retire::withdraw(&memory));
+                assert!(!Withdraw::withdraw(&memory));
                 drop(hold);
             }
         })?;
         assert!(trace.is(&[]));
-        assert!(Retire::withdraw(&memory));
+        assert!(Withdraw::withdraw(&memory));
         let (trace, ()) = Trace::of(|| drop(memory))?;
         assert!(trace.is(&[c"memunmap"]));
         Ok(())

@@ -11,11 +11,11 @@
 //! | `param.rs` | driver's own | `include/linux/moduleparam.h` |
 //! | `trace.rs` | `kernel::tracepoint` | `include/linux/tracepoint.h` |
 //! | `platform.rs` | driver's own | `include/linux/{mm_types,memremap}.h` |
-//! | `space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
+//! | `address_space.rs` | `kernel::mm` | `include/linux/{anon_inodes,mm}.h` |
 //! | `hibernation.rs` | `kernel::power` | `include/linux/suspend.h` |
 //! | `fasync.rs` | `kernel::fs` | `include/linux/fs.h` |
 //! | `srcu.rs` | `kernel::sync::srcu` | `include/linux/srcu.h` |
-//! | `release.rs` | driver's own | `include/linux/workqueue.h` |
+//! | `deferred_drop.rs` | driver's own | `include/linux/workqueue.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
 //! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
@@ -36,12 +36,14 @@
 //!
 //! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
 
+pub(crate) mod address_space;
 pub(crate) mod atomic;
 pub(crate) mod badblocks;
 pub(crate) mod block;
 pub(crate) mod chrdev;
 pub(crate) mod compat;
 pub(crate) mod dax;
+pub(crate) mod deferred_drop;
 pub(crate) mod disk_attributes;
 pub(crate) mod errno;
 pub(crate) mod fasync;
@@ -55,8 +57,6 @@ pub(crate) mod param;
 pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod range;
-pub(crate) mod release;
-pub(crate) mod space;
 pub(crate) mod srcu;
 pub(crate) mod sysfs;
 pub(crate) mod trace;

@@ -23,13 +23,13 @@ use super::{
         Bio,
         NewDisk, //
     },
-    device_raw,
-    errno::eopnotsupp,
-    memremap::PageMapRange,
-    release::{
+    deferred_drop::{
         self,
         Provider, //
     }, //
+    device_raw,
+    errno::eopnotsupp,
+    memremap::PageMapRange,
 };
 use crate::bindings;
 use kernel::{
@@ -580,7 +580,7 @@ impl Region {
     ///
     /// `ENOMEM`. Context: may sleep.
     pub(crate) fn of(dev: &Device<Core<'_>>) -> Result<Self> {
-        release::watch_removals(dev)?;
+        deferred_drop::watch_removals(dev)?;
         // SAFETY: `dev` is a device on the libnvdimm bus of a type whose parent is a region:
         // namespace or one of the personalities. It is bound, so that none of the three has been
         // removed, and all have references.

@@ -5,11 +5,11 @@
 //! # Who keeps whom alive
 //!
 //! A [`Range`] is of two: the module that holds it, until it gives it back, and the driver, which
-//! keeps a [`User`] to tell. The last of them frees it. What is the module's own, `->broken`, is
+//! keeps a [`RangeUser`] to tell. The last of them frees it. What is the module's own, `->broken`, is
 //! called only while the range has not been given back, and `rpmem_range_put()` waits for that call.
 //!
 //! The memory is kept by a [`Hold`], until the range is given back and no longer: the device may have
-//! gone by then, and the [`User`] may stay. The file keeps the driver.
+//! gone by then, and the [`RangeUser`] may stay. The file keeps the driver.
 
 use super::{
     chrdev,
@@ -43,10 +43,10 @@ pub(crate) trait Operations: chrdev::Operations {
     /// # Errors
     ///
     /// See `rpmem_range_get()`.
-    fn get(&self, user: User, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)>;
+    fn get(&self, user: RangeUser, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)>;
 
     /// The user does not use it any more, and is not told any more. Context: may sleep.
-    fn put(&self, user: &User, write: bool);
+    fn put(&self, user: &RangeUser, write: bool);
 }
 
 type Broken = unsafe extern "C" fn(*mut bindings::rpmem_range);
@@ -66,7 +66,7 @@ struct Range {
     name: CString,
     write: bool,
     file: NonNull<bindings::file>,
-    put: unsafe fn(NonNull<bindings::file>, &User, bool),
+    put: unsafe fn(NonNull<bindings::file>, &RangeUser, bool),
     #[pin]
     calls: Mutex<Calls>,
     /// A call has ended, or can begin.
@@ -91,15 +91,15 @@ unsafe impl Sync for Range {}
 
 /// A user of a range. It may have given that back: then it only has a name.
 #[derive(Clone)]
-pub(crate) struct User(Arc<Range>);
+pub(crate) struct RangeUser(Arc<Range>);
 
-impl PartialEq for User {
+impl PartialEq for RangeUser {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl User {
+impl RangeUser {
     /// Tells the user that the memory is about to be taken away. It gives the range back in the
     /// call, or later; there is no call if it has done so. Context: may sleep; no lock that
     /// [`Operations::get`] and [`Operations::put`] take.
@@ -147,7 +147,7 @@ impl User {
 /// # Safety
 ///
 /// `file` is an open file of such a device.
-unsafe fn put<T: Operations>(file: NonNull<bindings::file>, user: &User, write: bool) {
+unsafe fn put<T: Operations>(file: NonNull<bindings::file>, user: &RangeUser, write: bool) {
     // SAFETY: Guaranteed by the caller.
     unsafe { chrdev::Registration::<T>::data_of_file(file.as_ref()) }.put(user, write);
 }
@@ -198,7 +198,7 @@ unsafe fn get<T: Operations>(
     unsafe { bindings::rpmem_helper_get_file(file.as_ptr()) };
     // The user's, who may give it back as soon as the driver has it.
     let of_user = Arc::into_raw(range.clone());
-    match data.get(User(range.clone()), offset, len, write) {
+    match data.get(RangeUser(range.clone()), offset, len, write) {
         Ok((hold, phys)) => {
             let public = range.public.get();
             // SAFETY: The range is valid, and its user does not have it yet.
@@ -235,7 +235,7 @@ fn new(
     private: *mut c_void,
     broken: Option<Broken>,
     name: CString,
-    put: unsafe fn(NonNull<bindings::file>, &User, bool),
+    put: unsafe fn(NonNull<bindings::file>, &RangeUser, bool),
 ) -> Result<Arc<Range>> {
     Arc::pin_init(
         pin_init!(Range {
@@ -298,7 +298,7 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_put(range: *mut bindings::rpmem
         return;
     };
     // SAFETY: `rpmem_range_put()` passes a range of `get`, and it is its user's reference.
-    let user = User(unsafe { Arc::from_raw(public.cast::<Range>().as_ptr()) });
+    let user = RangeUser(unsafe { Arc::from_raw(public.cast::<Range>().as_ptr()) });
     let hold = user.end();
     let range = &user.0;
     // SAFETY: By the type invariants; this was the end of it.
@@ -328,7 +328,7 @@ mod tests {
         CALLS.fetch_add(1, Relaxed);
     }
 
-    fn put(_: NonNull<bindings::file>, _: &User, _: bool) {}
+    fn put(_: NonNull<bindings::file>, _: &RangeUser, _: bool) {}
 
     #[test]
     fn who_has_given_back_is_not_told() -> Result {
@@ -337,7 +337,7 @@ mod tests {
         let private = core::ptr::null_mut();
         let ram = Ram::new(0)?;
         let mapping = ram.map()?;
-        let user = User(new(file, 1, false, private, Some(broken), name, put)?);
+        let user = RangeUser(new(file, 1, false, private, Some(broken), name, put)?);
         user.0.keep(mapping.hold(0, 1)?);
         CALLS.store(0, Relaxed);
         user.broken();

@@ -13,6 +13,7 @@
 //! operations take; the locks of page tables are taken inside.
 
 use super::{
+    address_space::AddressSpace,
     block::Segment,
     errno::{
         ehwpoison,
@@ -24,7 +25,6 @@ use super::{
         Mapping, //
     },
     platform,
-    space::AddressSpace,
     trace, //
 };
 use crate::{
@@ -548,7 +548,7 @@ impl<'a> Fault<'a> {
 
     /// Maps a folio of 2^`order` pages with one entry. Fails with [`FaultResult::Fallback`] if `folios`
     /// is not one of that order, or for any other than that of PMD: the core mistakes an entry of
-    /// 1 GiB for a damaged table if it comes while MADV_DONTNEED looks (see `space.rs`), which nobody
+    /// 1 GiB for a damaged table if it comes while MADV_DONTNEED looks (see `address_space.rs`), which nobody
     /// can forbid, and mremap(2) does so always.
     pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> FaultResult {
         if order != PMD_ORDER

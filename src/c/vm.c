@@ -306,7 +306,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 	return VM_FAULT_NOPAGE;
 }
 
-/* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see space.rs. */
+/* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see address_space.rs. */
 vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
 #if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD)

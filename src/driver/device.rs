@@ -27,6 +27,10 @@ use crate::{
             NewDisk, //
         },
         dax,
+        deferred_drop::{
+            pending_in,
+            DeferredDrop, //
+        },
         disk_attributes,
         errno::eopnotsupp,
         memremap::{
@@ -48,10 +52,6 @@ use crate::{
         },
         param::Excluded,
         platform,
-        release::{
-            pending_in,
-            Retiring, //
-        },
         vm::PMD_ORDER, //
     },
     logic::{
@@ -114,7 +114,7 @@ pub(crate) struct Bound {
     pub(super) _host: dax::Host<Pmem>,
     pub(super) disk: GenDisk<DaxDevice>,
     pub(super) pmem: Arc<Pmem>,
-    pub(super) _memory: Retiring<Arc<Memory>>,
+    pub(super) _memory: DeferredDrop<Arc<Memory>>,
 }
 
 impl nd::Driver for Driver {
@@ -454,7 +454,7 @@ fn attach(
 
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
     let memory = pmem.mapping().memory().clone();
-    let memory = Retiring::new(memory, dev.name(), first..last, provider)?;
+    let memory = DeferredDrop::new(memory, dev.name(), first..last, provider)?;
     pmem.region()
         .populate_badblocks(pmem.badblocks(), geometry.data_range());
 

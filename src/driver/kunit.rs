@@ -14,6 +14,7 @@ use crate::{
     abstractions::{
         block::NewDisk,
         dax,
+        deferred_drop::DeferredDrop, //
         kunit::{
             claim_nothing,
             Ram,
@@ -22,7 +23,6 @@ use crate::{
             RAM_SIZE, //
         },
         nd::Region,
-        release::Retiring, //
     },
     logic::geometry::Geometry, //
 };
@@ -74,7 +74,7 @@ impl Setup {
         let host = dax::Host::new(dax, &disk)?;
         let disk = disk.add(dev, &sysfs::GROUPS).map_err(|(err, _)| err)?;
         let memory = pmem.mapping().memory().clone();
-        let memory = Retiring::new(memory, c"kunit", 0..0, None)?;
+        let memory = DeferredDrop::new(memory, c"kunit", 0..0, None)?;
         let bound = Bound {
             node: None,
             _host: host,

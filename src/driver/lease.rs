@@ -21,7 +21,7 @@ use crate::{
             Numbers,
             Process, //
         },
-        range::User,
+        range::RangeUser,
         trace,
         vm::MmId, //
     },
@@ -105,7 +105,7 @@ struct Inner {
 
 /// Another module that holds a range.
 struct KernelUser {
-    user: User,
+    user: RangeUser,
     writable: bool,
     told: bool,
 }
@@ -327,7 +327,7 @@ impl DeviceLease {
     /// # Errors
     ///
     /// As [`DeviceLease::map`].
-    pub(super) fn add_user(&self, user: User, writable: bool) -> Result {
+    pub(super) fn add_user(&self, user: RangeUser, writable: bool) -> Result {
         let mut inner = self.inner.lock();
         inner.users.reserve(1, GFP_KERNEL)?;
         inner.lease.add_user(writable).map_err(errno)?;
@@ -343,7 +343,7 @@ impl DeviceLease {
     }
 
     /// It does not use it any more.
-    pub(super) fn remove_user(&self, user: &User, writable: bool) {
+    pub(super) fn remove_user(&self, user: &RangeUser, writable: bool) {
         let mut inner = self.inner.lock();
         inner.users.retain(|other| other.user != *user);
         let wake = inner.lease.remove_user(writable);
@@ -373,7 +373,7 @@ impl DeviceLease {
 
     /// At most `max` of the holders, and how many others there are. What is done under the lock that
     /// every mmap(2), munmap(2) and fork(2) takes has a bound.
-    fn some_holders(&self, max: usize) -> (KVec<Process>, KVec<User>, u64) {
+    fn some_holders(&self, max: usize) -> (KVec<Process>, KVec<RangeUser>, u64) {
         // Without memory, all of them are others.
         let mut processes = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();
         let mut users = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();

@@ -12,7 +12,7 @@
 //! way, and those that come later find nothing.
 //!
 //! Locks, from the outside: mmap lock or VMA lock; that of the write tracker; the SRCU domain of `live`
-//! (read); the one that entries of 1 GiB need (`space.rs`); locks of page tables and of the address space.
+//! (read); the one that entries of 1 GiB need (`address_space.rs`); locks of page tables and of the address space.
 //! `openers` is taken without any of them, and the block layer's `open_mutex` inside of it.
 //!
 //! # Who maps what
@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     abstractions::{
+        address_space::AddressSpace,
         block::{
             DiskNumber,
             GenDisk,
@@ -60,9 +61,8 @@ use crate::{
         platform,
         range::{
             self,
-            User, //
+            RangeUser, //
         },
-        space::AddressSpace,
         srcu::SrcuRevocable,
         sysfs::AttributeGroups,
         trace,
@@ -579,7 +579,7 @@ impl Medium for Node {
 }
 
 impl range::Operations for Node {
-    fn get(&self, user: User, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)> {
+    fn get(&self, user: RangeUser, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)> {
         if (offset | len) & (PAGE_SIZE - 1) != 0 {
             return Err(EINVAL);
         }
@@ -597,7 +597,7 @@ impl range::Operations for Node {
         Ok((hold, phys))
     }
 
-    fn put(&self, user: &User, write: bool) {
+    fn put(&self, user: &RangeUser, write: bool) {
         self.lease.remove_user(user, write);
     }
 }

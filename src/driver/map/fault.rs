@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     abstractions::{
+        address_space::AddressSpace,
         block::Segment,
         compat,
         dax::{
@@ -20,7 +21,6 @@ use crate::{
             Operations as _, //
         },
         errno::ehwpoison,
-        space::AddressSpace,
         vm::{
             self,
             DeviceVma,

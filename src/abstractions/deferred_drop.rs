@@ -69,12 +69,12 @@ const PATIENCE: u32 = 2000;
 
 /// What others may go on using after its owner has given it up. It must not need its device, which
 /// can be gone by the time that it is dropped.
-pub(crate) trait Retire: Send + Unpin + 'static {
+pub(crate) trait Withdraw: Send + Unpin + 'static {
     /// Takes it from its users, as far as that takes no wait for them; whether none is left. There
     /// are no new ones. Context: may sleep.
     fn withdraw(&self) -> bool;
 
-    /// Waits until [`Retire::withdraw`] is true. Context: process, no lock held.
+    /// Waits until [`Withdraw::withdraw`] is true. Context: process, no lock held.
     fn wait(&self);
 }
 
@@ -334,7 +334,7 @@ pub(crate) fn pending_in(range: &Range<u64>) -> Option<CString> {
 
 /// A value in the queue.
 #[pin_data]
-struct Item<T: Retire> {
+struct Item<T: Withdraw> {
     #[pin]
     work: Work<Self>,
     #[pin]
@@ -345,10 +345,10 @@ struct Item<T: Retire> {
 }
 
 workqueue::impl_has_work! {
-    impl{T: Retire} HasWork<Self> for Item<T> { self.work }
+    impl{T: Withdraw} HasWork<Self> for Item<T> { self.work }
 }
 
-impl<T: Retire> WorkItem for Item<T> {
+impl<T: Withdraw> WorkItem for Item<T> {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
@@ -377,9 +377,9 @@ impl<T: Retire> WorkItem for Item<T> {
 /// A value that is given up when this is dropped.
 ///
 /// Others may have it as well ([`Arc`]), but have let go of it by then.
-pub(crate) struct Retiring<T: Retire>(Option<(T, Arc<Item<T>>)>);
+pub(crate) struct DeferredDrop<T: Withdraw>(Option<(T, Arc<Item<T>>)>);
 
-impl<T: Retire> Retiring<T> {
+impl<T: Withdraw> DeferredDrop<T> {
     /// Gets ready to give up `value`, ahead of time as that may fail. It is called `name` in messages,
     /// occupies `range` of physical memory, and cannot outlive its `provider`, if it has one.
     ///
@@ -409,7 +409,7 @@ impl<T: Retire> Retiring<T> {
     }
 }
 
-impl<T: Retire> Drop for Retiring<T> {
+impl<T: Withdraw> Drop for DeferredDrop<T> {
     /// Context: may sleep; waits for nobody.
     fn drop(&mut self) {
         let Some((value, item)) = self.0.take() else {
