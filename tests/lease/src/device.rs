@@ -5,8 +5,8 @@
 
 use crate::{
     lease::{
-        wait_for_holders, wait_for_other_breaks, Breaker, Denied, Gate, Kind, Lease, Left, Reason, Tag,
-        Waiter, Wake,
+        wait_for_holders, wait_for_other_breaks, Breaker, Denied, Gate, Kind, Lease, Left, Reason,
+        Tag, Waiter, Wake,
     },
     srcu::Srcu,
 };
