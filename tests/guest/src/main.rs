@@ -74,7 +74,11 @@ fn registry() -> Vec<&'static Test> {
     let areas: &[&'static [Test]] = &[
         t_bench::TESTS,
         t_bind::TESTS,
-        t_block::TESTS,
+        t_block::io::TESTS,
+        t_block::flush::TESTS,
+        t_block::limits::TESTS,
+        t_block::read_only::TESTS,
+        t_block::partitions::TESTS,
         t_calls::TESTS,
         t_cross::TESTS,
         t_demo::TESTS,
