@@ -10,7 +10,9 @@
 //! After each round: every process has ended, nothing is left of the driver after an unbind, and
 //! disks, their sizes and the bytes that no program may write are as before.
 
-use crate::fuzz::calls::{self, At, Hope, Machine, ADMIN, FILE_SIZE, MACHINE, NODES, SPACES};
+use crate::fuzz::admin::{self, ADMIN};
+use crate::fuzz::calls::Hope;
+use crate::fuzz::machine::{self, At, Machine, FILE_SIZE, MACHINE, NODES, SPACES};
 use crate::fuzz::program::{self, Deed, Round, KEPT_END, KEPT_START};
 use crate::fuzz::{others, run};
 use crate::support::ctx::{self, Ctx, Outcome, Test, TestResult};
@@ -157,7 +159,7 @@ fn same_seed(c: &mut Ctx) -> TestResult {
 
 /// With five levels of page tables.
 fn high(c: &mut Ctx) -> TestResult {
-    check!(calls::has_high(), "four levels of page tables");
+    check!(machine::has_high(), "four levels of page tables");
     nodes(c)
 }
 
@@ -237,7 +239,7 @@ impl Bench {
             params: c.params.clone(),
             ..Machine::default()
         };
-        let fresh = calls::carrier(0).is_none();
+        let fresh = admin::carrier(0).is_none();
         if fresh {
             c.init_labels()?;
         }
@@ -262,7 +264,7 @@ impl Bench {
         }
         for s in SPACES {
             let name = format!("fuzz-{}", s.name);
-            let Some(nd) = calls::carrier(m.disk.len()) else {
+            let Some(nd) = admin::carrier(m.disk.len()) else {
                 fail!("no namespace {name}: start with a fresh label area");
             };
             let disk = c.disk_of(&nd)?;
@@ -327,7 +329,7 @@ impl Bench {
 
     fn mount_all(&self, _: &Ctx) -> TestResult {
         for n in self.with_fs() {
-            let r = calls::mount(self.machine, n);
+            let r = admin::mount(self.machine, n);
             check!(r == 0, "mount of {}: {r}", self.machine.disk[n]);
         }
         Ok(())
@@ -338,7 +340,7 @@ impl Bench {
         for n in self.with_fs() {
             let mut last = 0;
             c.wait_for(&format!("umount of {}", self.machine.mount[n]), || {
-                last = calls::umount(self.machine, n, 0);
+                last = admin::umount(self.machine, n, 0);
                 last == -i64::from(libc::EINVAL)
             })?;
         }
@@ -347,7 +349,7 @@ impl Bench {
 
     fn unbind_all(&self, c: &Ctx) -> TestResult {
         for n in 0..SPACES.len() {
-            let r = calls::unbind(self.machine, n);
+            let r = admin::unbind(self.machine, n);
             check!(r >= 0, "unbind of {}: {r}", self.machine.disk[n]);
         }
         check!(
@@ -361,11 +363,11 @@ impl Bench {
     /// The disk of a namespace, which is bound if it was not, and the device that carries it.
     fn bound(&self, c: &Ctx, n: usize) -> TestResult<(String, String)> {
         let disk = &self.machine.disk[n];
-        let Some(nd) = calls::carrier(n) else {
+        let Some(nd) = admin::carrier(n) else {
             fail!("the namespace of {disk} is gone");
         };
         if c.bound_to(&nd).is_none() {
-            let r = calls::bind(self.machine, n);
+            let r = admin::bind(self.machine, n);
             check!(r >= 0, "bind of {nd} for {disk}: {r}");
         }
         Ok((c.disk_of(&nd)?, nd))
@@ -388,7 +390,7 @@ impl Bench {
             if self.bound(c, n)?.0 != *disk {
                 println!("result: {disk} has another name: its region is set up once more");
                 for region in &self.machine.regions {
-                    let r = calls::set_up_region(region);
+                    let r = admin::set_up_region(region);
                     check!(r >= 0, "{region}: {r}");
                 }
                 break;
@@ -445,7 +447,7 @@ impl Bench {
         s.running.store(r.groups.len() as u32, SeqCst);
         if r.number % 2 != 0 {
             for n in 0..SPACES.len() {
-                let e = calls::open_to_all(self.machine, n);
+                let e = admin::open_to_all(self.machine, n);
                 check!(e == 0, "chmod of the node of {}: {e}", self.machine.disk[n]);
             }
         }
@@ -531,7 +533,7 @@ impl Bench {
                 cleaner = true;
                 let pid = run::process(|| {
                     for n in self.with_fs() {
-                        while calls::umount(self.machine, n, 0) == 0 {}
+                        while admin::umount(self.machine, n, 0) == 0 {}
                     }
                     0
                 })?;
@@ -577,7 +579,7 @@ impl Bench {
     fn check(&self, c: &Ctx) -> TestResult {
         self.umount_all(c)?;
         if !c.module_loaded(c.driver_name()) {
-            let r = calls::load(self.machine);
+            let r = admin::load(self.machine);
             check!(r >= 0, "insmod: {r}");
         }
         c.settle();
@@ -605,7 +607,7 @@ impl Bench {
             let name = &self.machine.disk[n];
             let size = disk::attr_u64(c, name, "size")? * 512;
             check_eq!(size, self.sizes[n], "size of {name}");
-            let nd = calls::carrier(n).unwrap_or_default();
+            let nd = admin::carrier(n).unwrap_or_default();
             let told = c.read_u64(c.nd(&nd).join("size"))?;
             check_eq!(size, told, "size of {name} and of {nd}");
             check_eq!(c.disk_attr(name, "ro")?, "0", "{name} is read-only");

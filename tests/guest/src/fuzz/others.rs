@@ -2,7 +2,8 @@
 //! What the fuzzer's processes do to each other: they pass descriptors, and look at and change each
 //! other's memory.
 
-use crate::fuzz::calls::{self, arena, fd, machine, node_of, put_fd, value};
+use crate::fuzz::machine::{arena, fd, machine, node_of, put_fd, value};
+use crate::fuzz::own::{self};
 use crate::fuzz::program::{Val, GROUPS};
 use crate::fuzz::run::shared;
 use crate::support::sys::call;
@@ -91,7 +92,7 @@ fn with_pidfd(pid: u64, f: impl FnOnce(u64) -> i64) -> i64 {
 pub fn madvise(v: &[Val]) -> i64 {
     let (pid, at) = there(v[0], value(v[3], v[0]));
     let (len, advice) = (value(v[1], v[0]), value(v[2], v[0]));
-    if !calls::may_advise(at, len, advice) {
+    if !own::may_advise(at, len, advice) {
         return -i64::from(libc::EINVAL);
     }
     let iov = [at, len];

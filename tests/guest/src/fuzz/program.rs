@@ -4,7 +4,10 @@
 //! Nothing here looks at the machine: what depends on it (the size of a disk, the number of a
 //! descriptor) stays symbolic until the program runs.
 
-use crate::fuzz::calls::{At, ADMIN, IOCTLS, KINDS, NODES};
+use crate::fuzz::admin::ADMIN;
+use crate::fuzz::calls::KINDS;
+use crate::fuzz::ioctls::IOCTLS;
+use crate::fuzz::machine::{At, NODES};
 use std::fmt;
 
 /// Descriptors and mappings that the threads of a process share.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Runs the programs of a round: processes, threads, what they count, and faults that are caught.
 
-use crate::fuzz::calls::{self, Hope, ADMIN, IOCTLS, KINDS, MACHINE};
+use crate::fuzz::admin::ADMIN;
+use crate::fuzz::calls::{self, Hope, KINDS};
+use crate::fuzz::ioctls::IOCTLS;
+use crate::fuzz::machine::{self, MACHINE};
 use crate::fuzz::program::{calls, Deed, Group, Op, Rng, GROUPS};
 use crate::fuzz::{others, users};
 use std::fmt::Display;
@@ -292,7 +295,7 @@ pub fn end_of(pid: i32) -> i32 {
 /// A group of processes and threads, in a process of its own. `start` tells when all are ready.
 pub fn group(g: usize, group: &Group, start: impl FnOnce()) -> i32 {
     catch_faults();
-    if let Err(e) = calls::set_up_process(group.high) {
+    if let Err(e) = machine::set_up_process(group.high) {
         say(&e);
         return 96;
     }
@@ -362,7 +365,7 @@ pub fn admin(a: usize, deeds: &[Deed], total: usize) -> i32 {
     0
 }
 
-pub fn perform(strand: usize, n: usize, d: &Deed, m: &calls::Machine) -> i64 {
+pub fn perform(strand: usize, n: usize, d: &Deed, m: &machine::Machine) -> i64 {
     let r = step(strand, n, d, || (ADMIN[d.kind].run)(m, d.arg));
     count(KINDS.len() + IOCTLS.len() + d.kind, r);
     r

@@ -2,7 +2,8 @@
 //! Users of the fuzzer's machine who are not root: they run programs, and look at every file of the
 //! driver from namespaces of their own, in which other things may stand in the place of files.
 
-use crate::fuzz::calls::{machine, value, MUST_NOT};
+use crate::fuzz::calls::MUST_NOT;
+use crate::fuzz::machine::{machine, value};
 use crate::fuzz::program::{User, Val};
 use crate::fuzz::run::{self, say};
 use crate::support::sys::call;
