@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What tests are made of: results, commands, sysfs, modules, namespaces, waiting.
 
-// A toolbox: not every tool is in use at every time.
-#![allow(dead_code)]
-
 use std::fmt;
 use std::fs;
 use std::io::Write;

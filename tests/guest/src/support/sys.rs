@@ -2,9 +2,6 @@
 //! Thin wrappers of system calls and instructions that tests need: mappings, flushing, signals
 //! of a fault, I/O ports. All `unsafe` of the guest programs that is not a plain call is here.
 
-// A toolbox: not every tool is in use at every time.
-#![allow(dead_code)]
-
 use rpmem::cache::{self, Instruction};
 use std::fs::File;
 use std::io;
