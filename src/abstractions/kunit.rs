@@ -8,21 +8,21 @@
 
 use super::{
     badblocks::Badblocks,
-    block::{
+    bio::{
         Bio,
+        Segment, //
+    },
+    block::{
         GenDisk,
         Limits,
         NewDisk,
-        Operations,
-        Segment, //
+        Operations, //
     },
     chrdev,
     compat,
     dax::Source,
-    memremap::{
-        Mapping,
-        MemRegion, //
-    }, //
+    memremap::Mapping,
+    resource::MemRegion, //
 };
 use crate::{
     bindings,

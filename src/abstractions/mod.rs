@@ -18,9 +18,14 @@
 //! | `deferred_drop.rs` | driver's own | `include/linux/workqueue.h` |
 //! | `sysfs.rs` | `kernel::sysfs` | `include/linux/{sysfs,device}.h` |
 //! | `badblocks.rs` | `kernel::block::badblocks` | `include/linux/badblocks.h` |
-//! | `block.rs` | `kernel::block::{bio, disk}` | `include/linux/{bio,blkdev}.h` |
+//! | `bio.rs` | `kernel::block::bio` | `include/linux/bio.h` |
+//! | `block.rs` | `kernel::block::disk` | `include/linux/blkdev.h` |
 //! | `disk_attributes.rs` | `kernel::block::disk` | `include/linux/blkdev.h` |
-//! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io,ioport}.h` |
+//! | `resource.rs` | `kernel::io::resource` | `include/linux/ioport.h` |
+//! | `withdrawal.rs` | driver's own | `include/linux/dax.h` |
+//! | `pagemap.rs` | `kernel::mm::memremap` | `include/linux/memremap.h` |
+//! | `memory.rs` | driver's own | `include/linux/{memremap,io}.h` |
+//! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io}.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
 //! | `vm.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
 //! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
@@ -39,6 +44,7 @@
 pub(crate) mod address_space;
 pub(crate) mod atomic;
 pub(crate) mod badblocks;
+pub(crate) mod bio;
 pub(crate) mod block;
 pub(crate) mod chrdev;
 pub(crate) mod compat;
@@ -51,23 +57,39 @@ pub(crate) mod hibernation;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;
 pub(crate) mod layout;
+pub(crate) mod memory;
 pub(crate) mod memremap;
 pub(crate) mod nd;
+pub(crate) mod pagemap;
 pub(crate) mod param;
 pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod range;
+pub(crate) mod resource;
 pub(crate) mod srcu;
 pub(crate) mod sysfs;
 pub(crate) mod trace;
 pub(crate) mod vm;
+pub(crate) mod withdrawal;
 
 use crate::bindings;
-use kernel::device::{Device, DeviceContext};
+use kernel::device::{Core, Device, DeviceContext};
 
 /// The C `struct device *` of a device; `kernel::device::Device::as_raw` is private to the kernel
 /// crate.
 fn device_raw<C: DeviceContext>(dev: &Device<C>) -> *mut bindings::device {
     // CAST: `Device` is a transparent wrapper of `Opaque<bindings::device>`.
     core::ptr::from_ref(dev).cast_mut().cast()
+}
+
+/// The NUMA node of a device (`dev_to_node()`).
+fn numa_node(dev: &Device<Core<'_>>) -> i32 {
+    #[cfg(CONFIG_NUMA)]
+    // SAFETY: The device is valid; the node does not change while a driver is bound.
+    return unsafe { (*device_raw(dev)).numa_node };
+    #[cfg(not(CONFIG_NUMA))]
+    {
+        let _ = dev;
+        bindings::NUMA_NO_NODE
+    }
 }

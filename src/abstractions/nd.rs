@@ -18,18 +18,18 @@
 
 use super::{
     badblocks::Badblocks,
+    bio::Bio,
     block::{
         self,
-        Bio,
         NewDisk, //
     },
     deferred_drop::{
         self,
         Provider, //
-    }, //
+    },
     device_raw,
     errno::eopnotsupp,
-    memremap::PageMapRange,
+    pagemap::PageMapRange, //
 };
 use crate::bindings;
 use kernel::{

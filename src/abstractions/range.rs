@@ -13,7 +13,7 @@
 
 use super::{
     chrdev,
-    memremap::Hold, //
+    memory::Hold, //
 };
 use crate::bindings;
 use core::ptr::NonNull;

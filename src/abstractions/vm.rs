@@ -14,7 +14,7 @@
 
 use super::{
     address_space::AddressSpace,
-    block::Segment,
+    bio::Segment,
     errno::{
         ehwpoison,
         eopnotsupp, //

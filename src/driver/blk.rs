@@ -14,8 +14,8 @@ use super::{
 use crate::{
     abstractions::{
         badblocks::Badblocks,
+        bio::Bio,
         block::{
-            Bio,
             DiskNumber,
             Operations, //
         },

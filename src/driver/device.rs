@@ -33,13 +33,8 @@ use crate::{
         },
         disk_attributes,
         errno::eopnotsupp,
-        memremap::{
-            Mapping,
-            MemRegion,
-            Memory,
-            PageMapRange,
-            PageUse, //
-        },
+        memory::Memory,
+        memremap::Mapping,
         nd::{
             self,
             Btt,
@@ -50,8 +45,13 @@ use crate::{
             RawAccess,
             Region, //
         },
+        pagemap::{
+            PageMapRange,
+            PageUse, //
+        },
         param::Excluded,
         platform,
+        resource::MemRegion,
         vm::PMD_ORDER, //
     },
     logic::{

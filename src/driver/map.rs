@@ -57,7 +57,7 @@ use crate::{
         errno::eopnotsupp,
         fasync::Fasync,
         hibernation,
-        memremap::Hold,
+        memory::Hold,
         platform,
         range::{
             self,

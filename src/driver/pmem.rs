@@ -9,13 +9,11 @@ use super::lease::DeviceLease;
 use crate::{
     abstractions::{
         badblocks::Badblocks,
-        block::Segment,
+        bio::Segment,
         dax,
-        memremap::{
-            Mapping,
-            MemRegion, //
-        },
+        memremap::Mapping,
         nd::Region,
+        resource::MemRegion,
         sysfs::Dirent,
         trace, //
     },

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     abstractions::{
         address_space::AddressSpace,
-        block::Segment,
+        bio::Segment,
         compat,
         dax::{
             AccessMode,
