@@ -19,12 +19,13 @@
 use super::{
     device_raw,
     fasync::Fasync,
-    sysfs,
-    vm::{
+    mmap::{
         self,
-        PreparedVma, //
-        VmaDesc,
-    }, //
+        PreparedVma,
+        VmaDesc, //
+    },
+    sysfs,
+    vm, //
 };
 use crate::bindings;
 use core::{
@@ -540,7 +541,7 @@ impl<T: Operations> Registration<T> {
         };
         match inner.data.check_mmap(inner.device(), request) {
             // SAFETY: The file is open, and the caller holds the mmap lock.
-            Ok(phys) => unsafe { vm::unmapped_area(file, addr, len, pgoff, flags, phys) },
+            Ok(phys) => unsafe { mmap::unmapped_area(file, addr, len, pgoff, flags, phys) },
             Err(err) => err.to_errno() as c_ulong,
         }
     }

@@ -559,7 +559,7 @@ mod tests {
             errno,
             nd,
             platform,
-            vm, //
+            vma, //
         },
         logic::{
             geometry,
@@ -662,8 +662,8 @@ mod tests {
         "MAP_SHARED_VALIDATE" => mmap::MAP_SHARED_VALIDATE,
         "MAP_SYNC" => mmap::MAP_SYNC,
         "MAP_TYPE" => mmap::MAP_TYPE,
-        "PMD_ORDER" => vm::PMD_ORDER,
-        "PUD_ORDER" => vm::PUD_ORDER,
+        "PMD_ORDER" => vma::PMD_ORDER,
+        "PUD_ORDER" => vma::PUD_ORDER,
         "VM_MAYWRITE" => VM_MAYWRITE,
         "ND_DRIVER_NAMESPACE_PMEM" => nd::NAMESPACE_PMEM,
         "NVDIMM_CCLASS_DAX" => nvdimm_claim_class_NVDIMM_CCLASS_DAX,

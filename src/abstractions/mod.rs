@@ -27,7 +27,11 @@
 //! | `memory.rs` | driver's own | `include/linux/{memremap,io}.h` |
 //! | `memremap.rs` | `kernel::mm::memremap` | `include/linux/{memremap,io}.h` |
 //! | `dax.rs` | `kernel::dax` | `include/linux/dax.h` |
+//! | `vma.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
 //! | `vm.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
+//! | `mmap.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
+//! | `prefault.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
+//! | `pfn_space.rs` | `kernel::mm` | `include/linux/memory-failure.h` |
 //! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
@@ -59,10 +63,13 @@ pub(crate) mod kunit;
 pub(crate) mod layout;
 pub(crate) mod memory;
 pub(crate) mod memremap;
+pub(crate) mod mmap;
 pub(crate) mod nd;
 pub(crate) mod pagemap;
 pub(crate) mod param;
+pub(crate) mod pfn_space;
 pub(crate) mod platform;
+pub(crate) mod prefault;
 pub(crate) mod process;
 pub(crate) mod range;
 pub(crate) mod resource;
@@ -70,6 +77,7 @@ pub(crate) mod srcu;
 pub(crate) mod sysfs;
 pub(crate) mod trace;
 pub(crate) mod vm;
+pub(crate) mod vma;
 pub(crate) mod withdrawal;
 
 use crate::bindings;

@@ -6,7 +6,7 @@
 //!
 //! Staging module until it can move to `kernel::task`.
 
-use super::vm::MmId;
+use super::vma::MmId;
 use crate::bindings;
 use kernel::str::CStr;
 

@@ -52,7 +52,7 @@ use crate::{
         param::Excluded,
         platform,
         resource::MemRegion,
-        vm::PMD_ORDER, //
+        vma::PMD_ORDER, //
     },
     logic::{
         exclude::{

@@ -9,7 +9,7 @@
 use crate::{
     abstractions::{
         atomic::Load,
-        vm::Marks, //
+        vma::Marks, //
     },
     logic::dirty::{
         all_set,

@@ -474,7 +474,7 @@ mod map {
                 Entry,
                 UserMapping, //
             },
-            vm::PMD_ORDER, //
+            vma::PMD_ORDER, //
         },
         driver::map::{
             BoundNode,

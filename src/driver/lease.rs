@@ -23,7 +23,7 @@ use crate::{
         },
         range::RangeUser,
         trace,
-        vm::MmId, //
+        vma::MmId, //
     },
     logic::{
         lease::{

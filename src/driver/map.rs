@@ -58,7 +58,13 @@ use crate::{
         fasync::Fasync,
         hibernation,
         memory::Hold,
+        mmap::{
+            PreparedVma,
+            VmaDesc, //
+        },
+        pfn_space::PfnSpace,
         platform,
+        prefault,
         range::{
             self,
             RangeUser, //
@@ -66,11 +72,7 @@ use crate::{
         srcu::SrcuRevocable,
         sysfs::AttributeGroups,
         trace,
-        vm::{
-            self,
-            PfnSpace,
-            PreparedVma,
-            VmaDesc,
+        vma::{
             PMD_ORDER,
             PUD_ORDER, //
         }, //
@@ -343,7 +345,7 @@ impl Node {
             .reader()
             .read_slice(&mut raw)?;
         let request = Prefault::parse(&raw, PAGE_SIZE).map_err(|_| EINVAL)?;
-        let (end, result) = vm::prefault(self, request.start, request.end, request.write);
+        let (end, result) = prefault::prefault(self, request.start, request.end, request.write);
         trace::prefault(&self.name, request.start, end - request.start);
         let done = argument.wrapping_byte_add(ioctl::PREFAULT_DONE);
         UserSlice::new(done, size_of::<u64>())

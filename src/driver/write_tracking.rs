@@ -40,7 +40,7 @@ use super::dirty::{
     CHUNK, //
 };
 use crate::{
-    abstractions::vm::Marks,
+    abstractions::vma::Marks,
     logic::dirty::runs, //
 };
 use core::ops::Range;

@@ -21,8 +21,8 @@ use crate::{
             Operations as _, //
         },
         errno::ehwpoison,
-        vm::{
-            self,
+        vm,
+        vma::{
             DeviceVma,
             Fault,
             FaultResult,
