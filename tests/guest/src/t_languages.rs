@@ -319,6 +319,10 @@ fn survives(c: &mut Ctx, programs: Programs) -> TestResult {
         check!(program.wait()?.success());
         check_eq!(p.finds(c)?, found + 2);
         check_eq!(p.rust_finds()?, found + 2);
+        // Flushes differ by the place. What is read does not, and a program takes seconds to start.
+        if p.number != 0 {
+            continue;
+        }
         // That is not the end of the log.
         store(place_of(found / 2) + HEAD, 7)?;
         p.refuses(c, "is damaged")?;
