@@ -18,9 +18,9 @@ use super::{
         NewDisk,
         Operations, //
     },
-    chrdev,
     compat,
     dax::Source,
+    file_operations,
     memremap::Mapping,
     resource::MemRegion, //
 };
@@ -405,9 +405,9 @@ impl UserMapping {
     /// The data of the device.
     ///
     /// The node has to be one that serves a `T`.
-    pub(crate) fn data<T: chrdev::Operations>(&self) -> &T {
+    pub(crate) fn data<T: file_operations::Operations>(&self) -> &T {
         // SAFETY: The file is open, as it is mapped; tests ask for the type that it has.
-        unsafe { chrdev::data_of_private(self.private) }
+        unsafe { file_operations::data_of_private(self.private) }
     }
 }
 

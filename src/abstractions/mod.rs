@@ -33,7 +33,9 @@
 //! | `prefault.rs` | `kernel::mm::virt` | `include/linux/mm.h` |
 //! | `pfn_space.rs` | `kernel::mm` | `include/linux/memory-failure.h` |
 //! | `process.rs` | `kernel::task` | `include/linux/sched/signal.h` |
-//! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,fs,device/class}.h` |
+//! | `file_operations.rs` | `kernel::fs` | `include/linux/fs.h` |
+//! | `device_attributes.rs` | `kernel::chrdev` | `include/linux/{sysfs,device}.h` |
+//! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,device/class}.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
 //! | `kunit.rs` | driver's own | `include/kunit/test.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
@@ -54,9 +56,11 @@ pub(crate) mod chrdev;
 pub(crate) mod compat;
 pub(crate) mod dax;
 pub(crate) mod deferred_drop;
+pub(crate) mod device_attributes;
 pub(crate) mod disk_attributes;
 pub(crate) mod errno;
 pub(crate) mod fasync;
+pub(crate) mod file_operations;
 pub(crate) mod hibernation;
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) mod kunit;

@@ -12,11 +12,17 @@
 //! gone by then, and the [`RangeUser`] may stay. The file keeps the driver.
 
 use super::{
-    chrdev,
+    file_operations::{
+        self,
+        Files, //
+    },
     memory::Hold, //
 };
 use crate::bindings;
-use core::ptr::NonNull;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 use kernel::{
     error::from_err_ptr,
     ffi::c_void,
@@ -28,6 +34,10 @@ use kernel::{
         CString, //
     },
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         CondVar,
         Mutex, //
@@ -36,7 +46,7 @@ use kernel::{
 };
 
 /// What a driver whose memory can be held implements.
-pub(crate) trait Operations: chrdev::Operations {
+pub(crate) trait Operations: file_operations::Operations {
     /// Lets a user hold `len` bytes from `offset` on: says where they are, in the kernel and
     /// physically, and remembers `user`, to be told, until it is given back. Context: may sleep.
     ///
@@ -146,23 +156,53 @@ impl RangeUser {
 ///
 /// # Safety
 ///
-/// `file` is an open file of such a device.
+/// `file` is open.
 unsafe fn put<T: Operations>(file: NonNull<bindings::file>, user: &RangeUser, write: bool) {
     // SAFETY: Guaranteed by the caller.
-    unsafe { chrdev::Registration::<T>::data_of_file(file.as_ref()) }.put(user, write);
+    if let Some(data) = unsafe { Files::<T>::data_of(file.as_ref()) } {
+        data.put(user, write);
+    }
 }
 
-/// For [`chrdev::Operations::RANGES`].
-pub(crate) const fn ranges<T: Operations>() -> chrdev::Ranges<T> {
-    // SAFETY: It is for devices of type `T`, and asks for no more.
-    unsafe { chrdev::Ranges::new(get::<T>) }
+/// Gets a range of a device for another module: its file, offset and length in bytes, whether for writing,
+/// and what belongs to that module.
+type Get = unsafe fn(
+    NonNull<bindings::file>,
+    u64,
+    u64,
+    bool,
+    NonNull<bindings::rpmem_range_ops>,
+    *mut c_void,
+) -> Result<NonNull<bindings::rpmem_range>>;
+
+/// How to get a range of a device.
+struct Table {
+    get: Get,
+}
+
+impl Table {
+    const fn of<T: Operations>() -> Self {
+        Self { get: get::<T> }
+    }
+}
+
+/// That of the devices of this module, which are of one kind; null before the first.
+static TABLE: Atomic<*const Table> = Atomic::new(core::ptr::null());
+
+/// Lets other modules hold memory of devices with `T`, before there is one. Context: any.
+pub(crate) fn serve<T: Operations>() {
+    struct Served<T>(PhantomData<T>);
+    impl<T: Operations> Served<T> {
+        const TABLE: &'static Table = &Table::of::<T>();
+    }
+    TABLE.store(Served::<T>::TABLE, Relaxed);
 }
 
 /// Gets a range of a device of type `T`, for `file`.
 ///
 /// # Safety
 ///
-/// `file` is an open file of such a device. `ops` stays valid until the range is given back.
+/// `file` is open. `ops` stays valid until the range is given back.
 unsafe fn get<T: Operations>(
     file: NonNull<bindings::file>,
     offset: u64,
@@ -172,12 +212,8 @@ unsafe fn get<T: Operations>(
     private: *mut c_void,
 ) -> Result<NonNull<bindings::rpmem_range>> {
     // SAFETY: Guaranteed by the caller.
-    let (data, mode) = unsafe {
-        (
-            chrdev::Registration::<T>::data_of_file(file.as_ref()),
-            file.as_ref().f_mode,
-        )
-    };
+    let (data, mode) = unsafe { (Files::<T>::data_of(file.as_ref()), file.as_ref().f_mode) };
+    let data = data.ok_or(EINVAL)?;
     if write && mode & bindings::FMODE_WRITE == 0 {
         return Err(EBADF);
     }
@@ -277,11 +313,10 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_get(
     let range = (|| {
         let file = NonNull::new(file).ok_or(EINVAL)?;
         let ops = NonNull::new(ops.cast_mut()).ok_or(EINVAL)?;
-        // SAFETY: `rpmem_range_get()` passes an open file.
-        let get = chrdev::range_of(unsafe { file.as_ref() }).ok_or(EINVAL)?;
-        // SAFETY: As above, and it is of a device that `get` is for; the caller keeps the
-        // operations.
-        unsafe { get(file, offset, len, write, ops, private) }
+        // SAFETY: Null, or a constant (`serve()`).
+        let table = unsafe { TABLE.load(Relaxed).as_ref() }.ok_or(EINVAL)?;
+        // SAFETY: `rpmem_range_get()` passes an open file; the caller keeps the operations.
+        unsafe { (table.get)(file, offset, len, write, ops, private) }
     })();
     match range {
         Ok(range) => range.as_ptr(),
@@ -314,10 +349,6 @@ pub(crate) unsafe extern "C" fn rpmem_rust_range_put(range: *mut bindings::rpmem
 mod tests {
     use super::*;
     use crate::abstractions::kunit::Ram;
-    use kernel::sync::atomic::{
-        Atomic,
-        Relaxed, //
-    };
 
     static CALLS: Atomic<u32> = Atomic::new(0);
 

@@ -13,8 +13,8 @@
 use crate::{
     abstractions::{
         atomic::Load,
-        chrdev::Event,
         fasync::Fasync,
+        file_operations::Event,
         platform,
         process::{
             self,

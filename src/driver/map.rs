@@ -43,12 +43,8 @@ use crate::{
             OpenDisk, //
         },
         chrdev::{
-            Event,
             Handle,
-            Operations,
-            Ranges,
-            Registration,
-            Request, //
+            Registration, //
         },
         compat::{
             self,
@@ -56,6 +52,11 @@ use crate::{
         },
         errno::eopnotsupp,
         fasync::Fasync,
+        file_operations::{
+            Event,
+            Operations,
+            Request, //
+        },
         hibernation,
         memory::Hold,
         mmap::{
@@ -404,8 +405,6 @@ impl Operations for Node {
 
     const GROUPS: &'static AttributeGroups<Self> = &attributes::GROUPS;
 
-    const RANGES: &'static Ranges<Self> = &range::ranges();
-
     fn size(&self) -> u64 {
         self.limits.pages << PAGE_SHIFT
     }
@@ -622,6 +621,7 @@ impl BoundNode {
         let name = CString::try_from_fmt(fmt!("r{}", disk.name()?))?;
         let read_only = dax.data().region().is_read_only();
         let node = Node::new(dax, disk.number(), CString::try_from(&*name)?, synchronous)?;
+        range::serve::<Node>();
         let this = Self(Registration::new(dev, &name, node)?);
         // Tells of those that are bad from the start.
         this.change_badblocks(|| ());

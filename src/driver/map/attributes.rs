@@ -5,11 +5,11 @@
 use super::Node;
 use crate::{
     abstractions::{
-        chrdev::{
+        device_attributes::{
             attribute,
-            DeviceAttribute,
-            Operations, //
+            DeviceAttribute, //
         },
+        file_operations::Operations,
         sysfs::{
             Attribute,
             AttributeGroup,
