@@ -62,6 +62,30 @@ impl<T, const N: usize> Attributes<T, N> {
     }
 }
 
+/// Makes a list of attributes, as it counts them, and the C structure of each.
+///
+/// ```ignore
+/// sysfs::attributes! {
+///     static LIST: Node = attribute[Size, NumaNode];
+/// }
+/// ```
+///
+/// `attribute` is the function that makes the structure: that of `device_attributes` or of
+/// `disk_attributes`.
+macro_rules! attributes {
+    (static $list:ident: $data:ty = $make:ident[$($attr:ty),+ $(,)?];) => {
+        static $list: $crate::abstractions::sysfs::Attributes<
+            $data,
+            { [$(stringify!($attr)),+].len() + 1 },
+        > = $crate::abstractions::sysfs::Attributes::new([$({
+            static ATTRIBUTE: $crate::abstractions::sysfs::Attribute<$data> =
+                $make::<$data, $attr>();
+            &ATTRIBUTE
+        }),+]);
+    };
+}
+pub(crate) use attributes;
+
 /// A folder of attributes, for a `static`.
 pub(crate) struct AttributeGroup<T>(bindings::attribute_group, PhantomData<fn(T)>);
 

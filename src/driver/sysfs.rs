@@ -11,10 +11,9 @@ use crate::abstractions::{
         BoolAttribute, //
     },
     sysfs::{
-        Attribute,
+        self,
         AttributeGroup,
-        AttributeGroups,
-        Attributes, //
+        AttributeGroups, //
     }, //
 };
 use kernel::prelude::*;
@@ -34,8 +33,9 @@ impl BoolAttribute<DaxDevice> for WriteCache {
     }
 }
 
-static WRITE_CACHE: Attribute<DaxDevice> = attribute::<DaxDevice, WriteCache>();
-static DAX_ATTRIBUTES: Attributes<DaxDevice, 2> = Attributes::new([&WRITE_CACHE]);
+sysfs::attributes! {
+    static DAX_ATTRIBUTES: DaxDevice = attribute[WriteCache];
+}
 static DAX_GROUP: AttributeGroup<DaxDevice> = AttributeGroup::new(Some(c"dax"), &DAX_ATTRIBUTES);
 
 /// The attribute groups of the disk.

@@ -11,10 +11,9 @@ use crate::{
         },
         file_operations::Operations,
         sysfs::{
-            Attribute,
+            self,
             AttributeGroup,
-            AttributeGroups,
-            Attributes, //
+            AttributeGroups, //
         }, //
     },
     logic::geometry::{
@@ -100,29 +99,20 @@ impl DeviceAttribute<Node> for LeaseBreakTime {
     }
 }
 
-static SIZE: Attribute<Node> = attribute::<Node, Size>();
-static NUMA_NODE: Attribute<Node> = attribute::<Node, NumaNode>();
-static RESOURCE: Attribute<Node> = attribute::<Node, Resource>();
-static PAGE_BACKED: Attribute<Node> = attribute::<Node, PageBacked>();
-static PINNABLE: Attribute<Node> = attribute::<Node, Pinnable>();
-static ALIGN: Attribute<Node> = attribute::<Node, Align>();
-static SYNCHRONOUS: Attribute<Node> = attribute::<Node, Synchronous>();
-static HUGE_PAGE: Attribute<Node> = attribute::<Node, HugePage>();
-static MAPPINGS: Attribute<Node> = attribute::<Node, Mappings>();
-static HOLDERS: Attribute<Node> = attribute::<Node, Holders>();
-static LEASE_BREAK_TIME: Attribute<Node> = attribute::<Node, LeaseBreakTime>();
-static ATTRIBUTES: Attributes<Node, 12> = Attributes::new([
-    &SIZE,
-    &NUMA_NODE,
-    &RESOURCE,
-    &PAGE_BACKED,
-    &PINNABLE,
-    &ALIGN,
-    &SYNCHRONOUS,
-    &HUGE_PAGE,
-    &MAPPINGS,
-    &HOLDERS,
-    &LEASE_BREAK_TIME,
-]);
+sysfs::attributes! {
+    static ATTRIBUTES: Node = attribute[
+        Size,
+        NumaNode,
+        Resource,
+        PageBacked,
+        Pinnable,
+        Align,
+        Synchronous,
+        HugePage,
+        Mappings,
+        Holders,
+        LeaseBreakTime,
+    ];
+}
 static GROUP: AttributeGroup<Node> = AttributeGroup::new(None, &ATTRIBUTES);
 pub(super) static GROUPS: AttributeGroups<Node> = AttributeGroups::new(&GROUP);
