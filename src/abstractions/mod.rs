@@ -38,7 +38,9 @@
 //! | `chrdev.rs` | `kernel::chrdev` | `include/linux/{cdev,device/class}.h` |
 //! | `range.rs` | driver's own | `include/linux/rpmem.h` |
 //! | `kunit.rs` | driver's own | `include/kunit/test.h` |
-//! | `nd.rs` | `kernel::nd` | `include/linux/{nd,libnvdimm}.h` |
+//! | `nd_region.rs` | `kernel::nd::region` | `include/linux/libnvdimm.h` |
+//! | `nd_namespace.rs` | `kernel::nd::namespace` | `include/linux/{nd,libnvdimm}.h` |
+//! | `nd.rs` | `kernel::nd` | `include/linux/nd.h` |
 //!
 //! A file imports those alone that stand above it: `scripts/check layers`.
 //!
@@ -69,6 +71,8 @@ pub(crate) mod memory;
 pub(crate) mod memremap;
 pub(crate) mod mmap;
 pub(crate) mod nd;
+pub(crate) mod nd_namespace;
+pub(crate) mod nd_region;
 pub(crate) mod pagemap;
 pub(crate) mod param;
 pub(crate) mod pfn_space;

@@ -67,7 +67,7 @@ impl PageMapRange {
         this
     }
 
-    /// For libnvdimm to describe range and altmap in ([`super::nd::RawAccess::setup_pfn`]).
+    /// For libnvdimm to describe range and altmap in ([`super::nd_namespace::RawAccess::setup_pfn`]).
     pub(super) fn empty() -> Self {
         // SAFETY: All-zero bytes are a valid `struct dev_pagemap`: integers, null pointers, no
         // callbacks.

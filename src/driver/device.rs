@@ -37,14 +37,16 @@ use crate::{
         memremap::Mapping,
         nd::{
             self,
+            Event, //
+        },
+        nd_namespace::{
             Btt,
             ClaimClass,
-            Event,
             Namespace,
             Personality,
-            RawAccess,
-            Region, //
+            RawAccess, //
         },
+        nd_region::Region,
         pagemap::{
             PageMapRange,
             PageUse, //

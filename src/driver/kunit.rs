@@ -14,7 +14,7 @@ use crate::{
     abstractions::{
         block::NewDisk,
         dax,
-        deferred_drop::DeferredDrop, //
+        deferred_drop::DeferredDrop,
         kunit::{
             claim_nothing,
             Ram,
@@ -22,7 +22,7 @@ use crate::{
             TestDisk,
             RAM_SIZE, //
         },
-        nd::Region,
+        nd_region::Region, //
     },
     logic::geometry::Geometry, //
 };

@@ -12,7 +12,7 @@ use crate::{
         bio::Segment,
         dax,
         memremap::Mapping,
-        nd::Region,
+        nd_region::Region,
         resource::MemRegion,
         sysfs::Dirent,
         trace, //
