@@ -25,14 +25,15 @@
 
 mod attributes;
 mod fault;
+mod ioctl;
+mod poison;
+mod ranges;
+mod write_back;
 
 use super::{
     lease::DeviceLease,
     pmem::DaxDevice,
-    write_tracking::{
-        Medium,
-        WriteTracker, //
-    }, //
+    write_tracking::WriteTracker, //
 };
 use crate::{
     abstractions::{
@@ -57,39 +58,21 @@ use crate::{
             Operations,
             Request, //
         },
-        hibernation,
-        memory::Hold,
         mmap::{
             PreparedVma,
             VmaDesc, //
         },
         pfn_space::PfnSpace,
         platform,
-        prefault,
-        range::{
-            self,
-            RangeUser, //
-        },
+        range,
         srcu::SrcuRevocable,
-        sysfs::AttributeGroups,
-        trace,
-        vma::{
-            PMD_ORDER,
-            PUD_ORDER, //
-        }, //
+        sysfs::AttributeGroups, //
     },
     logic::{
         fault::PfnRange,
         geometry::{
-            Pfn,
-            Pgoff,
             Sector,
-            PAGE_SHIFT,
-            PAGE_SIZE, //
-        },
-        ioctl::{
-            self,
-            Prefault, //
+            PAGE_SHIFT, //
         },
         lease::{
             Kind,
@@ -103,10 +86,7 @@ use crate::{
         }, //
     }, //
 };
-use core::ops::{
-    Deref,
-    Range, //
-};
+use core::ops::Deref;
 use kernel::{
     device::{
         Core,
@@ -120,10 +100,7 @@ use kernel::{
         Arc,
         Mutex, //
     },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    },
+    uaccess::UserPtr,
     ThisModule, //
 };
 
@@ -247,16 +224,6 @@ impl Node {
         drop(live);
     }
 
-    /// Writes back what users have stored and not made durable: for a clean way down, after which there is
-    /// nobody who could. Context: may sleep.
-    fn write_back_all(&self, dev: &Device) {
-        let result = self.tracker.write_back_dirty(0..self.limits.pages, self);
-        // Unbinding has done it.
-        if let Some(err) = result.err().filter(|_| self.live.is_alive()) {
-            dev_err!(dev, "write-back failed: {}\n", err.to_errno());
-        }
-    }
-
     /// Takes the memory from the mappings of a window: those that the lease does not serve any more do not
     /// get it back.
     fn unmap_window(&self, window: Window) {
@@ -269,56 +236,6 @@ impl Node {
         self.space.unmap(window.pgoff(), self.limits.pages);
     }
 
-    /// Has `update` add to the list of bad sectors: no entries stay over those that it has then.
-    /// Context: may sleep.
-    pub(super) fn change_badblocks(&self, update: impl FnOnce()) {
-        update();
-        let Some(dax) = self.live.enter().map(|live| live.dax.clone()) else {
-            return;
-        };
-        self.unmap_bad(&dax, |bad| {
-            trace::poison_found(&self.name, bad << PAGE_SHIFT, PAGE_SIZE)
-        });
-        // Faults under way may have planned with the list of before; later ones have the new one.
-        self.live.synchronize();
-        self.unmap_bad(&dax, |_| ());
-    }
-
-    /// Takes the bad pages out of all page tables, and tells `found` of each.
-    fn unmap_bad(&self, dax: &DaxDevice, found: impl Fn(u64)) {
-        let mut page = 0;
-        while let Some(bad) = self.first_bad(dax, page..self.pfns.pages) {
-            self.unmap(bad..bad + 1);
-            found(bad);
-            page = bad + 1;
-            platform::cond_resched();
-        }
-    }
-
-    /// Whether any of `pages` is pinned.
-    fn are_pinned(&self, dax: &DaxDevice, pages: Range<u64>) -> bool {
-        let first = Pfn(self.pfns.pfn.0 + pages.start);
-        dax.data()
-            .mapping()
-            .folios(first, pages.end - pages.start)
-            .is_ok_and(|folios| folios.are_pinned())
-    }
-
-    /// The first page in `pages` that has a bad sector.
-    fn first_bad(&self, dax: &DaxDevice, pages: Range<u64>) -> Option<u64> {
-        let start = Pgoff(pages.start).to_sector()?.0;
-        let len = Pgoff(pages.end - pages.start).to_sector()?.0;
-        let bad = dax.data().badblocks().first_bad(start, len)?;
-        Some(bad >> (PAGE_SHIFT - 9))
-    }
-
-    /// Takes pages out of all page tables.
-    fn unmap(&self, pages: Range<u64>) {
-        let len = pages.end - pages.start;
-        self.space.unmap(pages.start, len);
-        self.space.unmap(Window::Direct.pgoff() + pages.start, len);
-    }
-
     /// Lets others have the disk if no file is open.
     fn unclaim(&self, openers: &mut Openers) {
         if openers.files == 0 {
@@ -326,67 +243,6 @@ impl Node {
             openers.claim = None;
         }
     }
-
-    /// The largest order of an entry, for `huge_page` in sysfs.
-    fn largest_order(&self) -> u32 {
-        [PUD_ORDER, PMD_ORDER]
-            .into_iter()
-            .filter(|order| self.may_have(*order))
-            .find(|order| {
-                let pages = 1u64 << order;
-                let head = self.pfns.pfn.0.wrapping_neg() & (pages - 1);
-                self.pfns.pages.checked_sub(head) >= Some(pages)
-            })
-            .unwrap_or(0)
-    }
-
-    fn prefault(&self, argument: UserPtr) -> Result {
-        let mut raw = [0u8; ioctl::PREFAULT_SIZE];
-        UserSlice::new(argument, raw.len())
-            .reader()
-            .read_slice(&mut raw)?;
-        let request = Prefault::parse(&raw, PAGE_SIZE).map_err(|_| EINVAL)?;
-        let (end, result) = prefault::prefault(self, request.start, request.end, request.write);
-        trace::prefault(&self.name, request.start, end - request.start);
-        let done = argument.wrapping_byte_add(ioctl::PREFAULT_DONE);
-        UserSlice::new(done, size_of::<u64>())
-            .writer()
-            .write(&(end - request.start))?;
-        result
-    }
-
-    fn info(&self, argument: UserPtr) -> Result {
-        let info = ioctl::Info {
-            size: self.limits.pages << PAGE_SHIFT,
-            huge_page: PAGE_SIZE << self.largest_order(),
-            synchronous: self.limits.synchronous,
-            page_backed: self.page_backed,
-            pinnable: self.folios.is_some(),
-        };
-        copy_struct_to_user(argument, &info.to_bytes())
-    }
-
-    fn lease(&self, argument: UserPtr) -> Result {
-        let info = self.lease.info();
-        let lease = ioctl::Lease {
-            status: info.status,
-            breaks: info.breaks,
-            holders: info.holders,
-            left: info.left,
-        };
-        copy_struct_to_user(argument, &lease.to_bytes())
-    }
-}
-
-/// Copies a structure to a caller who has said in its first word that there is room.
-fn copy_struct_to_user(argument: UserPtr, raw: &[u8]) -> Result {
-    let argsz: u32 = UserSlice::new(argument, size_of::<u32>()).reader().read()?;
-    if (argsz as usize) < raw.len() {
-        return Err(EINVAL);
-    }
-    UserSlice::new(argument, raw.len())
-        .writer()
-        .write_slice(raw)
 }
 
 /// Says why a request was refused, if not too often, and gives the errno.
@@ -513,93 +369,12 @@ impl Operations for Node {
             .write_back(mmap::pages_of(&self.limits, first, last), self)
     }
 
-    /// Hibernation brings back what programs had stored, durable or not: so it has to be on the medium before
-    /// the power goes, or the host of virtio-pmem may.
     fn prepare_sleep(&self, dev: &Device) -> Result {
-        if !hibernation::is_under_way() {
-            return Ok(());
-        }
-        let Some(live) = self.live.enter() else {
-            return Ok(());
-        };
-        let region = live.data().region();
-        if region.has_cache() {
-            platform::write_back_caches();
-        }
-        region.flush().map_err(|err| {
-            dev_err!(dev, "no hibernation, flush failed: {}\n", err.to_errno());
-            // The one error after which a hibernation that is nearly done is taken back.
-            EBUSY
-        })
+        self.write_back_for_hibernation(dev)
     }
 
     fn ioctl(&self, command: u32, argument: UserPtr) -> Result {
-        match command {
-            ioctl::PREFAULT => self.prefault(argument),
-            ioctl::INFO => self.info(argument),
-            ioctl::LEASE => self.lease(argument),
-            _ => Err(ENOTTY),
-        }
-    }
-}
-
-impl Medium for Node {
-    fn unmap_tracked(&self, pages: Range<u64>) {
-        self.space.unmap(pages.start, pages.end - pages.start);
-    }
-
-    fn are_pinned(&self, pages: Range<u64>) -> Result<bool> {
-        let live = self.live.enter().ok_or(EIO)?;
-        Ok(Node::are_pinned(self, &live, pages))
-    }
-
-    fn flush_cache(&self, pages: Range<u64>) -> Result {
-        /// Pages for which unbinding, and others on this CPU, have to wait.
-        const STEP: u64 = 512;
-        let mut at = pages.start;
-        while at < pages.end {
-            let live = self.live.enter().ok_or(EIO)?;
-            let next = (at + STEP).min(pages.end);
-            let sector = Pgoff(at).to_sector().ok_or(EIO)?;
-            let len = (next - at) << PAGE_SHIFT;
-            let offset = live.data().geometry().sector_to_offset(sector, len)?;
-            live.flush_cache(offset, usize::try_from(len)?)?;
-            drop(live);
-            platform::cond_resched();
-            at = next;
-        }
-        let len = (pages.end - pages.start) << PAGE_SHIFT;
-        trace::write_back(&self.name, pages.start << PAGE_SHIFT, len);
-        Ok(())
-    }
-
-    fn flush(&self) -> Result {
-        let live = self.live.enter().ok_or(EIO)?;
-        live.data().region().flush()
-    }
-}
-
-impl range::Operations for Node {
-    fn get(&self, user: RangeUser, offset: u64, len: u64, write: bool) -> Result<(Hold, u64)> {
-        if (offset | len) & (PAGE_SIZE - 1) != 0 {
-            return Err(EINVAL);
-        }
-        // Revoking waits for this, and the memory is given up after that: there are no holds that come
-        // later.
-        let live = self.live.enter().ok_or(ENXIO)?;
-        let at = mmap::locate(&self.limits, offset >> PAGE_SHIFT, len >> PAGE_SHIFT)
-            .map_err(|_| EINVAL)?;
-        let pmem = live.data();
-        let sector = Pgoff(at.first).to_sector().ok_or(EINVAL)?;
-        let start = pmem.geometry().sector_to_offset(sector, len)?;
-        let hold = pmem.mapping().hold(start, usize::try_from(len)?)?;
-        let phys = pmem.geometry().offset_to_phys(start)?;
-        self.lease.add_user(user, write)?;
-        Ok((hold, phys))
-    }
-
-    fn put(&self, user: &RangeUser, write: bool) {
-        self.lease.remove_user(user, write);
+        ioctl::call(self, command, argument)
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
             Fault,
             FaultResult,
             MmId,
-            PMD_ORDER, //
+            PMD_ORDER,
+            PUD_ORDER, //
         }, //
     },
     logic::{
@@ -71,6 +72,19 @@ impl Node {
             PMD_ORDER => self.page_backed || compat::PMD_WITHOUT_PAGES,
             _ => true,
         }
+    }
+
+    /// The largest order of an entry, for `huge_page` in sysfs.
+    pub(super) fn largest_order(&self) -> u32 {
+        [PUD_ORDER, PMD_ORDER]
+            .into_iter()
+            .filter(|order| self.may_have(*order))
+            .find(|order| {
+                let pages = 1u64 << order;
+                let head = self.pfns.pfn.0.wrapping_neg() & (pages - 1);
+                self.pfns.pages.checked_sub(head) >= Some(pages)
+            })
+            .unwrap_or(0)
     }
 
     /// The frame of a page of the device.
