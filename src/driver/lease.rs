@@ -10,45 +10,31 @@
 //! lock is done under it. The one who breaks the lease waits on `changed` with `inner` alone, and,
 //! unless it is BLKROSET, with the device lock of the namespace.
 
+mod breaking;
+mod holders;
+
 use crate::{
     abstractions::{
         atomic::Load,
         fasync::Fasync,
         file_operations::Event,
         platform,
-        process::{
-            self,
-            Numbers,
-            Process, //
-        },
         range::RangeUser,
-        trace,
         vma::MmId, //
     },
-    logic::{
-        lease::{
-            self,
-            wait_for_holders,
-            wait_for_other_breaks,
-            Blocked,
-            Breaker,
-            Denied,
-            Gate,
-            Kind,
-            Lease,
-            Left,
-            Reason,
-            Status,
-            Tag,
-            Waiter,
-            Wake, //
-        },
-        mmap::Window, //
+    logic::lease::{
+        self,
+        Denied,
+        Gate,
+        Kind,
+        Lease,
+        Left,
+        Status,
+        Tag, //
     }, //
 };
 use core::fmt::Write;
 use kernel::{
-    device::Device,
     new_mutex,
     new_poll_condvar,
     prelude::*,
@@ -60,16 +46,10 @@ use kernel::{
             Relaxed,
             Release, //
         },
-        lock::{
-            mutex::MutexBackend,
-            Guard, //
-        },
         poll::PollCondVar,
-        CondVarTimeoutResult,
         Mutex, //
     },
     time::{
-        msecs_to_jiffies,
         Instant,
         Monotonic, //
     }, //
@@ -79,11 +59,6 @@ use kernel::{
 const LEASE_BREAK_TIME: i32 = 45;
 /// No grace time has been set for the device: it is that of the kernel.
 const UNSET: i32 = i32::MIN;
-/// Processes that a line each is printed for.
-const NAMED_IN_LOG: usize = 8;
-/// The same in sysfs, where all has to fit into a page.
-const NAMED_IN_SYSFS: usize = 64;
-
 /// Mappings of a process.
 struct Holder {
     mappings: u32,
@@ -99,7 +74,7 @@ struct Inner {
     unnamed: u64,
     began: Instant<Monotonic>,
     users: KVec<KernelUser>,
-    /// Who says that the memory is read-only, by [`By`].
+    /// Who says that the memory is read-only: region, disk (`breaking::By`).
     read_only: [bool; 2],
 }
 
@@ -108,31 +83,6 @@ struct KernelUser {
     user: RangeUser,
     writable: bool,
     told: bool,
-}
-
-/// Who makes memory read-only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    /// The region, for all of its namespaces.
-    Region,
-    /// An administrator, for the disk (BLKROSET).
-    Disk,
-}
-
-/// Why the lease is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    Unbind,
-    ReadOnly(By),
-}
-
-impl Cause {
-    fn reason(self) -> Reason {
-        match self {
-            Cause::Unbind => Reason::Remove,
-            Cause::ReadOnly(_) => Reason::ReadOnly,
-        }
-    }
 }
 
 /// What [`DeviceLease::info`] gives.
@@ -168,22 +118,6 @@ fn errno(denied: Denied) -> Error {
         Denied::Busy => EBUSY,
         Denied::Gone => ENXIO,
         Denied::ReadOnly => EACCES,
-    }
-}
-
-/// For events.
-fn word(reason: Reason) -> &'static CStr {
-    match reason {
-        Reason::Remove => c"remove",
-        Reason::ReadOnly => c"read-only",
-    }
-}
-
-/// As events have it: -1 is for ever.
-fn ms(left: Left) -> i64 {
-    match left {
-        Left::Forever => -1,
-        Left::Ms(ms) => i64::try_from(ms).unwrap_or(i64::MAX),
     }
 }
 
@@ -260,7 +194,7 @@ impl DeviceLease {
         &self.fasync
     }
 
-    /// Whether a mapping may be given entries. For faults, which [`DeviceLease::break_lease`] waits for
+    /// Whether a mapping may be given entries. For faults, which a break waits for
     /// before it unmaps. Context: any.
     pub(super) fn serves(&self, tag: Tag) -> bool {
         Gate::from_bits(self.gate.load_acquire()).serves(tag)
@@ -353,261 +287,6 @@ impl DeviceLease {
         }
     }
 
-    /// Tells the users in the kernel that a break for `reason` hits.
-    fn tell_users(&self, reason: Reason) {
-        loop {
-            let mut inner = self.inner.lock();
-            let next = inner
-                .users
-                .iter_mut()
-                .find(|user| !user.told && (reason == Reason::Remove || user.writable));
-            let Some(next) = next else {
-                return;
-            };
-            next.told = true;
-            let user = next.user.clone();
-            drop(inner);
-            user.broken();
-        }
-    }
-
-    /// At most `max` of the holders, and how many others there are. What is done under the lock that
-    /// every mmap(2), munmap(2) and fork(2) takes has a bound.
-    fn some_holders(&self, max: usize) -> (KVec<Process>, KVec<RangeUser>, u64) {
-        // Without memory, all of them are others.
-        let mut processes = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();
-        let mut users = KVec::with_capacity(max, GFP_KERNEL).unwrap_or_default();
-        let inner = self.inner.lock();
-        for mm in inner.holders.keys().take(max.min(processes.capacity())) {
-            let _ = processes.push_within_capacity(Process::of(*mm));
-        }
-        let room = users.capacity().min(max - processes.len());
-        for user in inner.users.iter().take(room) {
-            let _ = users.push_within_capacity(user.user.clone());
-        }
-        let others = inner.processes - processes.len() + inner.users.len() - users.len();
-        let others = inner.unnamed + others as u64;
-        (processes, users, others)
-    }
-
-    /// Calls `line` for each of at most `max` processes with mappings: number, name, direct
-    /// mappings, all mappings; for other modules the number is 0. Gives how many others there are.
-    /// Not for callers that hold `inner`.
-    fn for_each_holder<E>(
-        &self,
-        max: usize,
-        numbers: Numbers,
-        mut line: impl FnMut(i32, &str, u32, u32) -> Result<(), E>,
-    ) -> Result<u64, E> {
-        let (mut processes, users, mut others) = self.some_holders(max);
-        process::find(&mut processes, numbers);
-        for process in &processes {
-            let Some((pid, name)) = process.found() else {
-                others += 1;
-                continue;
-            };
-            // It may have gone, and another one have its address space.
-            let inner = self.inner.lock();
-            let holder = inner.holders.get(&process.mm());
-            let Some((direct, all)) = holder.map(|holder| (holder.direct, holder.mappings)) else {
-                continue;
-            };
-            drop(inner);
-            line(pid, name, direct, all)?;
-        }
-        for user in &users {
-            line(0, user.name().to_str().unwrap_or("?"), 1, 1)?;
-        }
-        Ok(others)
-    }
-
-    /// The memory goes away: takes it back from its users, from ordinary mappings at once, from
-    /// direct ones when they have gone or their grace time is over, or when the caller gets a
-    /// signal. Users in the kernel are told, and keep it until they give it back.
-    ///
-    /// `unmap` has to wait for faults under way, and then to unmap. If nobody holds the lease but
-    /// pages are `pinned`, there is notice as well.
-    pub(super) fn remove(&self, dev: &Device, pinned: &dyn Fn() -> bool, unmap: &dyn Fn(Window)) {
-        let inner = self.lock_after_other_breaks();
-        self.break_lease(dev, inner, Cause::Unbind, pinned, unmap);
-    }
-
-    /// The region is read-only from now on, or not any more. In the first case takes the memory
-    /// back, as above, from mappings that could be written to.
-    pub(super) fn set_region_read_only(
-        &self,
-        dev: &Device,
-        read_only: bool,
-        unmap: &dyn Fn(Window),
-    ) {
-        let inner = self.lock_after_other_breaks();
-        self.set_read_only(dev, inner, By::Region, read_only, unmap);
-    }
-
-    /// The same for the disk, which an administrator asks for.
-    ///
-    /// # Errors
-    ///
-    /// `EINTR` if the caller gets a signal while another break is under way.
-    pub(super) fn set_disk_read_only(
-        &self,
-        dev: &Device,
-        read_only: bool,
-        unmap: &dyn Fn(Window),
-    ) -> Result {
-        let mut inner = self.lock_to_break();
-        while inner.is_breaking() {
-            if self.changed.wait_interruptible(&mut inner) {
-                return Err(EINTR);
-            }
-        }
-        self.set_read_only(dev, inner, By::Disk, read_only, unmap);
-        Ok(())
-    }
-
-    /// The lock, with the grace time known if it is of interest.
-    fn lock_to_break(&self) -> Guard<'_, Inner, MutexBackend> {
-        let inner = self.inner.lock();
-        if inner.lease.holders() == 0 {
-            return inner;
-        }
-        drop(inner);
-        self.refresh_default_grace();
-        self.inner.lock()
-    }
-
-    /// The lock when no other break is under way. A signal to the caller, whose own break cannot be
-    /// put off, ends the grace time of the other one.
-    fn lock_after_other_breaks(&self) -> Guard<'_, Inner, MutexBackend> {
-        let mut next = NextBreaker {
-            inner: self.lock_to_break(),
-            changed: &self.changed,
-        };
-        wait_for_other_breaks(&mut next);
-        next.inner
-    }
-
-    fn set_read_only(
-        &self,
-        dev: &Device,
-        mut inner: Guard<'_, Inner, MutexBackend>,
-        by: By,
-        read_only: bool,
-        unmap: &dyn Fn(Window),
-    ) {
-        inner.read_only[by as usize] = read_only;
-        if inner.read_only != [false; 2] {
-            self.break_lease(dev, inner, Cause::ReadOnly(by), &|| false, unmap);
-            return;
-        }
-        let mapped = inner.is_mapped();
-        if !inner.lease.writable_again(mapped) {
-            dev_warn!(
-                dev,
-                "was read-only too often: no writable mappings until all have been unmapped\n"
-            );
-        }
-        self.publish(&inner);
-    }
-
-    /// A break, when no other one is under way.
-    fn break_lease(
-        &self,
-        dev: &Device,
-        mut inner: Guard<'_, Inner, MutexBackend>,
-        cause: Cause,
-        pinned: &dyn Fn() -> bool,
-        unmap: &dyn Fn(Window),
-    ) {
-        let reason = cause.reason();
-        if !inner.lease.begin(reason) {
-            return;
-        }
-        inner.began = Instant::now();
-        self.publish(&inner);
-        for user in &mut inner.users {
-            user.told = false;
-        }
-        let noticed = inner.lease.is_noticed();
-        let waits = inner.lease.blocked() != Blocked::No;
-        let name = dev.name();
-        let grace = lease::left(self.grace(), 0);
-        let holders = inner.lease.holders();
-        trace::lease_break(name, word(reason), holders, ms(grace));
-        if noticed {
-            self.breaks.fetch_add(1, Relaxed);
-        }
-        drop(inner);
-        if noticed {
-            self.log_break(dev, holders, cause, waits);
-        }
-        unmap(Window::Ordinary);
-        if noticed || pinned() {
-            self.changed.notify_all();
-            self.fasync.signal();
-            self.tell_users(reason);
-        }
-
-        let mut wait = ActiveBreaker {
-            inner: self.inner.lock(),
-            device_lease: self,
-            dev,
-            warned: false,
-        };
-        let expired = wait_for_holders(&mut wait);
-        let left = wait.inner.lease.holders();
-        let users = wait.inner.users.len() as u64;
-        trace::lease_end(name, word(reason), left, ms(wait.left()));
-        if expired {
-            dev_notice!(dev, "lease broken with {} mappings left\n", left - users);
-        } else if waits {
-            dev_notice!(dev, "lease given back\n");
-        }
-        wait.inner.lease.finish();
-        self.publish(&wait.inner);
-        drop(wait);
-        self.changed.notify_all();
-        unmap(Window::Direct);
-    }
-
-    fn log_break(&self, dev: &Device, count: u64, cause: Cause, waits: bool) {
-        let why = match cause {
-            Cause::Unbind => "the namespace is being unbound",
-            Cause::ReadOnly(By::Region) => "the region became read-only",
-            Cause::ReadOnly(By::Disk) => "the disk is being made read-only",
-        };
-        match lease::left(self.grace(), 0) {
-            _ if !waits => dev_notice!(dev, "{}: {} other modules hold it\n", why, count),
-            Left::Forever => dev_notice!(dev, "{}: waiting for {} holders\n", why, count),
-            Left::Ms(ms) => dev_notice!(
-                dev,
-                "{}: waiting up to {} s for {} holders\n",
-                why,
-                ms / 1000,
-                count
-            ),
-        }
-        self.log_holders(dev);
-    }
-
-    fn log_holders(&self, dev: &Device) {
-        let others =
-            self.for_each_holder(NAMED_IN_LOG, Numbers::OfKernel, |pid, comm, direct, all| {
-                dev_notice!(
-                    dev,
-                    "held by {} (pid {}): {} direct of {} mappings\n",
-                    comm,
-                    pid,
-                    direct,
-                    all
-                );
-                Ok::<_, Error>(())
-            });
-        if let Ok(others @ 1..) = others {
-            dev_notice!(dev, "and by {} others: see holders in sysfs\n", others);
-        }
-    }
-
     /// The device node is open, or not any more. Context: any, as the next.
     pub(super) fn set_claimed(&self, claimed: bool) {
         self.claimed.store(claimed.into(), Release);
@@ -615,30 +294,6 @@ impl DeviceLease {
 
     pub(super) fn is_claimed(&self) -> bool {
         self.claimed.load(Acquire) != 0
-    }
-
-    /// Says why the disk cannot be claimed, if not too often.
-    pub(super) fn refuse_claim(&self, dev: &Device) {
-        if platform::may_log() {
-            dev_notice!(
-                dev,
-                "cannot be mounted, disabled or held: its rpmem node is open\n"
-            );
-            self.log_holders(dev);
-        }
-    }
-
-    /// The contents of `holders` in sysfs.
-    pub(super) fn show_holders(&self, out: &mut dyn Write) -> core::fmt::Result {
-        let others = self.for_each_holder(
-            NAMED_IN_SYSFS,
-            Numbers::OfCaller,
-            |pid, comm, direct, all| writeln!(out, "{pid} {direct} {all} {comm}"),
-        )?;
-        if others != 0 {
-            writeln!(out, "and {others} others")?;
-        }
-        Ok(())
     }
 
     /// What a holder can ask for.
@@ -702,78 +357,5 @@ impl DeviceLease {
         drop(inner);
         self.changed.notify_all();
         Ok(())
-    }
-}
-
-/// One who waits for the break of another one to end.
-struct NextBreaker<'a> {
-    inner: Guard<'a, Inner, MutexBackend>,
-    changed: &'a PollCondVar,
-}
-
-impl Waiter for NextBreaker<'_> {
-    fn lease(&mut self) -> &mut Lease {
-        &mut self.inner.lease
-    }
-
-    fn wait(&mut self) -> Wake {
-        match self.changed.wait_interruptible(&mut self.inner) {
-            true => Wake::Signal,
-            false => Wake::Again,
-        }
-    }
-
-    fn wait_on(&mut self) {
-        self.changed.wait(&mut self.inner);
-    }
-
-    fn wake(&mut self) {
-        self.changed.notify_all();
-    }
-}
-
-/// The one who breaks the lease.
-struct ActiveBreaker<'a> {
-    inner: Guard<'a, Inner, MutexBackend>,
-    device_lease: &'a DeviceLease,
-    dev: &'a Device,
-    /// That users in the kernel are waited for.
-    warned: bool,
-}
-
-impl Breaker for ActiveBreaker<'_> {
-    fn lease(&mut self) -> &mut Lease {
-        &mut self.inner.lease
-    }
-
-    fn left(&mut self) -> Left {
-        self.device_lease.left(&self.inner)
-    }
-
-    fn wait_for_mappings(&mut self, left: Left) -> Wake {
-        let changed = &self.device_lease.changed;
-        let signal = match left {
-            Left::Forever => changed.wait_interruptible(&mut self.inner),
-            Left::Ms(ms) => {
-                let ms = u32::try_from(ms).unwrap_or(u32::MAX);
-                matches!(
-                    changed.wait_interruptible_timeout(&mut self.inner, msecs_to_jiffies(ms)),
-                    CondVarTimeoutResult::Signal { .. }
-                )
-            }
-        };
-        if signal {
-            dev_notice!(self.dev, "a signal ends the grace time\n");
-            return Wake::Signal;
-        }
-        Wake::Again
-    }
-
-    fn wait_for_users(&mut self) {
-        if !self.warned {
-            dev_warn!(self.dev, "held by another module: waiting for it\n");
-            self.warned = true;
-        }
-        self.device_lease.changed.wait(&mut self.inner);
     }
 }
