@@ -416,16 +416,76 @@ fn attach(
     data_offset: u64,
 ) -> Result<Bound> {
     let region = Region::of(dev)?;
-    let (first, last) = namespace.resource();
-    let size = (last - first).checked_add(1).ok_or(EINVAL)?;
-
     let fua = region.has_flush().unwrap_or_else(|_| {
         dev_warn!(dev, "unable to guarantee persistence of writes\n");
         false
     });
     let synchronous = region.is_sync();
     let write_cache = region.has_cache();
+    let (pmem, memory) = map_memory(dev, namespace, region, pages, data_offset)?;
+    let mapping = pmem.mapping();
+    let fs_dax = mapping.has_pages() && mapping.folio_order().is_none();
 
+    let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
+    dax.set_nocache_nomc();
+    if synchronous {
+        dax.set_synchronous();
+    }
+    dax.set_write_cache(write_cache);
+
+    let limits = Limits {
+        logical_block_size: namespace.sector_size(),
+        physical_block_size: PAGE_SIZE as u32,
+        write_cache: true,
+        fua,
+        dax: fs_dax,
+        synchronous: true,
+    };
+    let mut disk = NewDisk::new(dev, &limits, pmem.geometry().sectors(), dax.clone())?;
+    namespace.name_disk(&mut disk);
+    let host = dax::Host::new(dax.clone(), &disk)?;
+    let disk = match disk.add(dev, &sysfs::GROUPS) {
+        Ok(disk) => disk,
+        Err((err, disk)) => {
+            drop(host);
+            drop(disk);
+            return Err(err);
+        }
+    };
+    disk.check_and_set_ro();
+
+    match disk_attributes::file_of(&disk, c"badblocks") {
+        Some(file) => pmem.watch_badblocks(file),
+        None => dev_warn!(dev, "'badblocks' notification disabled\n"),
+    }
+    let node = match make_node(dev, &disk, dax, synchronous) {
+        Ok(node) => node,
+        Err(err) => {
+            drop(host);
+            drop(disk);
+            return Err(err);
+        }
+    };
+    Ok(Bound {
+        node,
+        _host: host,
+        disk,
+        pmem,
+        _memory: memory,
+    })
+}
+
+/// Claims and maps the memory of a namespace, as [`attach`] says; gives with it what leaves it to its users
+/// in the end.
+fn map_memory(
+    dev: &Device<Core<'_>>,
+    namespace: &Namespace<'_>,
+    region: Region,
+    pages: Option<(PageMapRange, PageUse)>,
+    data_offset: u64,
+) -> Result<(Arc<Pmem>, DeferredDrop<Arc<Memory>>)> {
+    let (first, last) = namespace.resource();
+    let size = (last - first).checked_add(1).ok_or(EINVAL)?;
     let provider = region.provider(first, size);
     let claim = MemRegion::request(first, size, namespace.name()).inspect_err(|_| {
         dev_warn!(
@@ -452,64 +512,28 @@ fn attach(
             err.to_errno()
         );
     })?;
-    let fs_dax = mapping.has_pages() && mapping.folio_order().is_none();
-
     let pmem = Arc::pin_init(Pmem::new(geometry, mapping, claim, region), GFP_KERNEL)?;
     let memory = pmem.mapping().memory().clone();
     let memory = DeferredDrop::new(memory, dev.name(), first..last, provider)?;
     pmem.region()
-        .populate_badblocks(pmem.badblocks(), geometry.data_range());
+        .populate_badblocks(pmem.badblocks(), pmem.geometry().data_range());
+    Ok((pmem, memory))
+}
 
-    let dax = Arc::new(dax::Device::new(pmem.clone())?, GFP_KERNEL)?;
-    dax.set_nocache_nomc();
-    if synchronous {
-        dax.set_synchronous();
-    }
-    dax.set_write_cache(write_cache);
-
-    let limits = Limits {
-        logical_block_size: namespace.sector_size(),
-        physical_block_size: PAGE_SIZE as u32,
-        write_cache: true,
-        fua,
-        dax: fs_dax,
-        synchronous: true,
-    };
-    let mut disk = NewDisk::new(dev, &limits, geometry.sectors(), dax.clone())?;
-    namespace.name_disk(&mut disk);
-    let host = dax::Host::new(dax.clone(), &disk)?;
-    let disk = match disk.add(dev, &sysfs::GROUPS) {
-        Ok(disk) => disk,
-        Err((err, disk)) => {
-            drop(host);
-            drop(disk);
-            return Err(err);
-        }
-    };
-    disk.check_and_set_ro();
-
-    match disk_attributes::file_of(&disk, c"badblocks") {
-        Some(file) => pmem.watch_badblocks(file),
-        None => dev_warn!(dev, "'badblocks' notification disabled\n"),
-    }
-    let node = match BoundNode::new(dev, &disk, dax, synchronous) {
-        Ok(node) => Some(node),
+/// Makes the node of a disk; `None` if there is no page to map.
+fn make_node(
+    dev: &Device<Core<'_>>,
+    disk: &GenDisk<DaxDevice>,
+    dax: Arc<DaxDevice>,
+    synchronous: bool,
+) -> Result<Option<BoundNode>> {
+    match BoundNode::new(dev, disk, dax, synchronous) {
+        Ok(node) => Ok(Some(node)),
         // The data does not start at a page, or has none: what is left is the disk.
         Err(err) if err == ENXIO || err == ERANGE => {
             dev_warn!(dev, "no page can be mapped: there is no node for it\n");
-            None
+            Ok(None)
         }
-        Err(err) => {
-            drop(host);
-            drop(disk);
-            return Err(err);
-        }
-    };
-    Ok(Bound {
-        node,
-        _host: host,
-        disk,
-        pmem,
-        _memory: memory,
-    })
+        Err(err) => Err(err),
+    }
 }
