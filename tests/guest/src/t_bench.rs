@@ -8,7 +8,7 @@ use crate::support::bench::{
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
-use crate::support::sys::{self, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, SYNC};
 use crate::support::tools::{self, Space};
 use crate::{check_eq, fail};
 use std::fs::File;
@@ -26,7 +26,6 @@ pub const TESTS: &[Test] = crate::tests! {
     bench_lines => lines,
 };
 
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// RPMEM_PREFAULT_WRITE
 const PREFAULT_WRITE: u32 = 1;
 const MIB: usize = 1 << 20;

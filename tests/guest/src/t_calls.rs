@@ -5,7 +5,7 @@
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
-use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, HUGE, LEASE_REMOVE};
 use crate::{check, check_eq};
 use libc::{c_void, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
@@ -31,9 +31,6 @@ pub const TESTS: &[Test] = crate::tests! {
     calls_survives => survives,
 };
 
-const PAGE: usize = 4096;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// All kinds of mappings: what it is called, offset of the window, flags.
 const KINDS: [(&str, u64, i32); 3] = [
     ("plain", 0, MAP_SHARED),

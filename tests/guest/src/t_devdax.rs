@@ -5,10 +5,10 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
 use crate::support::ring::Ring;
-use crate::support::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Caught, Map, FOREVER, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, Probe, HUGE};
 use crate::{check, check_eq, fail};
-use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
+use libc::{MAP_SHARED, POLLPRI, PROT_READ};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -29,9 +29,6 @@ pub const TESTS: &[Test] = crate::tests! {
     devdax_unbind_direct => unbind_direct,
 };
 
-const PAGE: usize = 4096;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// All kinds of mappings: offset of the window, flags.
 const KINDS: [(u64, i32); 3] = [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)];
 

@@ -3,7 +3,8 @@
 //! has the same answer. What differs is listed in `DIFFERENCES`, with the reason.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::facts::{access, hand_over, limits, sysfs, Facts, MIB};
+use crate::support::disk::MIB;
+use crate::support::facts::{access, hand_over, limits, sysfs, Facts};
 use crate::support::tools::{self, Space};
 use crate::{check, check_eq, fail};
 use std::collections::BTreeSet;

@@ -6,7 +6,7 @@
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::node;
-use crate::support::sys::{self, Caught, Map};
+use crate::support::sys::{self, Caught, Map, RW};
 use crate::support::tools::{self, Peer, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::File;
@@ -47,8 +47,6 @@ const MNT: &str = "/mnt/dax";
 /// Says which file system an earlier test of this boot has made.
 const MADE: &str = "/run/rpmem-fsdax";
 const LEN: usize = 4 << 20;
-
-const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 fn path(name: &str) -> String {
     format!("{MNT}/{name}")

@@ -3,10 +3,10 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
-use crate::support::sys::{self, Caught, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq};
-use libc::{c_void, MAP_SHARED, PROT_READ, PROT_WRITE};
+use libc::{c_void, MAP_SHARED, PROT_READ};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub const TESTS: &[Test] = crate::tests! {
@@ -17,10 +17,7 @@ pub const TESTS: &[Test] = crate::tests! {
     upstream_mremap_gigantic => upstream_mremap,
 };
 
-const PAGE: usize = 4096;
 const GIB: usize = 1 << 30;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 /// A mapping with one entry of 1 GiB, and what is in its pages.
 struct Whole {

@@ -3,11 +3,11 @@
 //! carry the data. rpmem only: nd_pmem counts the padding at the start differently for DAX.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::disk::{self, Buf, Marks};
+use crate::support::disk::{self, Buf, Marks, MIB};
 use crate::support::infoblock::{self as block, Block};
 use crate::support::namespace::{active, bind_raw, fresh, unbind_raw};
 use crate::support::sys::Map;
-use crate::support::tools;
+use crate::support::tools::{self, TRACING};
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -18,7 +18,6 @@ pub const TESTS: &[Test] = crate::tests! {
     layout_copies => copies,
 };
 
-const MIB: u64 = 1 << 20;
 const MNT: &str = "/mnt/layout";
 
 /// A legacy namespace with padding at both ends: the disk is what is between, block I/O and DAX
@@ -144,8 +143,6 @@ fn page_map(c: &mut Ctx) -> TestResult {
     }
     fresh(c)
 }
-
-const TRACING: &str = "/sys/kernel/tracing";
 
 /// Reads go through the copy that survives machine checks, writes past the caches: counted at
 /// the functions themselves, with the lengths.

@@ -3,8 +3,8 @@
 //! nfit_test. What does not need /dev/rpmemN is run with nd_pmem as well: its answers are ours.
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
-use crate::support::disk::{self, errno, Buf};
-use crate::support::sys::{self, Map};
+use crate::support::disk::{self, errno, Buf, MIB};
+use crate::support::sys::{self, Map, PAGE};
 use crate::support::tools;
 use crate::{check, check_eq};
 use std::fs::{self, File};
@@ -24,8 +24,6 @@ pub const TESTS: &[Test] = crate::tests! {
     nfit_locked => locked,
 };
 
-const PAGE: usize = 4096;
-const MIB: u64 = 1 << 20;
 /// Of the first bus: over all four DIMMs, and over two.
 const LARGE: u64 = 64 * MIB;
 const SMALL: u64 = 32 * MIB;

@@ -5,7 +5,7 @@
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::kexec::{load, start};
 use crate::support::node::DIRECT_WINDOW;
-use crate::support::sys::{self, Map};
+use crate::support::sys::{self, Map, PAGE};
 use crate::support::tools::{self, errno, Trace, LEASE_HELD};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
@@ -26,7 +26,6 @@ pub const TESTS: &[Test] = crate::tests! {
     power_after_panic => found,
 };
 
-const PAGE: usize = 4096;
 const PART: usize = 64 * PAGE;
 const MNT: &str = "/mnt/pmem";
 /// Where the direct mapping of a node is.

@@ -2,8 +2,11 @@
 //! include/linux/rpmem.h: a module of the kernel that holds memory (tests/module).
 
 use crate::support::ctx::{self, Ctx, Test, TestResult};
+use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::support::tools::{self, errno, Peer, Space};
+use crate::support::tools::{
+    self, errno, Peer, Space, LEASE_BROKEN, LEASE_READ_ONLY, LEASE_REMOVE,
+};
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::path::Path;
@@ -12,12 +15,8 @@ pub const TESTS: &[Test] = crate::tests! {
     range_user => user,
 };
 
-const DIRECT_WINDOW: u64 = 1 << 60;
 const PARAMETERS: &str = "/sys/module/rpmem_user/parameters";
 const COUNTERS: &str = "/sys/kernel/debug/rpmem/enable";
-const LEASE_REMOVE: u32 = 1;
-const LEASE_READ_ONLY: u32 = 2;
-const LEASE_BROKEN: u32 = 3;
 
 fn parameter(name: &str) -> String {
     format!("{PARAMETERS}/{name}")

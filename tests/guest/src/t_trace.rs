@@ -4,10 +4,10 @@
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{Here, DIRECT_WINDOW};
-use crate::support::sys::{self, Caught, Map, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Caught, Map, FOREVER, RW, SYNC};
 use crate::support::tools::{self, errno, Trace, HUGE, PAGE};
 use crate::{check, check_eq, fail};
-use libc::{MAP_SHARED, POLLPRI, PROT_READ, PROT_WRITE};
+use libc::{MAP_SHARED, POLLPRI};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -19,9 +19,6 @@ pub const TESTS: &[Test] = crate::tests! {
     trace_lease => lease,
     trace_counters => counters,
 };
-
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 /// What a fault says.
 fn fault(h: &Here, m: &Map, how: &str, at: usize, pgoff: usize, rest: &str) -> String {

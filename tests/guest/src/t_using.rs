@@ -4,10 +4,9 @@
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::Here;
-use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq};
-use libc::{PROT_READ, PROT_WRITE};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
@@ -23,10 +22,6 @@ pub const TESTS: &[Test] = crate::tests! {
     using_sqlite_survives => sqlite_survives,
     ndctl_patched_asks => ndctl_patched,
 };
-
-const PAGE: usize = 4096;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 /// The namespaces of scenario `using`, in the order of their disks.
 const MODES: [&str; 3] = ["raw", "devdax", "fsdax"];

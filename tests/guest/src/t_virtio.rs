@@ -3,12 +3,12 @@
 //! everything else in a power cut (qemu/harness/last-flush.c).
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::disk::Buf;
+use crate::support::disk::{Buf, MIB};
 use crate::support::node::{check_gone, Here, DIRECT_WINDOW};
-use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Probe};
 use crate::{check, check_eq, fail};
-use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
+use libc::MAP_SHARED;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -27,11 +27,6 @@ pub const TESTS: &[Test] = crate::tests! {
     virtio_after_files => after_files,
     virtio_removed => removed,
 };
-
-const PAGE: usize = 4096;
-const MIB: u64 = 1 << 20;
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 fn namespace(c: &mut Ctx) -> TestResult {
     let h = Here::nth(c, 0)?;

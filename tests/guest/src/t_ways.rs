@@ -10,10 +10,10 @@ use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
 use crate::support::node::{Here, DIRECT_WINDOW};
 use crate::support::ring::Ring;
-use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{self, Peer, Space, PAGE};
 use crate::{check, check_eq, fail};
-use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
+use libc::{MAP_SHARED, PROT_READ};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -29,8 +29,6 @@ pub const TESTS: &[Test] = crate::tests! {
     durable_xfs => |c| file_system(c, "xfs"),
 };
 
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 /// What one combination has of the medium.
 const ROOM: usize = 16 * PAGE;
 /// What of it is stored to: parts of two pages, and one in between.

@@ -3,16 +3,13 @@
 //! where, with which rights, and what an access does. It knows Documentation/mmap.md, not the driver.
 
 use super::table::{Kind, Memory, PAGE};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{BUS_ADRERR, BUS_MCEERR_AR};
 use libc::{EACCES, PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV};
 use std::ops::Range;
 
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
-const BUS_ADRERR: i32 = 2;
-const BUS_MCEERR_AR: i32 = 4;
-
-/// Offsets of the direct window begin here.
-pub const DIRECT_WINDOW: u64 = 1 << 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {

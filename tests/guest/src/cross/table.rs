@@ -2,13 +2,13 @@
 //! The cross product, as data: modes, kinds of mappings, sizes of entries, calls, cuts. What calls
 //! answer is what Documentation/mmap.md says, and Linux where it says nothing.
 
-use crate::support::sys;
+use crate::support::sys::{self, RW};
 use libc::{
     EACCES, EFAULT, EINVAL, EIO, ENODEV, MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP,
     MADV_DONTFORK, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_HWPOISON, MADV_MERGEABLE,
     MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
     MADV_RANDOM, MADV_REMOVE, MADV_SEQUENTIAL, MADV_SOFT_OFFLINE, MADV_UNMERGEABLE, MADV_WILLNEED,
-    PROT_NONE, PROT_READ, PROT_WRITE,
+    PROT_NONE, PROT_READ,
 };
 
 pub const PAGE: u64 = 4096;
@@ -331,7 +331,6 @@ impl Row {
     }
 }
 
-const RW: i32 = PROT_READ | PROT_WRITE;
 const KSM: &str = "/sys/kernel/mm/ksm";
 /// Instead of an errno: this would spoil the medium, or the machine, for all that comes later.
 pub const UNTRIED: i32 = -1;

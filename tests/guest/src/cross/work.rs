@@ -3,18 +3,17 @@
 //! model has an opinion on.
 
 use super::board::{damage, errno, in_child, os, wait, Board, Check, STORE, VERIFY, WORDS};
-use super::model::{Access, Area, Backing, Line, Space, DIRECT_WINDOW};
+use super::model::{Access, Area, Backing, Line, Space};
 use super::table::{
     Call, Combination, Cut, Extent, Kind, Layout, Memory, Mode, AWAY, GIB, HUGE, PAGE, PLACE,
 };
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk::{self, BLKROSET};
-use crate::support::node::Here;
-use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::node::{Here, DIRECT_WINDOW};
+use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC, RW};
 use crate::support::tools::{self, Peer};
 use libc::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ,
-    PROT_WRITE,
 };
 use std::fs::File;
 use std::io;
@@ -23,7 +22,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::SeqCst;
 
-const RW: i32 = PROT_READ | PROT_WRITE;
 // Not in the crate for every C library.
 const SYS_MSEAL: libc::c_long = 462;
 

@@ -2,7 +2,7 @@
 //! The system calls of programs.
 
 use crate::fuzz::ioctls::{ioctl, ioctl_bad_pointer, ioctl_unknown};
-use crate::fuzz::machine::{bad, guard, value, BUFFER, BUFFER_LEN, DIRECT_WINDOW, PAGE, READ_ONLY};
+use crate::fuzz::machine::{bad, guard, value, BUFFER, BUFFER_LEN, PAGE, READ_ONLY};
 use crate::fuzz::own::{
     close, copy_file_range, dup, fcntl_setown, flock, fork, fork_without, futex_wake,
     io_uring_buffers, io_uring_rw, madvise, mmap, mmap_anonymous, mmap_large, mremap, open, poll,
@@ -11,6 +11,7 @@ use crate::fuzz::own::{
 };
 use crate::fuzz::program::{Arg, Val, GIB};
 use crate::fuzz::{others, users};
+use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::call;
 use libc::{
     SYS_fadvise64, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_fstat, SYS_fstatfs, SYS_fsync,

@@ -71,8 +71,6 @@ pub const BLK_MOUNTED: u32 = 2;
 pub const FILE: u32 = 4;
 pub const MAP: u32 = 8;
 
-/// Offset at which a node of class MAP shows its bytes a second time.
-pub const DIRECT_WINDOW: u64 = 1 << 60;
 const NONE: u32 = 0;
 
 const fn node(name: &'static str, at: At, writable: bool, ioctls: u32) -> Node {

@@ -3,7 +3,7 @@
 //! other's memory.
 
 use crate::fuzz::machine::{arena, fd, machine, node_of, put_fd, value};
-use crate::fuzz::own::{self};
+use crate::fuzz::own;
 use crate::fuzz::program::{Val, GROUPS};
 use crate::fuzz::run::shared;
 use crate::support::sys::call;

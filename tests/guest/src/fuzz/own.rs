@@ -4,11 +4,11 @@
 use crate::fuzz::calls::MUST_NOT;
 use crate::fuzz::ioctls::RPMEM_PREFAULT;
 use crate::fuzz::machine::{
-    arena, fd, guard, machine, node_of, put_fd, value, ARENA_LEN, BUFFER, DIRECT_WINDOW, FD, MAP,
-    NODES, PAGE,
+    arena, fd, guard, machine, node_of, put_fd, value, ARENA_LEN, BUFFER, FD, MAP, NODES, PAGE,
 };
 use crate::fuzz::program::{Val, GIB, KEPT_END, KEPT_START, LARGE, SPACING};
 use crate::fuzz::{others, run};
+use crate::support::node::DIRECT_WINDOW;
 use crate::support::ring::Ring;
 use crate::support::sys::call;
 use libc::{

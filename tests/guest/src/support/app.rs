@@ -2,6 +2,7 @@
 //! An application as a user of persistent memory writes it: maps a file, or the device itself, with
 //! MAP_SYNC, stores, flushes the CPU caches, and calls neither msync nor fsync.
 
+use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map};
 use std::fs::File;
 use std::io;
@@ -9,7 +10,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::Duration;
 
-const DIRECT_WINDOW: u64 = 1 << 60;
 pub const SEED: u64 = 0x72706d656d;
 
 pub fn main(args: &[&str]) -> i32 {

@@ -5,13 +5,11 @@
 //! kernel included; `calibrate` proves it before anything is measured.
 
 use crate::support::ctx::{Ctx, TestResult};
+pub use crate::support::sys::{HUGE, PAGE};
 use crate::{check, fail};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-
-pub const PAGE: usize = 4096;
-pub const HUGE: usize = 2 << 20;
 
 /// Instructions executed so far.
 pub fn now() -> u64 {

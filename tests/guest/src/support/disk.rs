@@ -3,6 +3,7 @@
 
 use crate::support::ctx::{Ctx, Outcome, TestResult};
 use crate::support::sys;
+pub use crate::support::sys::PAGE;
 use crate::{check, check_eq};
 use std::fs::File;
 use std::io;
@@ -10,10 +11,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 pub const MIB: u64 = 1 << 20;
-pub const PAGE: usize = 4096;
 
 pub const BLKROSET: u64 = 0x125d;
 pub const BLKROGET: u64 = 0x125e;
+pub const BLKRRPART: u64 = 0x125f;
 pub const BLKFLSBUF: u64 = 0x1261;
 pub const BLKSSZGET: u64 = 0x1268;
 pub const BLKPBSZGET: u64 = 0x127b;

@@ -2,6 +2,7 @@
 //! What a user can ask of a disk, as questions with answers that two drivers must share.
 
 use crate::support::ctx::{Ctx, TestResult};
+use crate::support::disk::{BLKDISCARD, BLKROGET, BLKROSET, BLKZEROOUT, MIB};
 use crate::support::tools::{self, Space, PAGE};
 use crate::{check, check_eq, fail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,11 +127,7 @@ fn ioctl(file: &File, request: u64, argument: &[u64], bytes: usize) -> io::Resul
     Ok(format!("{r} {raw:02x?}"))
 }
 
-const BLKROGET: u64 = 0x125e;
-const BLKROSET: u64 = 0x125d;
-const BLKDISCARD: u64 = 0x1277;
 const BLKSECDISCARD: u64 = 0x127d;
-const BLKZEROOUT: u64 = 0x127f;
 
 /// Ioctls that only ask, with the size of the answer.
 const QUESTIONS: &[(&str, u64, usize)] = &[
@@ -228,8 +225,6 @@ pub fn limits(s: &Space, f: &mut Facts) -> TestResult {
     }
     Ok(())
 }
-
-pub const MIB: u64 = 1 << 20;
 
 /// What reading, writing, discarding and mapping say: at the end, beyond it, misaligned.
 pub fn access(c: &Ctx, s: &Space, f: &mut Facts) -> TestResult {

@@ -2,15 +2,13 @@
 //! /dev/rpmemN, the node of a namespace, and what its mappings must do.
 
 use crate::support::ctx::{Ctx, TestResult};
-use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, RW, SYNC};
 use crate::support::tools::{self, errno, Space, PAGE};
 use crate::{check_eq, fail};
-use libc::{PROT_READ, PROT_WRITE};
 use std::fs::File;
 
-pub const RW: i32 = PROT_READ | PROT_WRITE;
-pub const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 pub const MAP_DIRECT: i32 = 0x20_0000;
+/// The offset from which on a node has its bytes once more, for direct mappings.
 pub const DIRECT_WINDOW: u64 = 1 << 60;
 
 /// A namespace that has a node.

@@ -10,6 +10,13 @@ use std::os::fd::AsRawFd;
 pub const MAP_SHARED_VALIDATE: i32 = 0x3;
 pub const MAP_SYNC: i32 = 0x80000;
 
+pub const PAGE: usize = 4096;
+pub const HUGE: usize = 2 << 20;
+
+/// What most mappings are asked for.
+pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+pub const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
+
 /// A system call; the negative errno of a failure, as the kernel gives it. That its addresses are good is for
 /// the caller to know, or for the kernel to refuse.
 pub fn call(nr: i64, a: [u64; 6]) -> i64 {

@@ -5,15 +5,13 @@
 use crate::support::ctx::{Ctx, TestResult, EXT4_NOT_LAZY};
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Map};
+pub use crate::support::sys::{HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-pub const PAGE: usize = 4096;
-pub const HUGE: usize = 2 << 20;
 
 /// The largest entry, below 1 GiB, of mappings of memory without struct pages: Documentation/mmap.md.
 pub fn without_pages() -> usize {
@@ -515,7 +513,7 @@ pub struct Probe {
     name: &'static str,
 }
 
-const TRACING: &str = "/sys/kernel/tracing";
+pub const TRACING: &str = "/sys/kernel/tracing";
 
 impl Probe {
     /// `what` is the function and the arguments to fetch, as in `kprobe_events`.

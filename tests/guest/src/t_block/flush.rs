@@ -4,6 +4,7 @@
 use super::{name, pwritev, MNT};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, PAGE};
+use crate::support::tools::TRACING;
 use crate::{check, check_eq};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,8 +21,6 @@ pub const TESTS: &[Test] = crate::tests! {
 struct Tracer {
     dir: String,
 }
-
-const TRACING: &str = "/sys/kernel/tracing";
 
 impl Tracer {
     fn new(c: &Ctx, dev: &str) -> TestResult<Tracer> {

@@ -4,7 +4,7 @@
 use super::{io_works, space, Kind, DEBUG, MNT};
 use crate::check_eq;
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::disk::{self, Buf};
+use crate::support::disk::{self, Buf, BLKRRPART};
 use crate::support::tools::{errno, Space, PAGE};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -37,8 +37,6 @@ impl Drop for FailingDisk {
         let _ = fs::write(format!("{DEBUG}/fail_make_request/probability"), "0");
     }
 }
-
-const BLKRRPART: u64 = 0x125f;
 
 fn requests(c: &mut Ctx) -> TestResult {
     for kind in [Kind::Raw, Kind::Mem] {

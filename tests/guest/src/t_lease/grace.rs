@@ -3,11 +3,12 @@
 
 use super::{
     become_a_user, direct, gone, heard, kill, lease, listen, noticed, on_signal, put, state_of,
-    still, tried, unmap, works, write, Break, How, Node, ALL, DIRECT_WINDOW, RW, SYNC,
+    still, tried, unmap, works, write, Break, How, Node, ALL,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::sys::{self, Map};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{
     self, errno, Link, Peer, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_REMOVE, PAGE,
 };

@@ -3,10 +3,11 @@
 
 use super::{
     become_a_user, direct, exec_sleep, gone, heard, lease, listen, noticed, still, unmap, works,
-    How, Node, ALL, DIRECT_WINDOW, RW, SYNC,
+    How, Node, ALL,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::sys::{self, Map, FOREVER};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{self, Map, FOREVER, RW, SYNC};
 use crate::support::tools::{self, errno, Link, Peer, Probe, GOT_SIGBUS, HUGE, PAGE};
 use crate::{check, check_eq};
 use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, POLLPRI, PROT_NONE, PROT_READ};

@@ -13,23 +13,19 @@ pub mod read_only;
 
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk;
-use crate::support::sys::{
-    self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, MAP_SHARED_VALIDATE, MAP_SYNC,
-};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, RW, SYNC};
 use crate::support::tools::{
     self, errno, Lease, Space, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
 };
 use crate::{check, check_eq, fail};
-use libc::{POLLPRI, PROT_READ, PROT_WRITE};
+use libc::POLLPRI;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const RW: i32 = PROT_READ | PROT_WRITE;
-const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
-const DIRECT_WINDOW: u64 = 1 << 60;
 /// Milliseconds for what must not happen.
 const A_WHILE: i32 = 30;
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How holders are told: poll(2), epoll(7), signals.
 
-use super::{direct, exec_sleep, lease, noticed, still, told, How, Node, ALL, RW};
+use super::{direct, exec_sleep, lease, noticed, still, told, How, Node, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::sys::{self, Map, FOREVER};
+use crate::support::sys::{self, Map, FOREVER, RW};
 use crate::support::tools::{self, errno, Lease, Link, Peer, HUGE, LEASE_HELD, PAGE};
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, POLLERR, POLLHUP, POLLPRI};
 use std::fs::File;
-use std::io::{self};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 pub const TESTS: &[Test] = crate::tests! {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Breaks, holders and new mappings at random.
 
-use super::{kill, lease, unmap, Break, How, Node, ALL, DIRECT_WINDOW, RW, SYNC};
+use super::{kill, lease, unmap, Break, How, Node, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::sys::{self, Map};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{self, Link, Peer, GOT_SIGBUS, LEASE_BROKEN, LEASE_HELD, PAGE};
 use crate::{check, check_eq};
 use libc::{MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, POLLPRI, PROT_NONE, PROT_READ};
 use std::fs::File;
-use std::io::{self};
+use std::io;
 
 pub const TESTS: &[Test] = crate::tests! {
     lease_race => race,

@@ -3,10 +3,11 @@
 
 use super::{
     direct, gone, gone_for, heard, kill, lease, listen, noticed, on_signal, set_disk_read_only,
-    sleeps_in, state_of, still, tried, works, How, Node, DIRECT_WINDOW, RW, SYNC,
+    sleeps_in, state_of, still, tried, works, How, Node,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::sys::{self, Caught, Map};
+use crate::support::node::DIRECT_WINDOW;
+use crate::support::sys::{self, Caught, Map, RW, SYNC};
 use crate::support::tools::{errno, Peer, HUGE, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, PAGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ};

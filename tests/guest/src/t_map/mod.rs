@@ -11,8 +11,6 @@ use crate::support::ctx::{Ctx, TestResult};
 use crate::support::sys::{self, Caught, Map};
 use crate::{check_eq, fail};
 
-const PAGE: usize = 4096;
-
 /// A store at `at` ends in this signal.
 fn check_sig(m: &Map, at: usize, signal: i32, what: &str) -> TestResult {
     match sys::caught(|| {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The node, and what a request for a mapping is answered: flags, ranges, MAP_DIRECT.
 
-use super::{native, PAGE};
+use super::native;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_refused, Here, DIRECT_WINDOW, MAP_DIRECT, RW, SYNC};
+use crate::support::node::{check_refused, Here, DIRECT_WINDOW, MAP_DIRECT};
 use crate::support::ring::Ring;
-use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC};
+use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, HUGE};
 use crate::{check, check_eq};
 use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ};

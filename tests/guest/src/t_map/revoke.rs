@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Mappings whose memory goes away: read-only, unbound, failed.
 
-use super::{check_sig, PAGE};
+use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_gone, faults, faults_for, Here, DIRECT_WINDOW, RW, SYNC};
-use crate::support::sys::{self, Caught, Map};
+use crate::support::node::{check_gone, faults, faults_for, Here, DIRECT_WINDOW};
+use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, GOT_SIGBUS, HUGE};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is written back, and when.
 
-use super::PAGE;
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW, RW, SYNC};
-use crate::support::sys::Map;
+use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{Peer, Probe, HUGE};
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, PROT_READ};
