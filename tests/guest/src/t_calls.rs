@@ -4,7 +4,7 @@
 
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, HUGE, LEASE_REMOVE};
 use crate::{check, check_eq};
@@ -73,10 +73,10 @@ fn check_signal(m: &Map, at: usize, write: bool, signal: i32, what: &str) -> Tes
 
 /// Who opens the node late: in the grace time of direct mappings, and when the namespace has gone.
 fn open_gone(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     c.write(format!("{}/lease_break_time", h.sysfs), "-1")?;
     // The node itself is gone in the end; this is a name for it that stays.
-    let path = tools::open_flags(&h.node, libc::O_PATH)?;
+    let path = tools::open_flags(&h.path, libc::O_PATH)?;
     let name = format!("/proc/self/fd/{}", path.as_raw_fd());
     let open = |write| File::options().read(true).write(write).open(&name);
     let f = h.open()?;
@@ -106,13 +106,13 @@ fn open_gone(c: &mut Ctx) -> TestResult {
         check_eq!(errno(&open(write)), libc::ENXIO, "when it has gone");
     }
     h.space.bind(c)?;
-    c.wait_exists(&h.node)
+    c.wait_exists(&h.path)
 }
 
 /// A file that is open for reading.
 fn read_only_file(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
-    let f = File::open(&h.node)?;
+    let h = Node::nth(c, 0)?;
+    let f = File::open(&h.path)?;
     for (kind, base, flags) in KINDS {
         for prot in [PROT_WRITE, RW] {
             let got = errno(&Map::new(&f, base, PAGE, prot, flags));
@@ -134,7 +134,7 @@ fn read_only_file(c: &mut Ctx) -> TestResult {
 fn buffers(c: &mut Ctx) -> TestResult {
     const LEN: usize = 3 * PAGE;
     const AT: usize = 100;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let file = tools::file_of("/tmp/calls", LEN)?;
     let fd = file.as_raw_fd();
@@ -207,7 +207,7 @@ fn buffers(c: &mut Ctx) -> TestResult {
 
 /// Locking and populating succeed; where there are no pages they do nothing.
 fn lock(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let frames = h.attr(c, "pinnable")? == 0;
     for (kind, base, flags) in KINDS {
@@ -255,7 +255,7 @@ fn advice(c: &mut Ctx) -> TestResult {
     const COLLAPSE: i32 = 25;
     const GUARD_INSTALL: i32 = 102;
     const GUARD_REMOVE: i32 = 103;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     for (kind, base, flags) in KINDS {
         let m = Map::new(&f, base, 2 * HUGE, RW, flags)?;
@@ -309,7 +309,7 @@ fn advice(c: &mut Ctx) -> TestResult {
 
 /// munmap and mprotect of any page of a mapping whose entries are as large as they can be.
 fn cut(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     let len = 4 * HUGE;
@@ -371,7 +371,7 @@ fn cut(c: &mut Ctx) -> TestResult {
 
 /// mremap moves and shrinks, and nothing else.
 fn mremap(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     c.write("/proc/sys/fs/lease-break-time", "0")?;
     let dev = disk::direct(&h.space.dev())?;
@@ -449,12 +449,12 @@ fn mremap(c: &mut Ctx) -> TestResult {
     }
     drop((maps, f));
     h.space.bind(c)?;
-    c.wait_exists(&h.node)
+    c.wait_exists(&h.path)
 }
 
 /// The node has a size: for lseek(2), for those who ask sysfs, and for a program that maps all of a file.
 fn seek(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let size = h.attr(c, "size")? as i64;
     check!(size > 0 && size % PAGE as i64 == 0, "{size}");
     let f = h.open()?;
@@ -522,7 +522,7 @@ fn seek(c: &mut Ctx) -> TestResult {
 /// strace(1) shows them, with share, pmem, prealloc, merge, dump=off and align=2M.
 fn qemu(c: &mut Ctx) -> TestResult {
     const LEN: usize = 32 * HUGE;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     // The size is asked for as of device-dax, which this is not, then by lseek(2). What is wanted must
     // not be more.
@@ -583,7 +583,7 @@ fn qemu(c: &mut Ctx) -> TestResult {
 /// How VFIO and KVM find page frames: tests/module looks up an address of ours as they do.
 fn pfn(c: &mut Ctx) -> TestResult {
     const FOLLOW: &str = "/sys/module/rpmem_user/parameters/follow";
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let medium =
         h.resource(c)? + c.read_u64(c.nd(&h.space.nd).join("size"))? - h.attr(c, "size")?;
@@ -636,7 +636,7 @@ fn stored_at(n: usize) -> u64 {
 
 /// What is out of the CPU caches, or has been synced, needs no unmapping, closing or shutting down.
 fn store(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     for (n, (_, base, flags)) in KINDS.into_iter().enumerate() {
         let mut m = Map::new(&f, base + stored_at(n), STORED, RW, flags)?;
@@ -653,7 +653,7 @@ fn store(c: &mut Ctx) -> TestResult {
 
 /// After the next boot.
 fn survives(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     let mut block = disk::Buf::page(STORED);

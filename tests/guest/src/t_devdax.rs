@@ -3,7 +3,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Caught, Map, FOREVER, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, Probe, HUGE};
@@ -47,7 +47,7 @@ fn create(c: &mut Ctx) -> TestResult {
         let mut argv = vec!["-m", "devdax"];
         argv.extend_from_slice(&options);
         c.create_namespace(&argv)?;
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
         check!(h.space.nd.starts_with("dax"), "{} is bound", h.space.nd);
         check_eq!(h.attr(c, "page_backed")?, 1, "page_backed");
@@ -69,7 +69,7 @@ fn create(c: &mut Ctx) -> TestResult {
 /// Entries are as large as they can be, wherever a mapping starts, and whatever kind it is of.
 fn entries(c: &mut Ctx) -> TestResult {
     for n in [0, 1] {
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         let f = h.open()?;
         let (huge, page) = (HUGE as u64, PAGE as u64);
         for (offset, len, least, most, size) in [
@@ -119,7 +119,7 @@ fn entries(c: &mut Ctx) -> TestResult {
 
 /// A namespace with small pages.
 fn small(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 2)?;
+    let h = Node::nth(c, 2)?;
     let f = h.open()?;
     for (base, flags) in KINDS {
         let m = Map::new(&f, base, 4 * HUGE, RW, flags)?;
@@ -136,7 +136,7 @@ fn gigantic(c: &mut Ctx) -> TestResult {
     const GIB: usize = 1 << 30;
     c.init_labels()?;
     c.create_namespace(&["-m", "devdax", "-M", "mem", "-a", "1G", "-s", "3G"])?;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     check_eq!(h.attr(c, "align")?, HUGE as u64, "align");
     check_eq!(h.attr(c, "huge_page")?, HUGE as u64, "huge_page");
     let f = h.open()?;
@@ -166,14 +166,14 @@ fn gigantic(c: &mut Ctx) -> TestResult {
 
 /// get_user_pages works: for a moment, for long, for direct I/O.
 fn pins(c: &mut Ctx) -> TestResult {
-    let other = Here::nth(c, 1)?;
+    let other = Node::nth(c, 1)?;
     let dev = disk::direct(&other.space.dev())?;
     let mut want = disk::Buf::page(2 * HUGE);
     let buffer = tools::anonymous(HUGE)?;
     for n in [0, 2] {
         disk::fill(&dev, 31, 0, 2 * HUGE as u64)?;
         dev.read_exact_at(want.bytes_mut(), 0)?;
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         let f = h.open()?;
         for (base, flags) in KINDS {
             for len in [2 * HUGE, HUGE - PAGE] {
@@ -212,7 +212,7 @@ fn pins(c: &mut Ctx) -> TestResult {
             }
         }
         // One that may not be written to.
-        let ro = File::open(&h.node)?;
+        let ro = File::open(&h.path)?;
         let m = Map::new(&ro, 0, HUGE, PROT_READ, MAP_SHARED)?;
         check_eq!(
             errno(&tools::pread_raw(&dev, m.as_ptr(), PAGE, 0)),
@@ -231,7 +231,7 @@ fn pins(c: &mut Ctx) -> TestResult {
 
 /// A huge entry that a call cuts is mapped again in small ones; nothing is lost or left behind.
 fn split(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     disk::fill(&dev, 32, 0, 4 * HUGE as u64)?;
@@ -298,7 +298,7 @@ fn split(c: &mut Ctx) -> TestResult {
 
 /// What could have been stored to is written back: by the unit, for as long as anybody can.
 fn msync(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let wb = Probe::own(c, "daxwb", "arch_wb_cache_pmem size=%si:u64")?;
     let flush = Probe::own(c, "daxmsync", "nvdimm_flush")?;
@@ -335,7 +335,7 @@ fn msync(c: &mut Ctx) -> TestResult {
             f.sync_all().is_ok() && written().is_ok_and(|n| n == 0)
         })?;
         // One that cannot be written leaves no trace.
-        let ro = File::open(&h.node)?;
+        let ro = File::open(&h.path)?;
         let m = Map::new(&ro, base, HUGE, PROT_READ, flags)?;
         faults_for(&m, false);
         f.sync_all()?;
@@ -348,7 +348,7 @@ fn msync(c: &mut Ctx) -> TestResult {
 /// space, whichever window they have mapped.
 fn memory_failure(c: &mut Ctx) -> TestResult {
     for (n, lsb) in [(0, 21), (2, 12)] {
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         let phys = h.resource(c)?;
         for (i, (base, flags)) in KINDS.into_iter().enumerate() {
             let f = h.open()?;
@@ -391,7 +391,7 @@ fn poison(c: &mut Ctx) -> TestResult {
     /// As in the fixture.
     const FOLIO: u64 = 0x2060_0000;
     c.create_namespace(&["-f", "-e", "namespace0.0", "-m", "devdax", "-M", "mem"])?;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let start = FOLIO - h.resource(c)?;
     let f = h.open()?;
     // memory_failure() handles what has been mapped.
@@ -452,7 +452,7 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
     let signal = libc::SIGRTMIN() + 1;
     sys::block_signals(&[signal]);
     for mapped in [false, true] {
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         c.mark_dmesg();
         let dev = disk::direct(&h.space.dev())?;
         disk::fill(&dev, 33, 0, HUGE as u64)?;
@@ -501,7 +501,7 @@ fn unbind_pinned(c: &mut Ctx) -> TestResult {
         check!(unbind.join().unwrap_or(false), "unbind");
         drop((peer, f));
         h.space.bind(c)?;
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         let dev = disk::direct(&h.space.dev())?;
         disk::verify(&dev, 33, 0, HUGE as u64)?;
     }
@@ -545,7 +545,7 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
         })
     };
     for signal in [libc::SIGKILL, libc::SIGTERM] {
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         disk::fill(&disk::direct(&h.space.dev())?, 34, 0, HUGE as u64)?;
         c.mark_dmesg();
         let f = h.open()?;
@@ -561,12 +561,12 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
             c.try_write(bind)(&h.space.nd).is_ok()
         })?;
         drop(f);
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         disk::verify(&disk::direct(&h.space.dev())?, 34, 0, HUGE as u64)?;
     }
 
     // What somebody else has pinned stays reserved, and holds the module, till he lets go.
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     c.mark_dmesg();
     let f = h.open()?;
     let peer = pinning(&f, || 0)?;
@@ -589,17 +589,17 @@ fn unbind_killed(c: &mut Ctx) -> TestResult {
         c.try_write(bind)(&h.space.nd).is_ok()
     })?;
     // When udev has looked at the disk.
-    Here::nth(c, 0)?;
+    Node::nth(c, 0)?;
     c.wait_unused("rpmem")?;
     c.rmmod("rpmem")?;
     c.insmod_rpmem("")?;
-    Here::nth(c, 0)?;
+    Node::nth(c, 0)?;
     Ok(())
 }
 
 /// Direct mappings go on working until they are given back, pins included.
 fn unbind_direct(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     c.write(format!("{}/lease_break_time", h.sysfs), "-1")?;
     let f = h.open()?;
     let plain = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
@@ -634,14 +634,14 @@ fn unbind_direct(c: &mut Ctx) -> TestResult {
 /// ndctl asks for an exclusive open in the other modes only, also of a namespace that dax_pmem has: it takes
 /// this one away under its users. What is in it stays, and who asks (rpmem-bind) is told who has it.
 fn ndctl(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let ns = h.space.namespace(c)?;
     let f = h.open()?;
     let m = Map::new(&f, 0, HUGE, RW, MAP_SHARED)?;
     m.write8(3, 0x5c);
     f.sync_all()?;
     let out = c.fails(&["rpmem-bind", &ns, "dax_pmem"])?;
-    check!(out.contains(&format!("{} is in use by", h.node)), "{out}");
+    check!(out.contains(&format!("{} is in use by", h.path)), "{out}");
     check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
     let r = c.run(&["ndctl", "disable-namespace", &ns])?;
     check_eq!(r.status, 0, "{r}");
@@ -653,7 +653,7 @@ fn ndctl(c: &mut Ctx) -> TestResult {
     );
     drop((m, f));
     c.ok(&["ndctl", "enable-namespace", &ns])?;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let m = Map::new(&h.open()?, 0, HUGE, RW, SYNC)?;
     check_eq!(m.read8(3), 0x5c);
     Ok(())
@@ -666,7 +666,7 @@ fn hand_over(c: &mut Ctx) -> TestResult {
     c.modprobe("dax_pmem")?;
     let ns = "namespace0.0";
     for n in 0..2u64 {
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         let f = h.open()?;
         let m = Map::new(&f, 0, 4 * HUGE, RW, SYNC)?;
         disk::fill(&disk::direct(&h.space.dev())?, 50 + n, 0, HUGE as u64)?;
@@ -675,7 +675,7 @@ fn hand_over(c: &mut Ctx) -> TestResult {
         for held in [true, false] {
             let out = c.fails(&[TOOL, ns, "dax_pmem"])?;
             check!(
-                out.contains(&format!("{} is in use by", h.node)),
+                out.contains(&format!("{} is in use by", h.path)),
                 "held {held}: {out}"
             );
             if held {
@@ -706,7 +706,7 @@ fn hand_over(c: &mut Ctx) -> TestResult {
         let out = c.ok(&[TOOL, ns, "rpmem"])?;
         let dev = h.space.dev();
         check_eq!(out, format!("{ns}: dax_pmem -> rpmem, {dev}\n"));
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         let m = Map::new(&h.open()?, 0, HUGE, RW, SYNC)?;
         check_eq!(m.read8(5), 0x77, "a byte of the other driver");
         check!(m.slice()[6..] == want.bytes()[6..], "the others");

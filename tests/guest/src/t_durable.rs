@@ -5,7 +5,7 @@
 use crate::check;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::durable::{self, Medium, State};
-use crate::support::node::Here;
+use crate::support::node::Node;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools;
 use crate::support::tools::PAGE;
@@ -217,7 +217,7 @@ struct Lines {
 
 impl Lines {
     fn new(c: &Ctx) -> TestResult<Lines> {
-        let h = Here::new(c)?;
+        let h = Node::new(c)?;
         let map = Map::sync(&h.open()?, 0, 1 << 20)?;
         for at in (0..map.len()).step_by(PAGE) {
             map.read8(at);
@@ -293,7 +293,7 @@ fn relative(c: &Ctx) -> TestResult {
     const CODE: [u8; 12] = [
         0x66, 0x0f, 0xae, 0x35, 0xf8, 0x0f, 0, 0, 0x0f, 0xae, 0xf8, 0xc3,
     ];
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let rw = libc::PROT_READ | libc::PROT_WRITE;
     let (anonymous, at) = (

@@ -2,7 +2,7 @@
 //! Entries of 1 GiB, cut, moved and shared: what Linux itself does with them is not enough.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq};
@@ -37,7 +37,7 @@ const PLACES: [usize; 7] = [
 ];
 
 impl Whole {
-    fn new(h: &Here, base: u64, seed: u8) -> TestResult<Whole> {
+    fn new(h: &Node, base: u64, seed: u8) -> TestResult<Whole> {
         let map = Map::new(&h.open()?, base, GIB, RW, SYNC)?;
         check_eq!(map.as_ptr() as usize % GIB, 0, "alignment");
         check_eq!(faults_for(&map, true), 1, "one entry");
@@ -71,7 +71,7 @@ impl Whole {
 
 /// Each way in which a VMA is cut, at the first, a middle and the last page of the entry.
 fn cuts(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     type Cut = fn(*mut c_void) -> bool;
     // SAFETY: all of them: a page of a mapping of ours.
     let ways: [(&str, Cut, bool); 7] = [
@@ -139,7 +139,7 @@ fn cuts(c: &mut Ctx) -> TestResult {
 
 /// mremap(2): the old place has nothing, for nobody; the new one all of it.
 fn moves(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     for shift in [0, HUGE, PAGE] {
         let w = Whole::new(&h, 0, 1)?;
         // Somebody else has the same, and goes on.
@@ -170,7 +170,7 @@ fn moves(c: &mut Ctx) -> TestResult {
 
 /// A child gets what it is to have, and not what the parent keeps from it.
 fn fork(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let w = Whole::new(&h, 0, 1)?;
     // `check` forks for each place.
     w.check("all of it", w.map.as_ptr(), &[])?;
@@ -187,7 +187,7 @@ fn fork(c: &mut Ctx) -> TestResult {
 /// and moves of their own.
 fn races(c: &mut Ctx) -> TestResult {
     const ROUNDS: usize = 1000;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let w = Whole::new(&h, 0, 1)?;
     let plain = Map::new(&f, (GIB / 2) as u64, HUGE, RW, MAP_SHARED)?;

@@ -7,7 +7,7 @@ use crate::log::Log;
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::disk::{Buf, PAGE};
-use crate::support::node::Here;
+use crate::support::node::Node;
 use crate::{check, check_eq, fail};
 use rpmem::Device;
 use std::io::{BufRead, BufReader, Write};
@@ -101,8 +101,8 @@ fn python_size(c: &mut Ctx) -> TestResult {
         mmap.mmap(fd, os.lseek(fd, 0, os.SEEK_END)).close()\n\
         mmap.mmap(fd, 0)\n";
     set_up(c)?;
-    let h = Here::nth(c, 0)?;
-    let python = ["busybox", "chroot", ROOT, "python3", "-c", PROGRAM, &h.node];
+    let h = Node::nth(c, 0)?;
+    let python = ["busybox", "chroot", ROOT, "python3", "-c", PROGRAM, &h.path];
     let said = c.fails(&python)?;
     let size = h.attr(c, "size")?;
     check!(said.starts_with(&format!("0 {size}\n")), "{said}");
@@ -127,9 +127,9 @@ fn go_fallback(c: &mut Ctx) -> TestResult {
 /// Java's own mapping of files wants to make the device longer.
 fn java_channel(c: &mut Ctx) -> TestResult {
     set_up(c)?;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let java = ["busybox", "chroot", ROOT, "java"];
-    let argv = ["-cp", "/usr/lib/rpmem", "MapChannel", &h.node];
+    let argv = ["-cp", "/usr/lib/rpmem", "MapChannel", &h.path];
     let said = c.ok(&[&java[..], &argv].concat())?;
     check_eq!(said, "size 0\nInvalid argument\n");
     Ok(())
@@ -137,7 +137,7 @@ fn java_channel(c: &mut Ctx) -> TestResult {
 
 /// A program, with its device, and what works on that.
 struct Place {
-    here: Here,
+    here: Node,
     argv: Vec<String>,
     number: usize,
 }
@@ -147,13 +147,13 @@ impl Place {
     fn all(c: &Ctx, programs: Programs) -> TestResult<Vec<Place>> {
         let mut places = Vec::new();
         for number in 0..2 {
-            let here = Here::nth(c, number)?;
-            let synchronous = Device::open(&here.node)?.info()?.synchronous;
+            let here = Node::nth(c, number)?;
+            let synchronous = Device::open(&here.path)?.info()?.synchronous;
             let argv = ["busybox", "chroot", ROOT]
                 .iter()
                 .chain(programs[usize::from(!synchronous)])
                 .copied()
-                .chain([&*here.node]);
+                .chain([&*here.path]);
             places.push(Place {
                 argv: argv.map(str::to_string).collect(),
                 number: usize::from(!synchronous),
@@ -173,7 +173,7 @@ impl Place {
     /// It says so. Java takes its time to start: this is asked as seldom as possible.
     fn refuses(&self, c: &Ctx, want: &str) -> TestResult {
         let said = c.fails(&self.argv(&["--append"]))?;
-        let node = format!("{}: ", self.here.node);
+        let node = format!("{}: ", self.here.path);
         let is_it = |l: &str| l.strip_prefix(&node).is_some_and(|l| l.contains(want));
         check!(said.lines().any(is_it), "{want:?} is not in: {said}");
         Ok(())
@@ -196,7 +196,7 @@ impl Place {
         disk::direct(SAFE)?.read_exact_at(buf.bytes_mut(), self.safe())?;
         let text = String::from_utf8_lossy(buf.bytes()).into_owned();
         let number = text.lines().next().and_then(|l| l.parse().ok());
-        number.ok_or_else(|| format!("{SAFE} has no number for {}", self.here.node).into())
+        number.ok_or_else(|| format!("{SAFE} has no number for {}", self.here.path).into())
     }
 
     fn safe(&self) -> u64 {
@@ -230,14 +230,14 @@ impl Place {
     fn finds(&self, c: &Ctx) -> TestResult<usize> {
         let text = c.ok(&self.argv(&[]))?;
         for (n, line) in text.lines().enumerate() {
-            check_eq!(line, record(n), "record {n} of {}", self.here.node);
+            check_eq!(line, record(n), "record {n} of {}", self.here.path);
         }
         Ok(text.lines().count())
     }
 
     /// As the log in Rust finds them.
     fn rust_finds(&self) -> TestResult<usize> {
-        let device = Device::open(&self.here.node)?;
+        let device = Device::open(&self.here.path)?;
         let map = device.map_plain(0, LEN)?;
         let mut found = 0;
         let mut wrong = None;
@@ -294,12 +294,12 @@ fn survives(c: &mut Ctx, programs: Programs) -> TestResult {
         check!(
             found >= acknowledged,
             "{}: {found} records are there of {acknowledged} acknowledged",
-            p.here.node
+            p.here.path
         );
         check_eq!(p.rust_finds()?, found);
         let end = place_of(found);
         let store = |at: usize, word: u64| -> TestResult {
-            let map = Device::open(&p.here.node)?.map_plain(0, LEN)?;
+            let map = Device::open(&p.here.path)?.map_plain(0, LEN)?;
             map.store(at, &word.to_le_bytes());
             Ok(())
         };

@@ -5,7 +5,7 @@ use crate::log::{Error, Identity, Log};
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::disk;
 use crate::support::durable::{self, Medium};
-use crate::support::node::Here;
+use crate::support::node::Node;
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq, fail};
 use rpmem::cache::Instruction;
@@ -28,9 +28,9 @@ pub const TESTS: &[Test] = crate::tests! {
 
 /// The lease, and the notice of its end: polled, and waited for.
 fn lease(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     c.write(format!("{}/lease_break_time", h.sysfs), "-1")?;
-    let device = Device::open(&h.node)?;
+    let device = Device::open(&h.path)?;
     let before = device.lease()?;
     check_eq!((before.state, before.holders), (LeaseState::Held, 0));
     check_eq!(before.left, Some(Duration::ZERO));
@@ -58,7 +58,7 @@ fn lease(c: &mut Ctx) -> TestResult {
     check_eq!(end.state, LeaseState::Broken, "{end:?}");
     drop(device);
     h.space.bind(c)?;
-    c.wait_exists(&h.node)
+    c.wait_exists(&h.path)
 }
 
 /// Where the C program of tests/guest/c copies to, and where the crate does; how long it is.
@@ -69,8 +69,8 @@ const COPIES: usize = 8 << 20;
 /// The functions of C and those of the crate do the same to the same bytes, with the same instruction.
 fn header(c: &mut Ctx) -> TestResult {
     const LENGTHS: [usize; 12] = [0, 1, 7, 8, 63, 64, 65, 255, 256, 257, 1000, 70_000];
-    let h = Here::nth(c, 0)?;
-    let device = Device::open(&h.node)?;
+    let h = Node::nth(c, 0)?;
+    let device = Device::open(&h.path)?;
     let map = device.map(RUST, COPIES)?;
     let mut want = vec![0; COPIES];
     map.copy_from_slice(0, &want);
@@ -85,7 +85,7 @@ fn header(c: &mut Ctx) -> TestResult {
     }
     map.drain();
     // It has memory of its own, copies to it, and compares with this.
-    let out = c.ok(&["rpmem-persist", &h.node])?;
+    let out = c.ok(&["rpmem-persist", &h.path])?;
     check_eq!(out.trim(), Instruction::best().name());
     drop((map, device));
     let dev = disk::direct(&h.space.dev())?;
@@ -99,16 +99,16 @@ fn header(c: &mut Ctx) -> TestResult {
 
 /// The example for C, lib/c/counter.c.
 fn counter(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     tools::file_of("/tmp/file", 4096)?;
     c.fails(&["rpmem-counter", "/tmp/file"])?;
     // An unmounted ext4 begins with zeroes.
     c.mkfs("ext4", &h.space.dev())?;
-    c.fails(&["rpmem-counter", &h.node])?;
+    c.fails(&["rpmem-counter", &h.path])?;
     c.ok(&["fsck.ext4", "-n", "-f", &h.space.dev()])?;
-    c.ok(&["rpmem-counter", &h.node, "--create"])?;
+    c.ok(&["rpmem-counter", &h.path, "--create"])?;
     for want in ["1", "2", "3"] {
-        check_eq!(c.ok(&["rpmem-counter", &h.node])?.trim(), want);
+        check_eq!(c.ok(&["rpmem-counter", &h.path])?.trim(), want);
     }
     Ok(())
 }
@@ -168,8 +168,8 @@ fn log_memory(device: &Device) -> TestResult<Box<dyn Memory>> {
 /// Records that are acknowledged, and one that is not: its flush is left out. Then `end`, with the device
 /// open: closing it would make that one durable as well.
 fn append_until(c: &Ctx, end: impl FnOnce(&Ctx) -> TestResult) -> TestResult {
-    let h = Here::nth(c, 0)?;
-    let device = Device::open(&h.node)?;
+    let h = Node::nth(c, 0)?;
+    let device = Device::open(&h.path)?;
     let memory = log_memory(&device)?;
     let memory = Switched {
         memory: &*memory,
@@ -198,9 +198,9 @@ fn durable_log(c: &mut Ctx) -> TestResult {
     const HEADER: u64 = 56;
     const FIRST: u64 = 128;
     const HEAD: usize = 16;
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let start = Medium::of(c, &h.space)?.start;
-    let device = Device::open(&h.node)?;
+    let device = Device::open(&h.path)?;
     for n in 0..3 {
         let at = LOG + n * LEN as u64;
         let (memory, kind): (Box<dyn Memory>, _) = match n {
@@ -229,8 +229,8 @@ fn append_and_cut(c: &mut Ctx) -> TestResult {
 
 /// After the next boot.
 fn survives(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
-    let device = Device::open(&h.node)?;
+    let h = Node::nth(c, 0)?;
+    let device = Device::open(&h.path)?;
     let memory = log_memory(&device)?;
     let replay = || -> TestResult<(usize, Log<&dyn Memory>)> {
         let mut found = 0;
@@ -257,9 +257,9 @@ fn survives(c: &mut Ctx) -> TestResult {
 
 /// What is not a log of ours is left alone: a file system above all.
 fn refuses(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let refused = |want: &str| -> TestResult {
-        let device = Device::open(&h.node)?;
+        let device = Device::open(&h.path)?;
         let map = device.map(0, LEN)?;
         let mut before = vec![0; LEN];
         map.load(0, &mut before);
@@ -276,7 +276,7 @@ fn refuses(c: &mut Ctx) -> TestResult {
     c.mkfs("ext4", &h.space.dev())?;
     refused("NotALog")?;
     c.ok(&["fsck.ext4", "-n", "-f", &h.space.dev()])?;
-    let device = Device::open(&h.node)?;
+    let device = Device::open(&h.path)?;
     let map = device.map(0, LEN)?;
     // Told to, it does it.
     Log::format(&map, IDENTITY)?;

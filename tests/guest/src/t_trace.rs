@@ -3,7 +3,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{Here, DIRECT_WINDOW};
+use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, FOREVER, RW, SYNC};
 use crate::support::tools::{self, errno, Trace, HUGE, PAGE};
 use crate::{check, check_eq, fail};
@@ -21,7 +21,7 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 /// What a fault says.
-fn fault(h: &Here, m: &Map, how: &str, at: usize, pgoff: usize, rest: &str) -> String {
+fn fault(h: &Node, m: &Map, how: &str, at: usize, pgoff: usize, rest: &str) -> String {
     let address = m.as_ptr() as usize + at;
     let disk = &h.space.disk;
     format!("r{disk} {how} address {address:#x} pgoff {pgoff:#x} order {rest}")
@@ -35,7 +35,7 @@ fn sigbus(m: &Map, at: usize) -> TestResult {
 }
 
 fn faults(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let trace = Trace::on(c, "rpmem/rpmem_fault")?;
     let plain = Map::new(&f, HUGE as u64, HUGE, RW, MAP_SHARED)?;
@@ -78,7 +78,7 @@ fn faults(c: &mut Ctx) -> TestResult {
 }
 
 fn ranges(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     let name = format!("r{}", h.space.disk);
     let sync = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
@@ -109,7 +109,7 @@ fn ranges(c: &mut Ctx) -> TestResult {
 /// What nobody has made durable is written back when there will be nobody who could.
 fn way_down(c: &mut Ctx) -> TestResult {
     for way in ["close", "read-only", "unbind"] {
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         let name = format!("r{}", h.space.disk);
         let f = h.open()?;
         f.sync_all()?;
@@ -138,7 +138,7 @@ fn way_down(c: &mut Ctx) -> TestResult {
         drop((trace, used));
         if way == "unbind" {
             h.space.bind(c)?;
-            c.wait_exists(&h.node)?;
+            c.wait_exists(&h.path)?;
         }
     }
     Ok(())
@@ -152,7 +152,7 @@ fn left(event: &str) -> TestResult<(&str, i64)> {
 }
 
 fn lease(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let name = format!("r{}", h.space.disk);
     let grace = format!("{}/lease_break_time", h.sysfs);
     // Given back in time, and taken when it is over.
@@ -185,7 +185,7 @@ fn lease(c: &mut Ctx) -> TestResult {
         check!(possible.contains(&ms), "left at the end: {ms}");
         drop((begin, end, held, f));
         h.space.bind(c)?;
-        c.wait_exists(&h.node)?;
+        c.wait_exists(&h.path)?;
     }
     Ok(())
 }
@@ -224,7 +224,7 @@ fn named(all: &[(&str, u64)]) -> Vec<(String, u64)> {
 
 fn counters(c: &mut Ctx) -> TestResult {
     let enable = format!("{COUNTERS}/enable");
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     // What is there from before is not to be written back below.
     f.sync_all()?;
@@ -287,7 +287,7 @@ fn counters(c: &mut Ctx) -> TestResult {
     c.rmmod("rpmem")?;
     check!(!Path::new(COUNTERS).exists(), "{COUNTERS} is still there");
     c.load_driver()?;
-    c.wait_exists(&h.node)?;
+    c.wait_exists(&h.path)?;
     check_eq!(c.read(&enable)?, "0");
     check!(counts(c)?.values().all(|n| *n == 0), "{:?}", counts(c)?);
     Ok(())

@@ -3,7 +3,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::Here;
+use crate::support::node::Node;
 use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq};
@@ -31,7 +31,7 @@ fn create(c: &mut Ctx) -> TestResult {
     for (n, mode) in MODES.into_iter().enumerate() {
         let size = if mode == "fsdax" { "256M" } else { "64M" };
         c.create_namespace(&["-m", mode, "-s", size])?;
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"), "{mode}");
     }
     Ok(())
@@ -39,7 +39,7 @@ fn create(c: &mut Ctx) -> TestResult {
 
 /// An ext4 on the namespace in fsdax mode, with a file of 2 MiB that has its blocks.
 fn with_file(c: &Ctx, test: &dyn Fn(&Ctx, &str) -> TestResult) -> TestResult {
-    let dev = Here::nth(c, 2)?.space.dev();
+    let dev = Node::nth(c, 2)?.space.dev();
     tools::mkfs_dax(c, "ext4", &dev)?;
     c.mount(&dev, "/mnt", "dax=always")?;
     let path = "/mnt/file";
@@ -58,7 +58,7 @@ fn with_file(c: &Ctx, test: &dyn Fn(&Ctx, &str) -> TestResult) -> TestResult {
 }
 
 /// What the disk has at that place.
-fn bytes_at(h: &Here, offset: u64, len: usize) -> TestResult<Vec<u8>> {
+fn bytes_at(h: &Node, offset: u64, len: usize) -> TestResult<Vec<u8>> {
     let mut page = disk::Buf::page(PAGE);
     disk::direct(&h.space.dev())?.read_exact_at(page.bytes_mut(), offset)?;
     Ok(page.bytes()[..len].to_vec())
@@ -69,8 +69,8 @@ fn bytes_at(h: &Here, offset: u64, len: usize) -> TestResult<Vec<u8>> {
 fn pmdk(c: &mut Ctx) -> TestResult {
     const LINE: &str = "a line that is durable";
     for (n, mode) in MODES.into_iter().enumerate().take(2) {
-        let h = Here::nth(c, n)?;
-        let out = c.ok(&["rpmem-pmdk", &h.node, LINE])?;
+        let h = Node::nth(c, n)?;
+        let out = c.ok(&["rpmem-pmdk", &h.path, LINE])?;
         check_eq!(
             out.lines().collect::<Vec<_>>(),
             [
@@ -106,9 +106,9 @@ fn fio(c: &mut Ctx) -> TestResult {
         c.run(&[&job[..], &how].concat())
     };
     for (n, mode) in MODES.into_iter().enumerate().take(2) {
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         for engine in ["dev-dax", "mmap"] {
-            let r = run(engine, &h.node)?;
+            let r = run(engine, &h.path)?;
             check_eq!(r.status, 0, "{mode}: {r}");
             // As much was read as was written.
             for what in ["READ", "WRITE"] {
@@ -118,7 +118,7 @@ fn fio(c: &mut Ctx) -> TestResult {
                 check!(line.contains("io=4096KiB"), "{mode}, {engine}: {r}");
             }
         }
-        let r = run("libpmem", &h.node)?;
+        let r = run("libpmem", &h.path)?;
         check_eq!(r.status, 128 + libc::SIGABRT, "{mode}: {r}");
         check!(
             r.err.contains("f->filetype == FIO_TYPE_FILE"),
@@ -126,7 +126,7 @@ fn fio(c: &mut Ctx) -> TestResult {
         );
     }
     // What dev-dax maps is a plain mapping.
-    let node = Here::nth(c, 0)?.node;
+    let node = Node::nth(c, 0)?.path;
     let calls =
         "strace -f --seccomp-bpf -e trace=mmap -o /tmp/calls fio --name=job --ioengine=dev-dax --rw=write";
     c.sh(&format!("{calls} --filename={node} --size=64k"))?;
@@ -149,7 +149,7 @@ fn physical(c: &mut Ctx) -> TestResult {
     const FRAME: u64 = (1 << 55) - 1;
     let pagemap = std::fs::File::open("/proc/self/pagemap")?;
     for (n, mode) in MODES.into_iter().enumerate().take(2) {
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         let f = h.open()?;
         let start = h.attr(c, "resource")?;
         let m = Map::new(&f, HUGE as u64, HUGE, RW, SYNC)?;
@@ -194,13 +194,13 @@ fn rdma(c: &mut Ctx) -> TestResult {
         check_eq!(r.status, 3, "{path}: {r}");
         Ok(r.out)
     };
-    let raw = Here::nth(c, 0)?;
-    check_eq!(refused(&raw.node)?, "not registered: Bad address\n");
+    let raw = Node::nth(c, 0)?;
+    check_eq!(refused(&raw.path)?, "not registered: Bad address\n");
 
-    let h = Here::nth(c, 1)?;
+    let h = Node::nth(c, 1)?;
     c.mark_dmesg();
     let mut user = Command::new("rpmem-rdma")
-        .args([&h.node, TEXT])
+        .args([&h.path, TEXT])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -231,13 +231,13 @@ fn rdma(c: &mut Ctx) -> TestResult {
 const ROWS: usize = 10;
 
 fn mount_database(c: &Ctx) -> TestResult {
-    c.mount(&Here::new(c)?.space.dev(), "/mnt", "dax=always")
+    c.mount(&Node::new(c)?.space.dev(), "/mnt", "dax=always")
 }
 
 /// SQLite commits to a database on a DAX file system, and the power is cut while it has it open. The host
 /// loses what was not flushed.
 fn sqlite(c: &Ctx, journal: &str, synchronous: &str) -> TestResult {
-    tools::mkfs_dax(c, "ext4", &Here::new(c)?.space.dev())?;
+    tools::mkfs_dax(c, "ext4", &Node::new(c)?.space.dev())?;
     mount_database(c)?;
     let file = tools::file_of("/mnt/empty", PAGE)?;
     check!(tools::is_dax(&file)?, "files are not mapped directly");
@@ -298,7 +298,7 @@ fn ndctl_patched(c: &mut Ctx) -> TestResult {
     const BUSY: i32 = 256 - libc::EBUSY;
     c.init_labels()?;
     c.create_namespace(&["-m", "devdax", "-s", "64M"])?;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let ns = h.space.namespace(c)?;
     check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
     let region = c.regions().remove(0);
@@ -331,7 +331,7 @@ fn ndctl_patched(c: &mut Ctx) -> TestResult {
     c.ok(&[NDCTL, "disable-namespace", &ns])?;
     check_eq!(c.bound_to(&h.space.nd), None);
     c.ok(&[NDCTL, "enable-namespace", &ns])?;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
     check_eq!(m.read8(3), 0x5c);

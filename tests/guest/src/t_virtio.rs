@@ -4,7 +4,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{Buf, MIB};
-use crate::support::node::{check_gone, Here, DIRECT_WINDOW};
+use crate::support::node::{check_gone, Node, DIRECT_WINDOW};
 use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Probe};
 use crate::{check, check_eq, fail};
@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 fn namespace(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     check_eq!(c.bound_to(&h.space.nd).as_deref(), Some("rpmem"));
     for (file, want) in [
         ("queue/dax", "1"),
@@ -52,13 +52,13 @@ fn namespace(c: &mut Ctx) -> TestResult {
 }
 
 /// A disk, past the page cache.
-fn direct(h: &Here, flags: i32) -> TestResult<File> {
+fn direct(h: &Node, flags: i32) -> TestResult<File> {
     tools::open_flags(h.space.dev(), libc::O_DIRECT | flags)
 }
 
 /// The host is asked to flush when it must be, and not for anything else.
 fn flushes(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let asked = Probe::new(c, "hostflush", "virtio_pmem_flush")?;
     let count = |what: &dyn Fn() -> TestResult| -> TestResult<usize> {
         asked.restart()?;
@@ -96,7 +96,7 @@ fn flushes(c: &mut Ctx) -> TestResult {
 
 /// Many flushes at a time: each ends, with its write.
 fn many(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let threads: Vec<_> = (0..16u64)
         .map(|n| {
             let dev = h.space.dev();
@@ -138,7 +138,7 @@ fn many(c: &mut Ctx) -> TestResult {
 }
 
 fn map_sync_refused(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     let f = h.open()?;
     for base in [0, DIRECT_WINDOW] {
         check_eq!(
@@ -174,13 +174,13 @@ const NEW: u64 = 6;
 const FLUSHED: u64 = 8 * MIB;
 const LOST: u64 = 16 * MIB;
 
-fn is(h: &Here, at: u64, seed: u64) -> TestResult<bool> {
+fn is(h: &Node, at: u64, seed: u64) -> TestResult<bool> {
     let mut b = Buf::page(MIB as usize);
     direct(h, 0)?.read_exact_at(b.bytes_mut(), at)?;
     Ok(b.bytes() == Buf::pattern(MIB as usize, seed).bytes())
 }
 
-fn prepare(h: &Here) -> TestResult {
+fn prepare(h: &Node) -> TestResult {
     let f = direct(h, 0)?;
     for at in [FLUSHED, LOST] {
         f.write_all_at(Buf::pattern(MIB as usize, OLD).bytes(), at)?;
@@ -191,14 +191,14 @@ fn prepare(h: &Here) -> TestResult {
 
 /// What was flushed is there. What was not is not: or this machine could not tell.
 fn after(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     check!(is(&h, FLUSHED, NEW)?, "what was flushed is lost");
     check!(is(&h, LOST, OLD)?, "what was not flushed has survived");
     Ok(())
 }
 
 fn cut_block(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     prepare(&h)?;
     let new = Buf::pattern(MIB as usize, NEW);
     let durable = direct(&h, libc::O_DSYNC)?;
@@ -214,7 +214,7 @@ fn after_block(c: &mut Ctx) -> TestResult {
 }
 
 fn cut_msync(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     prepare(&h)?;
     let new = Buf::pattern(MIB as usize, NEW);
     let f = h.open()?;
@@ -237,7 +237,7 @@ fn after_msync(c: &mut Ctx) -> TestResult {
 }
 
 fn cut_files(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     tools::mkfs_dax(c, "ext4", &h.space.dev())?;
     c.mount(&h.space.dev(), "/mnt/pmem", "dax")?;
     let f = tools::file_of("/mnt/pmem/file", 2 * MIB as usize)?;
@@ -255,7 +255,7 @@ fn cut_files(c: &mut Ctx) -> TestResult {
 }
 
 fn after_files(c: &mut Ctx) -> TestResult {
-    let h = Here::nth(c, 0)?;
+    let h = Node::nth(c, 0)?;
     c.mount(&h.space.dev(), "/mnt/pmem", "dax")?;
     let new = Buf::pattern(MIB as usize, NEW);
     let file = std::fs::read("/mnt/pmem/file")?;
@@ -286,7 +286,7 @@ fn removed(c: &mut Ctx) -> TestResult {
     };
     let new = Buf::pattern(MIB as usize, NEW);
     for round in 0..3 {
-        let h = Here::nth(c, 0)?;
+        let h = Node::nth(c, 0)?;
         let f = h.open()?;
         let disk = direct(&h, 0)?;
         let mut m = Map::new(&f, FLUSHED, MIB as usize, RW, MAP_SHARED)?;
@@ -295,7 +295,7 @@ fn removed(c: &mut Ctx) -> TestResult {
         // Something that no flush has reached.
         m.write8(0, round);
         c.write(driver.join("unbind"), &device)?;
-        c.wait_gone(&h.node)?;
+        c.wait_gone(&h.path)?;
         check_gone(&m, 0)?;
         check_eq!(errno(&m.msync()), libc::EIO, "msync");
         let mut page = Buf::page(PAGE);
@@ -303,7 +303,7 @@ fn removed(c: &mut Ctx) -> TestResult {
         check!(errno(&read) != 0, "the disk is still there");
         drop((m, f, disk));
         c.write(driver.join("bind"), &device)?;
-        let again = Here::nth(c, 0)?;
+        let again = Node::nth(c, 0)?;
         check_eq!(c.bound_to(&again.space.nd).as_deref(), Some("rpmem"));
         let mut back = Buf::page(MIB as usize);
         direct(&again, 0)?.read_exact_at(back.bytes_mut(), FLUSHED)?;

@@ -8,7 +8,7 @@
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
-use crate::support::node::{Here, DIRECT_WINDOW};
+use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{self, Peer, Space, PAGE};
@@ -369,7 +369,7 @@ fn create(c: &mut Ctx) -> TestResult {
 
 fn node(c: &mut Ctx) -> TestResult {
     for n in 0..tools::spaces(c)?.len() {
-        let h = Here::nth(c, n)?;
+        let h = Node::nth(c, n)?;
         let file = h.open()?;
         let pinnable = h.attr(c, "pinnable")? == 1;
         let kinds = [
@@ -391,9 +391,9 @@ type Open = Option<(Map, File)>;
 /// What plain mappings have stored and nobody has asked for: durable on a clean way down; how much of it is in
 /// the caches otherwise is shown.
 fn left(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let medium = Medium::of(c, &h.space)?;
-    type After = fn(&Ctx, &Here, Open) -> TestResult<Open>;
+    type After = fn(&Ctx, &Node, Open) -> TestResult<Open>;
     let afters: [(&str, bool, After); 4] = [
         ("munmap(2), the last close(2)", true, |_, _, _| Ok(None)),
         ("unbind", true, |c, h, open| {

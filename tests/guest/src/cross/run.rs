@@ -231,7 +231,7 @@ pub fn run(c: &mut Ctx, mode: &'static Mode) -> TestResult {
     );
     let board = Board::new(pages)?;
     let (depth, warm) = (depth()?, warm()?);
-    let start = |device: &Device| witness(&device.here.node, extent.size, &board);
+    let start = |device: &Device| witness(&device.here.path, extent.size, &board);
     let mut peer = Some(start(&device)?);
     let mut failures = Vec::new();
     let mut slowest = (0, String::new());

@@ -9,7 +9,7 @@ use super::table::{
 };
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk::{self, BLKROSET};
-use crate::support::node::{Here, DIRECT_WINDOW};
+use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC, RW};
 use crate::support::tools::{self, Peer};
 use libc::{
@@ -27,7 +27,7 @@ const SYS_MSEAL: libc::c_long = 462;
 
 /// The device, as it is bound just now.
 pub(super) struct Device {
-    pub(super) here: Here,
+    pub(super) here: Node,
     pub(super) rw: File,
     pub(super) ro: File,
     pub(super) mappings: File,
@@ -35,9 +35,9 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(c: &Ctx) -> TestResult<Device> {
-        let here = Here::nth(c, 0)?;
+        let here = Node::nth(c, 0)?;
         let rw = here.open()?;
-        let ro = File::open(&here.node)?;
+        let ro = File::open(&here.path)?;
         let mappings = File::open(format!("{}/mappings", here.sysfs))?;
         Ok(Device {
             here,

@@ -11,31 +11,32 @@ pub const MAP_DIRECT: i32 = 0x20_0000;
 /// The offset from which on a node has its bytes once more, for direct mappings.
 pub const DIRECT_WINDOW: u64 = 1 << 60;
 
-/// A namespace that has a node.
-pub struct Here {
+/// The node of a namespace.
+pub struct Node {
     pub space: Space,
-    pub node: String,
+    /// /dev/rpmem0
+    pub path: String,
     pub sysfs: String,
 }
 
-impl Here {
+impl Node {
     /// The first one.
-    pub fn new(c: &Ctx) -> TestResult<Here> {
-        Here::nth(c, 0)
+    pub fn new(c: &Ctx) -> TestResult<Node> {
+        Node::nth(c, 0)
     }
 
-    pub fn nth(c: &Ctx, n: usize) -> TestResult<Here> {
+    pub fn nth(c: &Ctx, n: usize) -> TestResult<Node> {
         let Some(space) = tools::spaces(c)?.into_iter().nth(n) else {
             fail!("no disk number {n}");
         };
-        let node = format!("/dev/r{}", space.disk);
-        c.wait_exists(&node)?;
+        let path = format!("/dev/r{}", space.disk);
+        c.wait_exists(&path)?;
         let sysfs = format!("/sys/class/rpmem/r{}", space.disk);
-        Ok(Here { space, node, sysfs })
+        Ok(Node { space, path, sysfs })
     }
 
     pub fn open(&self) -> TestResult<File> {
-        Ok(File::options().read(true).write(true).open(&self.node)?)
+        Ok(File::options().read(true).write(true).open(&self.path)?)
     }
 
     pub fn attr(&self, c: &Ctx, name: &str) -> TestResult<u64> {

@@ -4,7 +4,7 @@
 use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_gone, faults, faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{check_gone, faults, faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, Probe, HUGE};
 use crate::{check, check_eq, fail};
@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = crate::tests! {
 
 /// The disk and all kinds of mappings show the same bytes.
 fn bytes(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let dev = disk::direct(&h.space.dev())?;
     let len = 3 * HUGE;
     for (seed, offset) in [(1u64, 0u64), (2, 5 * PAGE as u64), (3, HUGE as u64 + 4096)] {
@@ -59,7 +59,7 @@ fn bytes(c: &mut Ctx) -> TestResult {
 }
 
 fn huge(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let huge = HUGE as u64;
     let page = PAGE as u64;
@@ -100,7 +100,7 @@ fn huge(c: &mut Ctx) -> TestResult {
     check_eq!(faults_for(&m, true), 2 * 512, "storing");
     drop(m);
     // One that cannot be written is huge.
-    let ro = File::open(&h.node)?;
+    let ro = File::open(&h.path)?;
     let m = Map::new(&ro, 0, 2 * HUGE, PROT_READ, MAP_SHARED)?;
     check_eq!(faults_for(&m, false), 2, "read-only");
     // MADV_NOHUGEPAGE is heeded.
@@ -115,7 +115,7 @@ fn huge(c: &mut Ctx) -> TestResult {
 fn high(c: &mut Ctx) -> TestResult {
     const HIGH: usize = 1 << 52;
     std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let entry = h.attr(c, "huge_page")? as usize;
     let len = entry + HUGE;
@@ -172,7 +172,7 @@ fn high(c: &mut Ctx) -> TestResult {
 }
 
 fn gigantic(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     check_eq!(h.attr(c, "huge_page")?, 1 << 30, "huge_page");
     let gib = 1usize << 30;
@@ -219,7 +219,7 @@ fn gigantic(c: &mut Ctx) -> TestResult {
 
 /// get_user_pages is refused, at once and always.
 fn gup(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     let other = tools::anonymous(HUGE)?;
@@ -289,7 +289,7 @@ fn gup(c: &mut Ctx) -> TestResult {
 
 /// ptrace and /proc/pid/mem, through vm_ops->access.
 fn access(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     disk::fill(&dev, 11, 0, 2 * HUGE as u64)?;
@@ -322,7 +322,7 @@ fn access(c: &mut Ctx) -> TestResult {
         drop(m);
         disk::fill(&dev, 11, 0, 2 * HUGE as u64)?;
         // What a program cannot write itself it cannot write by the back door.
-        let read_only = File::open(&h.node)?;
+        let read_only = File::open(&h.path)?;
         for (f, prot) in [(&read_only, PROT_READ), (&f, PROT_READ), (&f, PROT_NONE)] {
             let m = Map::new(f, base + PAGE as u64, HUGE, prot, flags)?;
             let at = m.as_ptr() as u64;
@@ -359,7 +359,7 @@ fn access(c: &mut Ctx) -> TestResult {
 
 /// A file system and a mapping never share a namespace.
 fn exclusive(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let dev = h.space.dev();
     c.mkfs("ext4", &dev)?;
     let exclusive = || tools::open_flags(&dev, libc::O_EXCL);
@@ -392,17 +392,17 @@ fn exclusive(c: &mut Ctx) -> TestResult {
     c.mount(&dev, "/mnt/pmem", "defaults")?;
     c.mark_dmesg();
     check_eq!(
-        errno(&File::open(&h.node)),
+        errno(&File::open(&h.path)),
         libc::EBUSY,
         "while it is mounted"
     );
     // Not more than so many messages in so many seconds.
     c.wait_for("a message", || {
-        File::open(&h.node).is_err() && c.dmesg_has("open refused").is_ok()
+        File::open(&h.path).is_err() && c.dmesg_has("open refused").is_ok()
     })?;
     c.umount("/mnt/pmem")?;
     let held = exclusive()?;
-    check_eq!(errno(&File::open(&h.node)), libc::EBUSY, "while it is held");
+    check_eq!(errno(&File::open(&h.path)), libc::EBUSY, "while it is held");
     drop(held);
     check!(h.open().is_ok(), "free again");
     Ok(())
@@ -410,7 +410,7 @@ fn exclusive(c: &mut Ctx) -> TestResult {
 
 /// What the calls on mappings do.
 fn vma(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let dev = disk::direct(&h.space.dev())?;
     disk::fill(&dev, 21, 0, 4 * HUGE as u64)?;
@@ -566,7 +566,7 @@ fn core(c: &Ctx, f: &File, base: u64, flags: i32) -> TestResult {
 
 /// Fork, exec, exit, descriptors that are closed or passed on.
 fn fork(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     for flags in [MAP_SHARED, SYNC] {
         let f = h.open()?;
         let m = Map::new(&f, 0, 2 * HUGE, RW, flags)?;
@@ -656,7 +656,7 @@ fn fork(c: &mut Ctx) -> TestResult {
 
 /// A debugger.
 fn ptrace(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
     m.write8(16, 0x21);

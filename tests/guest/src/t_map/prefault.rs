@@ -2,7 +2,7 @@
 //! RPMEM_PREFAULT.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq};
@@ -15,7 +15,7 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 fn prefault(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let len = 3 * HUGE;
     for (what, offset, flags, write) in [
@@ -97,7 +97,7 @@ fn prefault(c: &mut Ctx) -> TestResult {
 /// Rights are taken away by all means that there are, for the range and for this thread, before and
 /// meanwhile: the call comes to an end, with what it says done.
 fn prefault_rights(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let (len, all) = (2 * HUGE + 3 * PAGE, (2 * HUGE + 3 * PAGE) as u64);
     for flags in [SYNC, MAP_SHARED] {

@@ -4,7 +4,7 @@
 use super::native;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_refused, Here, DIRECT_WINDOW, MAP_DIRECT};
+use crate::support::node::{check_refused, Node, DIRECT_WINDOW, MAP_DIRECT};
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, HUGE};
@@ -32,12 +32,12 @@ fn no_validate(flag: i32) -> i32 {
 }
 
 fn node(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
-    let m = std::fs::metadata(&h.node)?;
+    let h = Node::new(c)?;
+    let m = std::fs::metadata(&h.path)?;
     check!(
         m.file_type().is_char_device(),
         "{}: no character device",
-        h.node
+        h.path
     );
     check_eq!(m.permissions().mode() & 0o7777, 0o600, "mode");
     check_eq!((m.uid(), m.gid()), (0, 0), "owner");
@@ -108,7 +108,7 @@ fn node(c: &mut Ctx) -> TestResult {
 }
 
 fn flags(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     c.mark_dmesg();
     let direct = native(c)?;
@@ -179,7 +179,7 @@ fn flags(c: &mut Ctx) -> TestResult {
 
 /// With strict_validate=1.
 fn strict(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     for (what, flags, want) in [
         ("validate", MAP_SHARED_VALIDATE, libc::EINVAL),
@@ -193,7 +193,7 @@ fn strict(c: &mut Ctx) -> TestResult {
 }
 
 fn ranges(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let size = h.attr(c, "size")?;
     let page = PAGE as u64;
@@ -237,8 +237,8 @@ fn ranges(c: &mut Ctx) -> TestResult {
 
 /// The crate for applications.
 fn application_crate(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
-    let device = rpmem::Device::open(&h.node)?;
+    let h = Node::new(c)?;
+    let device = rpmem::Device::open(&h.path)?;
     let info = device.info()?;
     check_eq!(info.size, h.attr(c, "size")?);
     let huge = tools::without_pages() as u64;
@@ -283,7 +283,7 @@ fn application_crate(c: &mut Ctx) -> TestResult {
     println!("result: persistence domain {want:?}");
     drop((map, direct, plain, device));
     // To be read alone, also as far as the kernel is concerned.
-    let device = rpmem::Device::open_read_only(&h.node)?;
+    let device = rpmem::Device::open_read_only(&h.path)?;
     let map = device.map_read_only(0, HUGE)?;
     check_eq!(device.prefault(&map)?, HUGE);
     let mut byte = [0];
@@ -300,8 +300,8 @@ fn application_crate(c: &mut Ctx) -> TestResult {
 
 /// The header, from C, for 64 and for 32 bits.
 fn header(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
-    let out = c.ok(&["rpmem-populate", &h.node])?;
+    let h = Node::new(c)?;
+    let out = c.ok(&["rpmem-populate", &h.path])?;
     let lines: Vec<&str> = out.lines().collect();
     check_eq!(lines.len(), 4, "{out}");
     check_eq!(lines[..2], ["0", "0"], "faults after MAP_POPULATE");
@@ -314,7 +314,7 @@ fn header(c: &mut Ctx) -> TestResult {
 
     let answers = |bits: &str| -> TestResult<Vec<i64>> {
         let out = std::process::Command::new(format!("rpmem-answers{bits}"))
-            .arg(&h.node)
+            .arg(&h.path)
             .output()?;
         check!(out.status.success(), "answers{bits}: {:?}", out.status);
         let words = out.stdout.chunks_exact(8);
@@ -360,8 +360,8 @@ fn header(c: &mut Ctx) -> TestResult {
 
 /// mm/pfnmap of the kernel's own selftests.
 fn kselftest(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
-    let r = c.run(&["kselftest-pfnmap", "--", &h.node])?;
+    let h = Node::new(c)?;
+    let r = c.run(&["kselftest-pfnmap", "--", &h.path])?;
     for l in r.out.lines().chain(r.err.lines()) {
         println!("{l}");
     }
@@ -385,7 +385,7 @@ fn mapped_at(c: &Ctx, addr: usize) -> TestResult<(u64, String)> {
 
 /// MAP_DIRECT as a flag of mmap(2), on kernels that know it and on those that do not.
 fn direct_flag(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let want = native(c)?;
     let size = h.attr(c, "size")?;
@@ -416,7 +416,7 @@ fn direct_flag(c: &mut Ctx) -> TestResult {
             check_eq!(got, libc::EINVAL, "type {kind} at {offset:#x}");
         }
     }
-    let read_only = File::open(&h.node)?;
+    let read_only = File::open(&h.path)?;
     let got = errno(&Map::new(&read_only, 0, PAGE, RW, validated));
     let denied = if want == 0 { libc::EACCES } else { want };
     check_eq!(got, denied, "a file that is open for reading");
@@ -466,7 +466,7 @@ fn direct_flag(c: &mut Ctx) -> TestResult {
 }
 
 /// The flag is the mapping's for life, and no merge takes it away or gives it.
-fn direct_stays(c: &Ctx, h: &Here, f: &File) -> TestResult {
+fn direct_stays(c: &Ctx, h: &Node, f: &File) -> TestResult {
     let direct = |addr: usize| -> TestResult<(u64, bool)> {
         let (offset, vm) = mapped_at(c, addr)?;
         Ok((offset, vm.split(' ').any(|x| x == "di")))
@@ -535,7 +535,7 @@ fn direct_stays(c: &Ctx, h: &Here, f: &File) -> TestResult {
 /// rpmem_mmap() and the crate say how a mapping became direct; neither gives the window of a device
 /// to another file.
 fn direct_header(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let (flag, none) = (1, 0);
     let window = 2;
     let best = if native(c)? == 0 { flag } else { window };
@@ -546,20 +546,20 @@ fn direct_header(c: &mut Ctx) -> TestResult {
     let invalid = (none, libc::EINVAL);
     let unknown = 0x80_0000;
     for (file, flags, offset, want) in [
-        (&*h.node, MAP_SHARED, 0, (none, 0)),
-        (&*h.node, SYNC, 0, (none, 0)),
-        (&*h.node, SYNC, DIRECT_WINDOW, (window, 0)),
-        (&*h.node, MAP_SHARED, DIRECT_WINDOW, (window, 0)),
-        (&*h.node, validated, 0, (best, 0)),
-        (&*h.node, validated | MAP_SYNC, PAGE as u64, (best, 0)),
-        (&*h.node, validated | libc::MAP_POPULATE, 0, (best, 0)),
-        (&*h.node, validated, DIRECT_WINDOW, (best, 0)),
-        (&*h.node, validated, size, invalid),
-        (&*h.node, validated, DIRECT_WINDOW + size, invalid),
-        (&*h.node, validated, 1, invalid),
-        (&*h.node, validated | unknown, 0, unsupported),
-        (&*h.node, MAP_SHARED | MAP_DIRECT, 0, invalid),
-        (&*h.node, MAP_PRIVATE | MAP_DIRECT, 0, invalid),
+        (&*h.path, MAP_SHARED, 0, (none, 0)),
+        (&*h.path, SYNC, 0, (none, 0)),
+        (&*h.path, SYNC, DIRECT_WINDOW, (window, 0)),
+        (&*h.path, MAP_SHARED, DIRECT_WINDOW, (window, 0)),
+        (&*h.path, validated, 0, (best, 0)),
+        (&*h.path, validated | MAP_SYNC, PAGE as u64, (best, 0)),
+        (&*h.path, validated | libc::MAP_POPULATE, 0, (best, 0)),
+        (&*h.path, validated, DIRECT_WINDOW, (best, 0)),
+        (&*h.path, validated, size, invalid),
+        (&*h.path, validated, DIRECT_WINDOW + size, invalid),
+        (&*h.path, validated, 1, invalid),
+        (&*h.path, validated | unknown, 0, unsupported),
+        (&*h.path, MAP_SHARED | MAP_DIRECT, 0, invalid),
+        (&*h.path, MAP_PRIVATE | MAP_DIRECT, 0, invalid),
         ("/tmp/file", MAP_SHARED, 0, (none, 0)),
         ("/tmp/file", MAP_SHARED, DIRECT_WINDOW, (none, 0)),
         ("/tmp/file", validated, 0, unsupported),
@@ -572,7 +572,7 @@ fn direct_header(c: &mut Ctx) -> TestResult {
         check_eq!(out.trim(), format!("{} {}", want.0, want.1), "{what}");
     }
 
-    let device = rpmem::Device::open(&h.node)?;
+    let device = rpmem::Device::open(&h.path)?;
     let best = if best == flag {
         rpmem::Via::Flag
     } else {

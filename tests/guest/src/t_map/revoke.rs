@@ -4,7 +4,7 @@
 use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_gone, faults, faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{check_gone, faults, faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, GOT_SIGBUS, HUGE};
 use crate::{check, check_eq, fail};
@@ -24,7 +24,7 @@ pub const TESTS: &[Test] = crate::tests! {
 
 /// One bad page in a range of 1 GiB: what is left is mapped as large as it can be.
 fn poison_gigantic(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let gib = 1usize << 30;
     let bad = 7 * HUGE + 3 * PAGE;
@@ -55,7 +55,7 @@ fn poison_gigantic(c: &mut Ctx) -> TestResult {
 
 /// A region that is read-only.
 fn read_only(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     check_eq!(
         errno(
             &h.open()
@@ -64,7 +64,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
         libc::EROFS
     );
     check_eq!(
-        errno(&File::options().read(true).write(true).open(&h.node)),
+        errno(&File::options().read(true).write(true).open(&h.path)),
         libc::EROFS,
         "open for writing"
     );
@@ -75,7 +75,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
         },
         "a refused open leaves no claim"
     );
-    let f = File::open(&h.node)?;
+    let f = File::open(&h.path)?;
     for flags in [MAP_SHARED, SYNC] {
         check_eq!(
             errno(&Map::new(&f, 0, PAGE, RW, flags)),
@@ -98,7 +98,7 @@ fn read_only(c: &mut Ctx) -> TestResult {
 fn unbind(c: &mut Ctx) -> TestResult {
     // Nobody gives the lease of direct mappings back: see t_lease.
     std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     for _ in 0..3 {
         let f = h.open()?;
         let plain = Map::new(&f, 0, 2 * HUGE, RW, MAP_SHARED)?;
@@ -109,7 +109,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
             m.write8(HUGE, 1);
         }
         h.space.unbind(c)?;
-        c.wait_gone(&h.node)?;
+        c.wait_gone(&h.path)?;
         for m in [&plain, &sync, &direct] {
             for at in [0, PAGE, HUGE, 2 * HUGE - 1] {
                 check_gone(m, at)?;
@@ -132,7 +132,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
 
         // The namespace is free for others, and for us again; what is left stays dead.
         h.space.bind(c)?;
-        let again = Here::new(c)?;
+        let again = Node::new(c)?;
         check_eq!(again.mappings(c)?, 0);
         let g = again.open()?;
         let fresh = Map::new(&g, 0, 2 * HUGE, RW, SYNC)?;
@@ -156,7 +156,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
     drop(m);
     c.rmmod("rpmem")?;
     c.insmod_rpmem("")?;
-    Here::new(c)?.open()?;
+    Node::new(c)?.open()?;
     Ok(())
 }
 
@@ -164,7 +164,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
 fn unbind_many(c: &mut Ctx) -> TestResult {
     const PROCESSES: usize = 8;
     const EACH: usize = 125;
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let size = h.attr(c, "size")?;
     std::fs::write("/proc/sys/fs/lease-break-time", "0")?;
     for round in 0..c.rounds(4, 200) as usize {
@@ -219,7 +219,7 @@ fn unbind_many(c: &mut Ctx) -> TestResult {
         }
         drop(f);
         h.space.bind(c)?;
-        c.wait_exists(&h.node)?;
+        c.wait_exists(&h.path)?;
     }
     Ok(())
 }
@@ -227,7 +227,7 @@ fn unbind_many(c: &mut Ctx) -> TestResult {
 /// A machine check in the medium, which the kernel is told of (mce-inject): the bus learns of bad
 /// sectors.
 fn poison(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let bad = HUGE + 5 * PAGE;
     let phys = h.resource(c)?;
@@ -270,7 +270,7 @@ fn poison(c: &mut Ctx) -> TestResult {
 
 /// memory_failure() on a page-less pfn reaches those who have mapped it.
 fn memory_failure(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let phys = h.resource(c)?;
     let page = 3 * HUGE + 9 * PAGE;

@@ -2,7 +2,7 @@
 //! What is written back, and when.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
-use crate::support::node::{faults_for, Here, DIRECT_WINDOW};
+use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{Peer, Probe, HUGE};
 use crate::{check, check_eq};
@@ -14,7 +14,7 @@ pub const TESTS: &[Test] = crate::tests! {
 };
 
 fn msync(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let wb = Probe::own(c, "mapwb", "arch_wb_cache_pmem size=%si:u64")?;
     let flush = Probe::own(c, "mapmsync", "nvdimm_flush")?;
@@ -121,7 +121,7 @@ fn msync(c: &mut Ctx) -> TestResult {
 
 /// Instructions are not counted here; the work is: bytes written back, and time as a ratio.
 fn msync_cost(c: &mut Ctx) -> TestResult {
-    let h = Here::new(c)?;
+    let h = Node::new(c)?;
     let f = h.open()?;
     let size = h.attr(c, "size")? as usize;
     check!(size >= 1 << 30, "{size:#x} bytes");
