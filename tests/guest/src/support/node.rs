@@ -3,7 +3,7 @@
 
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, RW, SYNC};
-use crate::support::tools::{self, errno, Space, PAGE};
+use crate::support::tools::{self, errno, Peer, Space, PAGE};
 use crate::{check_eq, fail};
 use std::fs::File;
 
@@ -39,6 +39,12 @@ impl Node {
         Ok(File::options().read(true).write(true).open(&self.path)?)
     }
 
+    /// An attribute as it reads.
+    pub fn text(&self, c: &Ctx, name: &str) -> TestResult<String> {
+        c.read(format!("{}/{name}", self.sysfs))
+    }
+
+    /// One that is a number.
     pub fn attr(&self, c: &Ctx, name: &str) -> TestResult<u64> {
         c.read_u64(format!("{}/{name}", self.sysfs))
     }
@@ -53,6 +59,33 @@ impl Node {
     pub fn mappings(&self, c: &Ctx) -> TestResult<u64> {
         self.attr(c, "mappings")
     }
+}
+
+/// ptrace(2) of a child that shares the mapping reads and writes it, at 16 and at 24.
+pub fn check_debugged(m: &Map) -> TestResult {
+    m.write8(16, 0x21);
+    let p = Peer::start(|l| {
+        l.say();
+        l.hear();
+        i32::from(m.read8(24) == 0x65)
+    })?;
+    p.hear()?;
+    let at = m.as_ptr() as usize;
+    // SAFETY: the child is ours, and stopped before it is looked into.
+    unsafe {
+        check_eq!(libc::ptrace(libc::PTRACE_SEIZE, p.pid(), 0, 0), 0);
+        check_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, p.pid(), 0, 0), 0);
+        let mut status = 0;
+        check_eq!(libc::waitpid(p.pid(), &mut status, libc::__WALL), p.pid());
+        let peeked = libc::ptrace(libc::PTRACE_PEEKDATA, p.pid(), at + 16, 0);
+        check_eq!(peeked & 0xff, 0x21, "peek");
+        let poked = libc::ptrace(libc::PTRACE_POKEDATA, p.pid(), at + 24, 0x65);
+        check_eq!(poked, 0, "poke");
+        check_eq!(libc::ptrace(libc::PTRACE_DETACH, p.pid(), 0, 0), 0);
+    }
+    p.say();
+    check_eq!(p.wait()?, 1, "what was poked");
+    Ok(())
 }
 
 /// Page faults of this thread so far.

@@ -3,11 +3,11 @@
 
 use super::{
     become_a_user, direct, gone, heard, kill, lease, listen, noticed, on_signal, put, state_of,
-    still, tried, unmap, works, write, Break, How, Node, ALL,
+    still, tried, unmap, works, write, Break, How, Leased, ALL,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::DIRECT_WINDOW;
+use crate::support::node::{check_debugged, DIRECT_WINDOW};
 use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{
     self, errno, Link, Peer, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_REMOVE, PAGE,
@@ -32,7 +32,7 @@ pub const TESTS: &[Test] = crate::tests! {
 const DEFAULT_GRACE: &str = "/proc/sys/fs/lease-break-time";
 
 fn grace(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let kernel = c.read(DEFAULT_GRACE)?;
     let file = format!("{}/lease_break_time", n.sysfs);
     let meta = std::fs::metadata(&file)?;
@@ -43,7 +43,7 @@ fn grace(c: &mut Ctx) -> TestResult {
     n.again(c, How::Remove)?;
     for seconds in [kernel.as_str(), "7", "0", "1"] {
         c.write(DEFAULT_GRACE, seconds)?;
-        check_eq!(n.attr(c, "lease_break_time")?, seconds, "the kernel's");
+        check_eq!(n.text(c, "lease_break_time")?, seconds, "the kernel's");
     }
     let f = n.open()?;
     let m = direct(&f, 0, PAGE)?;
@@ -55,10 +55,10 @@ fn grace(c: &mut Ctx) -> TestResult {
 
     for (text, want) in [("12", "12"), (" 3\n", "3"), ("0", "0"), ("-1\n", "-1")] {
         n.grace(c, text)?;
-        check_eq!(n.attr(c, "lease_break_time")?, want, "{text:?}");
+        check_eq!(n.text(c, "lease_break_time")?, want, "{text:?}");
     }
     c.write(DEFAULT_GRACE, "7")?;
-    check_eq!(n.attr(c, "lease_break_time")?, "-1", "not the kernel's now");
+    check_eq!(n.text(c, "lease_break_time")?, "-1", "not the kernel's now");
     c.write(DEFAULT_GRACE, &kernel)?;
     for bad in [
         "x",
@@ -77,7 +77,7 @@ fn grace(c: &mut Ctx) -> TestResult {
     ] {
         let got = c.try_write(&file)(bad);
         check_eq!(errno(&got), libc::EINVAL, "{bad:?}");
-        check_eq!(n.attr(c, "lease_break_time")?, "-1", "after {bad:?}");
+        check_eq!(n.text(c, "lease_break_time")?, "-1", "after {bad:?}");
     }
 
     // What a break makes of it: set before, or while it waits.
@@ -110,7 +110,7 @@ fn grace(c: &mut Ctx) -> TestResult {
         }
     }
     // It belongs to the device: the next one begins with the kernel's.
-    check_eq!(n.attr(c, "lease_break_time")?, kernel, "after bind");
+    check_eq!(n.text(c, "lease_break_time")?, kernel, "after bind");
     Ok(())
 }
 
@@ -136,7 +136,7 @@ fn bind_over(namespaces: i32, what: &str, at: &str) -> io::Result<()> {
 
 /// The kernel's grace time is the kernel's, whatever the reader has mounted in its place.
 fn grace_disguised(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let kernel = c.read(DEFAULT_GRACE)?;
     // A fresh device has the kernel's.
     n.space.unbind(c)?;
@@ -184,36 +184,9 @@ fn grace_disguised(c: &mut Ctx) -> TestResult {
     n.again(c, How::Remove)
 }
 
-/// ptrace of a child that shares a mapping.
-fn debugged(m: &Map) -> TestResult {
-    m.write8(16, 0x21);
-    let p = Peer::start(|l| {
-        l.say();
-        l.hear();
-        i32::from(m.read8(24) == 0x65)
-    })?;
-    p.hear()?;
-    let at = m.as_ptr() as usize;
-    // SAFETY: the child is ours, and stopped before it is looked into.
-    unsafe {
-        check_eq!(libc::ptrace(libc::PTRACE_SEIZE, p.pid(), 0, 0), 0);
-        check_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, p.pid(), 0, 0), 0);
-        let mut status = 0;
-        check_eq!(libc::waitpid(p.pid(), &mut status, libc::__WALL), p.pid());
-        let peeked = libc::ptrace(libc::PTRACE_PEEKDATA, p.pid(), at + 16, 0);
-        check_eq!(peeked & 0xff, 0x21, "peek");
-        let poked = libc::ptrace(libc::PTRACE_POKEDATA, p.pid(), at + 24, 0x65);
-        check_eq!(poked, 0, "poke");
-        check_eq!(libc::ptrace(libc::PTRACE_DETACH, p.pid(), 0, 0), 0);
-    }
-    p.say();
-    check_eq!(p.wait()?, 1, "what was poked");
-    Ok(())
-}
-
 /// What goes on in the grace time, and what does not.
 fn during(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let len = 4 * HUGE;
@@ -278,7 +251,7 @@ fn during(c: &mut Ctx) -> TestResult {
     mem.write_all_at(&[0x51], place)?;
     check_eq!(huge.read8(3 * HUGE), 0x51, "stored through mem");
     mem.read_exact_at(&mut [0], place + 1)?;
-    debugged(&huge)?;
+    check_debugged(&huge)?;
     for m in [&plain, &sync] {
         let got = mem.read_at(&mut [0], m.as_ptr() as u64);
         check_eq!(errno(&got), libc::EIO, "mem, of an ordinary one");
@@ -331,7 +304,7 @@ fn during(c: &mut Ctx) -> TestResult {
 
 /// The grace time passes: who holds on loses the memory for good, and nobody else waits.
 fn expiry(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let f = n.open()?;
     let m = direct(&f, 0, 2 * HUGE)?;
     let stopped = Peer::start(|l| {
@@ -386,7 +359,7 @@ fn expiry(c: &mut Ctx) -> TestResult {
 
 /// The one who breaks the lease can be interrupted, and then it is broken at once.
 fn signal(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     for (grace, signal, handled) in [
         ("-1", libc::SIGTERM, false),
         ("-1", libc::SIGUSR1, true),
@@ -439,7 +412,7 @@ fn signal(c: &mut Ctx) -> TestResult {
 fn region(c: &mut Ctx) -> TestResult {
     let driver = "/sys/bus/nd/drivers/nd_region";
     for grace in ["-1", "1"] {
-        let n = Node::new(c)?;
+        let n = Leased::new(c)?;
         n.grace(c, grace)?;
         let f = n.open()?;
         let m = direct(&f, 0, HUGE)?;
@@ -465,7 +438,7 @@ fn region(c: &mut Ctx) -> TestResult {
         check!(took >= Duration::from_secs(1), "took {took:?}");
         gone(&m, 0, "without its region")?;
         put(&format!("{driver}/bind"), &n.region)?;
-        let n = Node::new(c)?;
+        let n = Leased::new(c)?;
         gone(&m, 0, "with the region again")?;
         works(&direct(&n.open()?, 0, HUGE)?, 0, "a new one")?;
     }

@@ -3,7 +3,7 @@
 
 use super::{
     become_a_user, direct, exec_sleep, gone, heard, lease, listen, noticed, still, unmap, works,
-    How, Node, ALL,
+    How, Leased, ALL,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
@@ -106,7 +106,7 @@ const WAYS: &[(&str, Way)] = &[
 
 /// The break waits for the last byte, and not longer.
 fn release(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     for how in ALL {
         for (what, way) in WAYS {
             let what = format!("{how:?}, {what}");
@@ -171,7 +171,7 @@ fn release(c: &mut Ctx) -> TestResult {
 
 /// Fork shares the lease.
 fn fork(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let m = direct(&f, 0, HUGE)?;
@@ -286,7 +286,7 @@ fn holder(f: &File, name: &std::ffi::CStr, direct_ones: usize, others: usize) ->
 
 /// Tools that ask are told no; administrators are told who has the memory.
 fn polite(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let f = n.open()?;
     let m = direct(&f, 0, HUGE)?;
     drop(f);
@@ -312,7 +312,7 @@ fn polite(c: &mut Ctx) -> TestResult {
     let (a, b) = (first.pid(), second.pid());
     let two = want(&[(a, "2 5 holder one"), (b, "0 1 holder-two")]);
     check_eq!(n.holders(c)?, two);
-    check_eq!(n.attr(c, "mappings")?, "6");
+    check_eq!(n.text(c, "mappings")?, "6");
     // A child has its own line, and its own name.
     let own = std::process::id() as i32;
     let comm = c.read("/proc/self/comm")?;
@@ -395,7 +395,7 @@ fn polite(c: &mut Ctx) -> TestResult {
 fn holders_bounded(c: &mut Ctx) -> TestResult {
     const NAMED: usize = 64;
     const PROCESSES: usize = NAMED + 6;
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let file = format!("{}/holders", n.sysfs);
     let meta = std::fs::metadata(&file)?;
     check_eq!(meta.mode() & 0o7777, 0o400, "mode");
@@ -438,7 +438,7 @@ fn holders_bounded(c: &mut Ctx) -> TestResult {
 fn many(c: &mut Ctx) -> TestResult {
     const PROCESSES: usize = 8;
     const EACH: usize = 100;
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let mut peers = Vec::new();

@@ -13,15 +13,16 @@ pub mod read_only;
 
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk;
-use crate::support::node::DIRECT_WINDOW;
+use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, RW, SYNC};
 use crate::support::tools::{
-    self, errno, Lease, Space, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
+    self, errno, Lease, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
 };
 use crate::{check, check_eq, fail};
 use libc::POLLPRI;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -29,12 +30,18 @@ use std::time::{Duration, Instant};
 /// Milliseconds for what must not happen.
 const A_WHILE: i32 = 30;
 
-/// The node of the first namespace.
-struct Node {
-    space: Space,
-    path: String,
-    sysfs: String,
+/// The node of the first namespace, and the region that has it.
+struct Leased {
+    node: Node,
     region: String,
+}
+
+impl Deref for Leased {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
 }
 
 /// What takes the memory away.
@@ -59,29 +66,11 @@ impl How {
 
 const ALL: [How; 3] = [How::ReadOnly, How::Disk, How::Remove];
 
-impl Node {
-    fn new(c: &Ctx) -> TestResult<Node> {
-        let Some(space) = tools::spaces(c)?.into_iter().next() else {
-            fail!("no disk");
-        };
-        let path = format!("/dev/r{}", space.disk);
-        c.wait_exists(&path)?;
-        let sysfs = format!("/sys/class/rpmem/r{}", space.disk);
+impl Leased {
+    fn new(c: &Ctx) -> TestResult<Leased> {
+        let node = Node::new(c)?;
         let [region] = c.regions().try_into().map_err(|_| "one region expected")?;
-        Ok(Node {
-            space,
-            path,
-            sysfs,
-            region,
-        })
-    }
-
-    fn open(&self) -> TestResult<File> {
-        Ok(File::options().read(true).write(true).open(&self.path)?)
-    }
-
-    fn attr(&self, c: &Ctx, name: &str) -> TestResult<String> {
-        c.read(format!("{}/{name}", self.sysfs))
+        Ok(Leased { node, region })
     }
 
     fn grace(&self, c: &Ctx, seconds: &str) -> TestResult {
@@ -90,7 +79,7 @@ impl Node {
 
     /// The lines of `holders`, sorted.
     fn holders(&self, c: &Ctx) -> TestResult<Vec<String>> {
-        let text = self.attr(c, "holders")?;
+        let text = self.text(c, "holders")?;
         let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
         lines.sort();
         Ok(lines)
@@ -106,14 +95,10 @@ impl Node {
             How::Remove => write("/sys/bus/nd/drivers/rpmem/unbind".into(), &self.space.nd),
             How::ReadOnly => write(self.read_only_file(), "1"),
             How::Disk => {
-                let disk = self.disk();
+                let disk = self.space.dev();
                 Box::new(move || set_disk_read_only(&disk, 1))
             }
         }
-    }
-
-    fn disk(&self) -> String {
-        format!("/dev/{}", self.space.disk)
     }
 
     fn begin(&self, how: How) -> Break {
@@ -128,7 +113,7 @@ impl Node {
                 c.wait_exists(&self.path)
             }
             How::ReadOnly => c.write(self.read_only_file(), "0"),
-            How::Disk => Ok(set_disk_read_only(&self.disk(), 0)?),
+            How::Disk => Ok(set_disk_read_only(&self.space.dev(), 0)?),
         }
     }
 }

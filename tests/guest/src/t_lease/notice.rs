@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How holders are told: poll(2), epoll(7), signals.
 
-use super::{direct, exec_sleep, lease, noticed, still, told, How, Node, ALL};
+use super::{direct, exec_sleep, lease, noticed, still, told, How, Leased, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::sys::{self, Map, FOREVER, RW};
 use crate::support::tools::{self, errno, Lease, Link, Peer, HUGE, LEASE_HELD, PAGE};
@@ -71,7 +71,7 @@ fn epoll_events(fd: &OwnedFd, ms: i32) -> TestResult<u32> {
 fn notice(c: &mut Ctx) -> TestResult {
     const PRI: u32 = libc::EPOLLPRI as u32;
     const GONE: u32 = PRI | (libc::EPOLLERR | libc::EPOLLHUP) as u32;
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let (mine, theirs) = (libc::SIGRTMIN() + 1, libc::SIGRTMIN() + 2);
     sys::block_signals(&[mine, theirs, libc::SIGIO]);
     for how in ALL {
@@ -212,7 +212,7 @@ fn notice(c: &mut Ctx) -> TestResult {
 }
 
 /// The number of the file that the break names in its signal, if there is one.
-fn named(c: &Ctx, n: &Node, signal: i32) -> TestResult<Option<i32>> {
+fn named(c: &Ctx, n: &Leased, signal: i32) -> TestResult<Option<i32>> {
     n.begin(How::ReadOnly).end(c)?;
     let got = sys::next_signal(&[signal], false)?;
     check_eq!(
@@ -237,7 +237,7 @@ fn dup(fd: i32) -> i32 {
 /// A signal names a descriptor: never one that has been closed.
 fn stale_fd(c: &mut Ctx) -> TestResult {
     type Deed = fn(i32, i32) -> TestResult<(Option<i32>, Vec<i32>)>;
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let signal = libc::SIGRTMIN() + 1;
     let pid = std::process::id() as i32;
     sys::block_signals(&[signal]);
@@ -363,7 +363,7 @@ fn stale_fd(c: &mut Ctx) -> TestResult {
 /// Descriptors are closed while the one who was to get the signals is forgotten. Of use on a kernel
 /// that watches over freed memory.
 fn owner_race(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let f = n.open()?;
     sys::signal_events(&f, std::process::id() as i32, libc::SIGURG)?;
     let closer = Peer::start(|l| {

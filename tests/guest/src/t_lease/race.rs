@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Breaks, holders and new mappings at random.
 
-use super::{kill, lease, unmap, Break, How, Node, ALL};
+use super::{kill, lease, unmap, Break, How, Leased, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map, RW, SYNC};
@@ -248,7 +248,7 @@ impl Racer<'_> {
 
 /// Breaks, while processes do what they can with their mappings.
 fn race(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     let rounds = if c.long { 500 } else { 10 };
     println!("seed {}, {rounds} rounds", c.seed);
     // What the kernel sends to a group of processes without a parent in which some are stopped.
@@ -264,11 +264,11 @@ fn race(c: &mut Ctx) -> TestResult {
     c.wait_unused("rpmem")?;
     c.rmmod("rpmem")?;
     c.insmod_rpmem("")?;
-    Node::new(c)?.open()?;
+    Leased::new(c)?.open()?;
     Ok(())
 }
 
-fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
+fn one_race(c: &Ctx, n: &Leased, over: &Map, round: u64) -> TestResult {
     let mut random = Random::new(c.seed.wrapping_mul(1000).wrapping_add(round));
     let how = ALL[random.below(3)];
     // At times another one wants it as well.
@@ -353,7 +353,7 @@ fn one_race(c: &Ctx, n: &Node, over: &Map, round: u64) -> TestResult {
     }
     // Children of those that were killed need not have ended yet.
     c.wait_for("the end of all mappings", || {
-        n.attr(c, "mappings").is_ok_and(|s| s == "0")
+        n.text(c, "mappings").is_ok_and(|s| s == "0")
     })?;
     check_eq!(n.holders(c)?, [""; 0], "holders");
     Ok(())

@@ -3,7 +3,7 @@
 
 use super::{
     direct, gone, gone_for, heard, kill, lease, listen, noticed, on_signal, set_disk_read_only,
-    sleeps_in, state_of, still, tried, works, How, Node,
+    sleeps_in, state_of, still, tried, works, How, Leased,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
@@ -31,12 +31,12 @@ fn disk_read_only(c: &mut Ctx) -> TestResult {
     becomes_read_only(c, How::Disk, "the disk is being made read-only")?;
 
     // A partition is not the disk, and the node does not know it.
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     c.sh(&format!(
         "printf 'label: dos\\nstart=2048, size=16384\\n' | sfdisk -q {}",
-        n.disk()
+        n.space.dev()
     ))?;
-    let part = format!("{}p1", n.disk());
+    let part = format!("{}p1", n.space.dev());
     c.wait_exists(&part)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
@@ -45,8 +45,8 @@ fn disk_read_only(c: &mut Ctx) -> TestResult {
     works(&m, 0, "with a partition that is read-only")?;
     check_eq!(lease(&f)?.state, LEASE_HELD);
     drop((m, f));
-    c.ok(&["wipefs", "-a", &n.disk()])?;
-    c.ok(&["blockdev", "--rereadpt", &n.disk()])?;
+    c.ok(&["wipefs", "-a", &n.space.dev()])?;
+    c.ok(&["blockdev", "--rereadpt", &n.space.dev()])?;
 
     // More often than there are epochs: once no mapping is left, they begin anew.
     let f = n.open()?;
@@ -54,8 +54,8 @@ fn disk_read_only(c: &mut Ctx) -> TestResult {
     dead.write8(0, 1);
     n.grace(c, "0")?;
     let toggle = || -> TestResult {
-        set_disk_read_only(&n.disk(), 1)?;
-        set_disk_read_only(&n.disk(), 0)?;
+        set_disk_read_only(&n.space.dev(), 1)?;
+        set_disk_read_only(&n.space.dev(), 0)?;
         Ok(())
     };
     for _ in 0..63 {
@@ -72,7 +72,7 @@ fn disk_read_only(c: &mut Ctx) -> TestResult {
 /// else.
 fn epochs(c: &mut Ctx) -> TestResult {
     const EPOCHS: usize = 63;
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "0")?;
     let f = n.open()?;
     let may_write = || match direct(&f, 0, PAGE) {
@@ -119,7 +119,7 @@ fn epochs(c: &mut Ctx) -> TestResult {
 
 /// Breakers take turns.
 fn turns(c: &mut Ctx) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let hold = || -> TestResult<Map> {
@@ -202,7 +202,7 @@ fn turns(c: &mut Ctx) -> TestResult {
 
 /// What holders see of it, and what the log says.
 fn becomes_read_only(c: &mut Ctx, how: How, log: &str) -> TestResult {
-    let n = Node::new(c)?;
+    let n = Leased::new(c)?;
     n.grace(c, "-1")?;
     let f = n.open()?;
     let r = File::open(&n.path)?;

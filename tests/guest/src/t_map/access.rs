@@ -4,7 +4,7 @@
 use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
-use crate::support::node::{check_gone, faults, faults_for, Node, DIRECT_WINDOW};
+use crate::support::node::{check_debugged, check_gone, faults, faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno, Peer, Probe, HUGE};
 use crate::{check, check_eq, fail};
@@ -656,34 +656,6 @@ fn fork(c: &mut Ctx) -> TestResult {
 
 /// A debugger.
 fn ptrace(c: &mut Ctx) -> TestResult {
-    let h = Node::new(c)?;
-    let f = h.open()?;
-    let m = Map::new(&f, 0, HUGE, RW, SYNC)?;
-    m.write8(16, 0x21);
-    let p = Peer::start(|l| {
-        l.say();
-        l.hear();
-        i32::from(m.read8(24) == 0x65)
-    })?;
-    p.hear()?;
-    let at = m.as_ptr() as usize;
-    // SAFETY: the child is ours, and stopped before it is looked into.
-    unsafe {
-        check_eq!(libc::ptrace(libc::PTRACE_SEIZE, p.pid(), 0, 0), 0);
-        check_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, p.pid(), 0, 0), 0);
-        let mut status = 0;
-        check_eq!(libc::waitpid(p.pid(), &mut status, libc::__WALL), p.pid());
-        check_eq!(
-            libc::ptrace(libc::PTRACE_PEEKDATA, p.pid(), at + 16, 0) & 0xff,
-            0x21
-        );
-        check_eq!(
-            libc::ptrace(libc::PTRACE_POKEDATA, p.pid(), at + 24, 0x65),
-            0
-        );
-        check_eq!(libc::ptrace(libc::PTRACE_DETACH, p.pid(), 0, 0), 0);
-    }
-    p.say();
-    check_eq!(p.wait()?, 1, "what was poked");
-    Ok(())
+    let f = Node::new(c)?.open()?;
+    check_debugged(&Map::new(&f, 0, HUGE, RW, SYNC)?)
 }
