@@ -3,6 +3,8 @@
 //! Direct access in the presence of bad sectors: the whole of a small domain, and numbers of any
 //! size, against `__pmem_direct_access()`.
 
+mod common;
+
 use proptest::prelude::*;
 use rpmem_host_tests::{check, logic::extent::*, logic::geometry::Sector};
 
@@ -50,11 +52,7 @@ fn a_bad_page_is_given_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 20000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(common::config())]
 
     #[test]
     fn extents_of_any_size(page in any::<u64>(), shift in 0..64u32, requested in any::<u64>(),

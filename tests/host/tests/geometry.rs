@@ -3,6 +3,8 @@
 //! Geometry: no arithmetic overflows, nothing leaves the device, conversions agree with each other,
 //! with a model in 128 bits and with `pmem.c`. (Tests are built with overflow checks.)
 
+mod common;
+
 use proptest::prelude::*;
 use rpmem_host_tests::check::{self, Positions};
 use rpmem_host_tests::logic::geometry::*;
@@ -45,11 +47,7 @@ fn device() -> impl Strategy<Value = Positions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 20000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(common::config())]
 
     #[test]
     fn hostile_devices_and_positions(map_phys in hostile(), map_len in hostile(),

@@ -4,6 +4,8 @@
 //! `nvdimm_setup_pfn()`: values of every field around their limits, all combinations of some, and
 //! blocks that libnvdimm makes.
 
+mod common;
+
 use proptest::prelude::*;
 use rpmem_host_tests::{
     check,
@@ -85,11 +87,7 @@ fn libnvdimm() -> impl Strategy<Value = Libnvdimm> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 20000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(common::config())]
 
     #[test]
     fn accepts_what_libnvdimm_accepts(f in fields(), libnvdimm in libnvdimm(),

@@ -2,6 +2,8 @@
 
 //! The logic behind the character device: faults, flags and offsets of mmap(2), write-back, ioctls.
 
+mod common;
+
 use proptest::prelude::*;
 use rpmem_host_tests::{
     check,
@@ -386,11 +388,7 @@ fn bad_arguments_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 20000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(common::config())]
 
     #[test]
     fn faults_in_mappings_of_any_shape(
