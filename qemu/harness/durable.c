@@ -14,6 +14,7 @@
  *	planted LINES BAD TEXT		a range is in the state that the guest wants
  *	count LINES STORED WRITTEN TEXT	lines, those that wait for a write-back, and
  *					those that wait for a fence
+ *	later TEXT			a claim follows, when the guest goes down
  *	line ADDRESS STATE CPUS PC TEXT	one that is BAD: what it is, and the last store
  *	lost WHY			the plugin does not know what the CPUs do
  *
@@ -25,7 +26,14 @@
  * tables. Those are read through the kernel's linear mapping, whose place follows
  * from any store by the kernel; what is found is kept until the CPU itself drops
  * translations.
+ *
+ * What a host keeps in a file, for virtio-pmem, is durable when fsync(2) of that has
+ * returned, and by nothing else: last-flush.c tells.
+ *
+ * FILE is written to at its end: a machine that hibernates has two of QEMU.
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -38,11 +46,19 @@
 #define PAGE 12
 /* As many as there are bits in what a line has for CPUs. */
 #define CPUS 16
+/* The host that has a file for memory. */
+#define HOST (CPUS - 1)
+/* Where x86 starts, also after a sleep. */
+#define RESET 0xfffffff0ull
 #define RANGES 16
 #define CACHED 1024
 #define ADDRESS 0x000ffffffffff000ull
 /* Lines of one range that are shown. */
 #define SHOWN 8
+/* Claims that wait for a moment. */
+#define LATER 256
+/* That hold something at the same time. */
+#define PROCESSES 64
 
 /* Requests of the guest; their arguments. */
 enum what {
@@ -58,7 +74,20 @@ enum what {
 	PLANTED,
 	/* Physical address, length: as CLAIM, of those lines that were stored to. */
 	CLAIM_REST,
-	LAST = CLAIM_REST,
+	/* As CLAIM, or as COUNT with 1 << 57, but when the guest goes down. */
+	CLAIM_LATER = 32,
+	/*
+	 * That is when an instruction is about to be executed, here in the guest's memory, or, if
+	 * it is 0, when QEMU ends. From then on nothing is followed, until FOLLOW.
+	 */
+	DOWN,
+	/*
+	 * Virtual address, length: what the process that is running has stored there. For its next
+	 * CLAIM_HELD, since what acknowledges it may take it from the process.
+	 */
+	HOLD,
+	/* 1 if it is acknowledged by instructions alone, which reach no file of the host's. */
+	CLAIM_HELD,
 };
 
 enum state {
@@ -95,8 +124,30 @@ static struct range {
 	uint64_t start;
 	uint64_t size;
 	struct line *lines;
+	/* It is a file of the host's. */
+	bool of_host;
 } ranges[RANGES];
-static unsigned int n_ranges;
+/* Those that there are, and those that are followed: all of them, or none. */
+static unsigned int n_known, n_ranges;
+
+static struct {
+	char name[256];
+	uint64_t start;
+	uint64_t len;
+} later[LATER];
+static unsigned int n_later;
+
+/* By page tables. */
+static struct held {
+	uint64_t space;
+	struct {
+		uint64_t phys;
+		struct line *line;
+	} *lines;
+	size_t n, room;
+} holds[PROCESSES];
+/* When they are judged. */
+static uint64_t down_at;
 
 static struct cpu {
 	/* Lines that wait for a fence of this CPU; the first ones for one by name only. */
@@ -137,7 +188,8 @@ static bool entry(uint64_t table, unsigned int at, uint64_t *e)
 	return *e & 1;
 }
 
-static bool walk(uint64_t from, uint64_t *to)
+/* So much is there, or not, in one piece: 1 << *shift bytes. */
+static bool walk(uint64_t from, uint64_t *to, unsigned int *piece)
 {
 	uint64_t e = reg(cr3);
 	unsigned int shift = reg(cr4) & 1 << 12 ? 48 : 39;
@@ -145,6 +197,7 @@ static bool walk(uint64_t from, uint64_t *to)
 	for (;; shift -= 9) {
 		uint64_t mask = (1ull << shift) - 1;
 
+		*piece = shift;
 		if (!entry(e, from >> shift & 511, &e))
 			return false;
 		if (shift == PAGE || (shift <= 30 && e & 1 << 7)) {
@@ -157,10 +210,10 @@ static bool walk(uint64_t from, uint64_t *to)
 static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 {
 	struct cpu *cpu = &cpus[n];
-	unsigned int at = (from >> PAGE) % CACHED;
+	unsigned int at = (from >> PAGE) % CACHED, piece;
 
 	if (cpu->cached[at].from != (from >> PAGE | 1ull << 63)) {
-		if (!linear || !walk(from, to))
+		if (!linear || !walk(from, to, &piece))
 			return false;
 		cpu->cached[at].from = from >> PAGE | 1ull << 63;
 		cpu->cached[at].to = *to >> PAGE;
@@ -173,24 +226,32 @@ static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 /* From a store by the kernel. What is no more than a coincidence finds no tables. */
 static void learn(uint64_t from, uint64_t to)
 {
+	unsigned int piece;
 	uint64_t found;
 
 	if (from < 0xff00000000000000ull || from >= 0xffffffff80000000ull ||
 	    (from - to) & ((1u << 30) - 1))
 		return;
 	linear = from - to;
-	if (!walk(from, &found) || found != to)
+	if (!walk(from, &found, &piece) || found != to)
 		linear = 0;
 }
 
 /* Lines. */
 
-static struct line *line_at(uint64_t phys)
+static struct range *range_at(uint64_t phys)
 {
 	for (unsigned int i = 0; i < n_ranges; i++)
 		if (phys - ranges[i].start < ranges[i].size)
-			return &ranges[i].lines[(phys - ranges[i].start) >> LINE];
+			return &ranges[i];
 	return NULL;
+}
+
+static struct line *line_at(uint64_t phys)
+{
+	struct range *r = range_at(phys);
+
+	return r ? &r->lines[(phys - r->start) >> LINE] : NULL;
 }
 
 static void waits(unsigned int n, struct line *l)
@@ -217,6 +278,11 @@ static void stored(unsigned int n, uint64_t phys, uint64_t pc, bool past)
 	l->pc = pc;
 	l->cpu = n;
 	l->touched = 1;
+	if (range_at(phys)->of_host) {
+		if (!l->dirty)
+			waits(HOST, l);
+		past = false;
+	}
 	if (past && !l->dirty) {
 		/* What was written back before and waits for a fence goes on waiting for that. */
 		l->past |= 1u << n;
@@ -232,7 +298,7 @@ static void written_back(unsigned int n, uint64_t phys, bool at_once)
 {
 	struct line *l = line_at(phys);
 
-	if (!l || (!l->dirty && !l->back && !l->back_by_name))
+	if (!l || range_at(phys)->of_host || (!l->dirty && !l->back && !l->back_by_name))
 		return;
 	l->dirty = 0;
 	if (at_once) {
@@ -268,6 +334,45 @@ static void fenced(unsigned int n, bool by_name)
 	cpu->locked = cpu->n;
 }
 
+/* This CPU's caches are written back: what it was the last one to store to. */
+static void all_written_back(unsigned int n)
+{
+	for (unsigned int i = 0; i < n_ranges; i++) {
+		struct line *l = ranges[i].lines;
+
+		for (uint64_t left = ranges[i].size >> LINE; left--; l++)
+			if (!ranges[i].of_host && l->dirty && l->cpu == n)
+				l->dirty = 0;
+	}
+	fenced(n, false);
+}
+
+/* The host has begun to flush, or it is done. */
+static void host_flushes(bool done)
+{
+	static size_t under_way;
+	struct cpu *host = &cpus[HOST];
+
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < (done ? under_way : host->n); i++) {
+		struct line *l = host->waiting[i];
+
+		if (done) {
+			l->back = l->back_by_name = 0;
+		} else if (l->dirty) {
+			l->dirty = 0;
+			l->back = l->back_by_name = 1u << HOST;
+		}
+	}
+	if (done) {
+		host->n -= under_way;
+		memmove(host->waiting, host->waiting + under_way,
+			host->n * sizeof(*host->waiting));
+	}
+	under_way = done ? 0 : host->n;
+	pthread_mutex_unlock(&lock);
+}
+
 static enum state state_of(const struct line *l)
 {
 	if (l->dirty)
@@ -282,7 +387,7 @@ static enum state state_of(const struct line *l)
 /* Beside the pc of a store, in 48 bits. */
 #define PAST (1ull << 63)
 
-enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, NEW_TRANSLATIONS };
+enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, ALL_CACHES, NEW_TRANSLATIONS };
 struct operation {
 	enum kind kind;
 	/* Its store goes past the caches. */
@@ -376,6 +481,10 @@ static void decode(struct operation *op, struct insn *insn)
 		if (in_memory && (b[i + 1] >> 3 & 7) == 7)
 			op->kind = NEW_TRANSLATIONS;
 		break;
+	case 0x09:
+		/* wbinvd, wbnoinvd */
+		op->kind = ALL_CACHES;
+		break;
 	case 0x22:
 		/* mov to a control register */
 		op->kind = NEW_TRANSLATIONS;
@@ -453,10 +562,13 @@ static void run_fence(unsigned int n, void *data)
 		cpu->any_cached = false;
 		return;
 	}
-	if (cpu->n == (kind == FENCE ? 0 : cpu->locked))
+	if (kind != ALL_CACHES && cpu->n == (kind == FENCE ? 0 : cpu->locked))
 		return;
 	pthread_mutex_lock(&lock);
-	fenced(n % CPUS, kind == FENCE);
+	if (kind == ALL_CACHES)
+		all_written_back(n % CPUS);
+	else
+		fenced(n % CPUS, kind == FENCE);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -553,12 +665,35 @@ static void look_at(enum what what, uint64_t start, uint64_t len, enum state wan
 			of[WRITTEN], name);
 }
 
-static void follow(uint64_t start, uint64_t size)
+/* Once more of a kernel that has been started by another one, or was asleep: it may be elsewhere. */
+static bool followed_before(uint64_t start, uint64_t size)
 {
-	struct range *r = &ranges[n_ranges];
+	for (unsigned int i = 0; i < n_known; i++) {
+		if (ranges[i].start != start || ranges[i].size != size)
+			continue;
+		linear = 0;
+		__atomic_store_n(&n_ranges, n_known, __ATOMIC_RELEASE);
+		return true;
+	}
+	return false;
+}
 
-	if (n_ranges == RANGES)
+static void follow(uint64_t start, uint64_t size, bool of_host)
+{
+	struct range *r = &ranges[n_known];
+	void (*watch)(void (*flushes)(bool done));
+
+	if (followed_before(start, size))
+		return;
+	if (n_known == RANGES)
 		return lost("more ranges than there is room for, at", start);
+	if (of_host) {
+		watch = (void (*)(void (*)(bool)))dlsym(RTLD_DEFAULT, "rpmem_watch_flushes");
+		if (!watch)
+			return lost("no last-flush.so for", start);
+		watch(host_flushes);
+	}
+	r->of_host = of_host;
 	r->start = start;
 	r->size = size;
 	r->lines = mmap(NULL, (size >> LINE) * sizeof(*r->lines), PROT_READ | PROT_WRITE,
@@ -568,7 +703,120 @@ static void follow(uint64_t start, uint64_t size)
 		exit(1);
 	}
 	fprintf(out, "follow %" PRIx64 " %" PRIx64 "\n", start, size);
-	__atomic_store_n(&n_ranges, n_ranges + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&n_ranges, ++n_known, __ATOMIC_RELEASE);
+}
+
+static void claim_later(uint64_t start, uint64_t len)
+{
+	if (n_later == LATER)
+		return lost("more claims than there is room for, at", start);
+	memcpy(later[n_later].name, name, sizeof(name));
+	later[n_later].start = start;
+	later[n_later++].len = len;
+	fprintf(out, "later %s\n", name);
+}
+
+static void judge_claim(uint64_t start, uint64_t len)
+{
+	look_at(len & 1ull << 57 ? COUNT : CLAIM, start, len & ~(0xffull << 56),
+		len >> 56 ? DURABLE : BY_LOCK);
+}
+
+static void goes_down(void)
+{
+	for (unsigned int i = 0; i < n_later; i++) {
+		memcpy(name, later[i].name, sizeof(name));
+		judge_claim(later[i].start, later[i].len);
+	}
+	n_later = 0;
+	__atomic_store_n(&n_ranges, 0, __ATOMIC_RELEASE);
+	fflush(out);
+}
+
+static struct held *held_by_this(void)
+{
+	uint64_t space = reg(cr3) & ADDRESS;
+	struct held *idle = NULL;
+
+	for (int i = 0; i < PROCESSES; i++) {
+		if (holds[i].n && holds[i].space == space)
+			return &holds[i];
+		if (!holds[i].n)
+			idle = &holds[i];
+	}
+	if (idle)
+		idle->space = space;
+	return idle;
+}
+
+static void hold(uint64_t start, uint64_t len)
+{
+	struct held *h = held_by_this();
+	uint64_t at, next, phys, end;
+	unsigned int piece;
+
+	if (!h)
+		return lost("too many hold something, as", start);
+	h->n = 0;
+	for (at = start; at < start + len; at = next) {
+		bool there = walk(at, &phys, &piece);
+
+		next = (at | ((1ull << piece) - 1)) + 1;
+		end = next < start + len ? next : start + len;
+		for (phys &= ~((1ull << LINE) - 1); there && at < end;
+		     at = (at | ((1u << LINE) - 1)) + 1, phys += 1u << LINE) {
+			struct line *l = line_at(phys);
+
+			if (!l || !l->touched)
+				continue;
+			if (h->n == h->room) {
+				h->room = h->room ? 2 * h->room : 1024;
+				h->lines = realloc(h->lines, h->room * sizeof(*h->lines));
+				if (!h->lines) {
+					perror("durable");
+					exit(1);
+				}
+			}
+			h->lines[h->n].phys = phys;
+			h->lines[h->n++].line = l;
+		}
+	}
+}
+
+/* They may be claimed once more, by somebody who knows which they are. */
+static void claim_held(bool by_cpu)
+{
+	struct held *h = held_by_this();
+	uint64_t lines = 0, bad = 0, by_lock = 0;
+
+	for (size_t i = 0; h && i < h->n; i++) {
+		struct line *l = h->lines[i].line;
+		enum state is = state_of(l);
+
+		if (by_cpu && range_at(h->lines[i].phys)->of_host)
+			continue;
+		lines++;
+		by_lock += is == BY_LOCK;
+		if (is > BY_LOCK && bad++ < SHOWN)
+			show(h->lines[i].phys, l, is);
+	}
+	if (lines)
+		fprintf(out, "claim %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n", lines, bad, by_lock,
+			name);
+	if (h)
+		h->n = 0;
+}
+
+/* Where it may be that the guest goes down. */
+static void run_there(unsigned int n, void *data)
+{
+	(void)n;
+	pthread_mutex_lock(&lock);
+	if ((uintptr_t)data == down_at) {
+		goes_down();
+		down_at = 0;
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 static void request(unsigned int n, void *data)
@@ -582,7 +830,7 @@ static void request(unsigned int n, void *data)
 	b = reg(rsi);
 	switch (what) {
 	case FOLLOW:
-		follow(a, b);
+		follow(a, b & ~(0xffull << 56), b >> 56);
 		break;
 	case NAME:
 		g_byte_array_set_size(bytes, 0);
@@ -598,7 +846,19 @@ static void request(unsigned int n, void *data)
 		look_at(what, a, b & ~(0xffull << 56), b >> 56);
 		break;
 	case CLAIM:
-		look_at(what, a, b & ~(0xffull << 56), b >> 56 ? DURABLE : BY_LOCK);
+		judge_claim(a, b);
+		break;
+	case CLAIM_LATER:
+		claim_later(a, b);
+		break;
+	case DOWN:
+		down_at = a;
+		break;
+	case HOLD:
+		hold(a, b);
+		break;
+	case CLAIM_HELD:
+		claim_held(a);
 		break;
 	default:
 		look_at(what, a, b, BY_LOCK);
@@ -618,7 +878,12 @@ static void translated(uint64_t id, struct tb *tb)
 		unsigned int what = guest_request(insn);
 		struct operation op = { 0 }, *kept;
 
-		if (what >= FOLLOW && what <= LAST)
+		if (qemu_plugin_insn_vaddr(insn) == RESET ||
+		    qemu_plugin_insn_vaddr(insn) == __atomic_load_n(&down_at, __ATOMIC_RELAXED))
+			qemu_plugin_register_vcpu_insn_exec_cb(
+				insn, run_there, NO_REGS,
+				(void *)(uintptr_t)qemu_plugin_insn_vaddr(insn));
+		if ((what >= FOLLOW && what <= CLAIM_REST) || (what >= CLAIM_LATER && what <= CLAIM_HELD))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
 							       (void *)(uintptr_t)what);
 		decode(&op, insn);
@@ -664,7 +929,7 @@ static void cpu_made(uint64_t id, unsigned int cpu)
 	}
 	if (!cr3 || !cr4 || !fs_base || !gs_base || !gpr[15])
 		lost("registers of CPU", cpu);
-	if (cpu >= CPUS)
+	if (cpu >= HOST)
 		lost("more CPUs than there is room for", cpu);
 }
 
@@ -672,6 +937,10 @@ static void ended(uint64_t id, void *data)
 {
 	(void)id;
 	(void)data;
+	pthread_mutex_lock(&lock);
+	if (!down_at)
+		goes_down();
+	pthread_mutex_unlock(&lock);
 	fclose(out);
 }
 
@@ -680,7 +949,7 @@ EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
 	(void)info;
 	for (int i = 0; i < argc; i++)
 		if (!strncmp(argv[i], "out=", 4))
-			out = fopen(argv[i] + 4, "w");
+			out = fopen(argv[i] + 4, "a");
 	if (!out) {
 		fprintf(stderr, "durable: out=FILE is missing, or cannot be written\n");
 		return -1;

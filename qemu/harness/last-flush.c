@@ -4,12 +4,16 @@
  * returns is kept as FILE.flushed. That is what a host would find that loses
  * its power afterwards. RPMEM_VOLATILE names the files, with ':' in between.
  * A file that cannot be copied makes the flush fail.
+ *
+ * The plugin durable.c is told when such a flush begins, and when it is done: one at a
+ * time.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,49 +53,71 @@ fail:
 	return -1;
 }
 
-static int keep(int fd)
+static void (*watcher)(bool done);
+
+void rpmem_watch_flushes(void (*flushes)(bool done))
+{
+	watcher = flushes;
+}
+
+/* Which of those files it is. */
+static bool is_kept(int fd, char *file, size_t room)
 {
 	const char *list = getenv("RPMEM_VOLATILE");
 	char *names, *name, *rest = NULL;
 	struct stat is, st;
-	int ret = 0;
+	bool found = false;
 
 	if (!list || fstat(fd, &is))
-		return 0;
+		return false;
 	names = strdup(list);
 	if (!names)
-		return -1;
-	for (name = strtok_r(names, ":", &rest); name; name = strtok_r(NULL, ":", &rest)) {
-		char part[4096], whole[4096];
-		int from;
-
-		if (stat(name, &st) || st.st_dev != is.st_dev || st.st_ino != is.st_ino)
-			continue;
-		snprintf(part, sizeof(part), "%s.partial", name);
-		snprintf(whole, sizeof(whole), "%s.flushed", name);
-		/* An offset of its own. */
-		from = open(name, O_RDONLY | O_CLOEXEC);
-		if (from < 0 || copy(from, part, is.st_size) || rename(part, whole))
-			ret = -1;
-		if (from >= 0)
-			close(from);
+		abort();
+	for (name = strtok_r(names, ":", &rest); name && !found;
+	     name = strtok_r(NULL, ":", &rest)) {
+		found = !stat(name, &st) && st.st_dev == is.st_dev && st.st_ino == is.st_ino;
+		if (found)
+			snprintf(file, room, "%s", name);
 	}
 	free(names);
+	return found;
+}
+
+static int keep(const char *name)
+{
+	char part[4096 + 16], whole[4096 + 16];
+	/* An offset of its own. */
+	int ret = 0, from = open(name, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	snprintf(part, sizeof(part), "%s.partial", name);
+	snprintf(whole, sizeof(whole), "%s.flushed", name);
+	if (from < 0 || fstat(from, &st) || copy(from, part, st.st_size) || rename(part, whole))
+		ret = -1;
+	if (from >= 0)
+		close(from);
 	return ret;
 }
 
 static int flush(const char *function, int fd)
 {
 	int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, function);
-	int ret = real(fd);
+	char name[4096];
+	int ret;
 
-	if (!ret) {
-		pthread_mutex_lock(&lock);
-		ret = keep(fd);
-		pthread_mutex_unlock(&lock);
-		if (ret)
-			errno = EIO;
+	if (!is_kept(fd, name, sizeof(name)))
+		return real(fd);
+	pthread_mutex_lock(&lock);
+	if (watcher)
+		watcher(false);
+	ret = real(fd);
+	if (!ret && keep(name)) {
+		errno = EIO;
+		ret = -1;
 	}
+	if (!ret && watcher)
+		watcher(true);
+	pthread_mutex_unlock(&lock);
 	return ret;
 }
 
