@@ -10,6 +10,7 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::sys::{self, SYNC};
 use crate::support::tools::{self, Space};
+use crate::support::uapi;
 use crate::{check_eq, fail};
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -237,7 +238,7 @@ impl Target {
 }
 
 fn prefault(f: &File, address: usize, len: usize) -> (u64, i32) {
-    tools::prefault_at(f, address, len as u64, PREFAULT_WRITE)
+    uapi::prefault_at(f, address, len as u64, PREFAULT_WRITE)
 }
 
 /// The least of three: interrupts only add to it.

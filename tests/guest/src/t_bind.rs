@@ -5,8 +5,9 @@
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Marks};
 use crate::support::namespace::{active, fresh, release};
+use crate::support::peer::Peer;
 use crate::support::sys::Map;
-use crate::support::tools::{self, Peer};
+use crate::support::tools;
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};
 use serde_json::Value;

@@ -6,7 +6,8 @@ use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
-use crate::support::tools::{self, errno, HUGE, LEASE_REMOVE};
+use crate::support::tools::{self, errno, HUGE};
+use crate::support::uapi::{self, LEASE_REMOVE};
 use crate::{check, check_eq};
 use libc::{c_void, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE};
 use std::fs::File;
@@ -85,11 +86,11 @@ fn open_gone(c: &mut Ctx) -> TestResult {
     let nd = h.space.nd.clone();
     let unbinding = tools::unbind_beside(nd);
     c.wait_for("the break", || {
-        tools::rpmem_lease(&f, 32).is_ok_and(|lease| lease.state == LEASE_REMOVE)
+        uapi::rpmem_lease(&f, 32).is_ok_and(|lease| lease.state == LEASE_REMOVE)
     })?;
     for write in [false, true] {
         let late = open(write)?;
-        check_eq!(tools::rpmem_lease(&late, 32)?.state, LEASE_REMOVE);
+        check_eq!(uapi::rpmem_lease(&late, 32)?.state, LEASE_REMOVE);
         for (kind, base, flags) in KINDS {
             let want = if kind == "direct" {
                 libc::EBUSY

@@ -4,9 +4,11 @@
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
+use crate::support::peer::Peer;
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Caught, Map, FOREVER, PAGE, RW, SYNC};
-use crate::support::tools::{self, errno, Peer, Probe, HUGE};
+use crate::support::tools::{self, errno, HUGE};
+use crate::support::trace::Probe;
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ};
 use std::fs::File;

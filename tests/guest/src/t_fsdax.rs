@@ -6,8 +6,10 @@
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::node;
+use crate::support::peer::{self, Peer};
 use crate::support::sys::{self, Caught, Map, RW};
-use crate::support::tools::{self, Peer, HUGE, PAGE};
+use crate::support::tools::{self, HUGE, PAGE};
+use crate::support::trace;
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::io;
@@ -212,8 +214,8 @@ fn map_direct_refused(c: &Ctx) -> TestResult {
 
 /// Counts the faults of DAX files while it lives.
 struct Faults {
-    huge: tools::Trace,
-    small: tools::Trace,
+    huge: trace::Trace,
+    small: trace::Trace,
     /// What is written back becomes read-only, and faults once more.
     _quiet: tools::Quiet,
 }
@@ -221,8 +223,8 @@ struct Faults {
 impl Faults {
     fn trace(c: &Ctx) -> TestResult<Faults> {
         Ok(Faults {
-            huge: tools::Trace::on(c, "fs_dax/dax_pmd_fault_done")?,
-            small: tools::Trace::on(c, "fs_dax/dax_pte_fault_done")?,
+            huge: trace::Trace::on(c, "fs_dax/dax_pmd_fault_done")?,
+            small: trace::Trace::on(c, "fs_dax/dax_pte_fault_done")?,
             _quiet: tools::Quiet::new(c)?,
         })
     }
@@ -609,7 +611,7 @@ fn truncate(_: &Ctx) -> TestResult {
     child.say();
     check_eq!(
         child.wait()?,
-        tools::GOT_SIGBUS,
+        peer::GOT_SIGBUS,
         "access of another process after truncation to nothing"
     );
     Ok(())

@@ -6,6 +6,8 @@ use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, MIB};
 use crate::support::sys::{self, Map, PAGE};
 use crate::support::tools;
+use crate::support::trace;
+use crate::support::uapi;
 use crate::{check, check_eq};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -341,7 +343,7 @@ fn map(c: &mut Ctx) -> TestResult {
     for page in (0..64).filter(|p| *p != 5) {
         m.write8(page * PAGE, 2);
     }
-    let done = tools::rpmem_prefault(&f, &m, 0, 64 * PAGE as u64, 1);
+    let done = uapi::rpmem_prefault(&f, &m, 0, 64 * PAGE as u64, 1);
     check_eq!(done, (bad as u64, libc::EHWPOISON), "prefault");
     // The data is lost, the page is not: it serves as soon as there is new data, also in mappings
     // that were there before.
@@ -366,7 +368,7 @@ fn events(c: &mut Ctx) -> TestResult {
     let bad = 5 * PAGE;
     let start = bad + 2 * 512;
     // Before those that follow: each empties the buffer.
-    let on = |event: &str| tools::Trace::on(c, &format!("rpmem/rpmem_{event}"));
+    let on = |event: &str| trace::Trace::on(c, &format!("rpmem/rpmem_{event}"));
     let notify = on("poison_notify")?;
     let found = on("poison_found")?;
     let clear = on("poison_clear")?;

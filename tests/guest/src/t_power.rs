@@ -6,7 +6,9 @@ use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::kexec::{load, start};
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map, PAGE};
-use crate::support::tools::{self, errno, Trace, LEASE_HELD};
+use crate::support::tools::{self, errno};
+use crate::support::trace::Trace;
+use crate::support::uapi::{self, LEASE_HELD};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io::Read;
@@ -135,7 +137,7 @@ impl Mapped {
             self.name
         );
         if self.direct.is_some() {
-            let lease = tools::rpmem_lease(&self.file, 32)?;
+            let lease = uapi::rpmem_lease(&self.file, 32)?;
             check_eq!(
                 (lease.state, lease.holders),
                 (LEASE_HELD, 1),

@@ -3,10 +3,10 @@
 
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
+use crate::support::peer::Peer;
 use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::support::tools::{
-    self, errno, Peer, Space, LEASE_BROKEN, LEASE_READ_ONLY, LEASE_REMOVE,
-};
+use crate::support::tools::{self, errno, Space};
+use crate::support::uapi::{self, LEASE_BROKEN, LEASE_READ_ONLY, LEASE_REMOVE};
 use crate::{check, check_eq, fail};
 use std::fs::File;
 use std::path::Path;
@@ -34,7 +34,7 @@ fn value(c: &Ctx, name: &str) -> TestResult<u64> {
 /// State and number of holders.
 fn lease(f: &File) -> TestResult<(u32, u64)> {
     let mut lease = [32u32, 0, 0, 0, 0, 0, 0, 0];
-    tools::ioctl_raw(f, 0xbd02, &mut lease)?;
+    uapi::ioctl_raw(f, 0xbd02, &mut lease)?;
     Ok((lease[1], u64::from(lease[6])))
 }
 

@@ -7,8 +7,9 @@
 //! have gone nothing waits any more, and what was on the medium is there after the next bind.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::peer::Peer;
 use crate::support::sys::Map;
-use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
+use crate::support::tools::{self, Space, HUGE, PAGE};
 use crate::support::{ctx, sys};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};

@@ -5,8 +5,10 @@
 
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult, EXT4_NOT_LAZY};
 use crate::support::facts::{self, Facts};
+use crate::support::peer::{self, Peer};
 use crate::support::sys::{self, Map};
-use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
+use crate::support::tools::{self, Space, HUGE, PAGE};
+use crate::support::trace;
 use crate::{check, check_eq, fail};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -492,9 +494,9 @@ fn lands(
     mut m: Map,
     path: &str,
 ) -> TestResult<String> {
-    let count = |t: &tools::Trace| -> TestResult<usize> { Ok(t.lines(c)?.len()) };
-    let huge = tools::Trace::on(c, "fs_dax/dax_pmd_fault_done")?;
-    let small = tools::Trace::on(c, "fs_dax/dax_pte_fault_done")?;
+    let count = |t: &trace::Trace| -> TestResult<usize> { Ok(t.lines(c)?.len()) };
+    let huge = trace::Trace::on(c, "fs_dax/dax_pmd_fault_done")?;
+    let small = trace::Trace::on(c, "fs_dax/dax_pte_fault_done")?;
     // What is written back becomes read-only, and faults once more.
     let quiet = tools::Quiet::new(c)?;
     sys::pattern(77, m.slice_mut());
@@ -658,7 +660,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
         }
         for (n, p) in peers.into_iter().enumerate() {
             p.say();
-            check_eq!(p.wait()?, tools::GOT_SIGBUS, "{}: access {n}", stack.name);
+            check_eq!(p.wait()?, peer::GOT_SIGBUS, "{}: access {n}", stack.name);
         }
         match sys::caught(|| m.read8(2 * HUGE - 1))? {
             sys::Caught::Fault(x) => check_eq!((x.signal, x.code), (libc::SIGBUS, sys::BUS_ADRERR)),

@@ -5,7 +5,9 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, FOREVER, RW, SYNC};
-use crate::support::tools::{self, errno, Trace, HUGE, PAGE};
+use crate::support::tools::{self, errno, HUGE, PAGE};
+use crate::support::trace::{self, Trace};
+use crate::support::uapi;
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI};
 use std::collections::BTreeMap;
@@ -70,9 +72,9 @@ fn faults(c: &mut Ctx) -> TestResult {
     check_eq!(trace.said(c)?.last(), Some(&want), "after the unbind");
     // What is off says nothing.
     drop(trace);
-    let before = tools::said(c, "rpmem_fault")?.len();
+    let before = trace::said(c, "rpmem_fault")?.len();
     sigbus(&plain, at)?;
-    check_eq!(tools::said(c, "rpmem_fault")?.len(), before, "off");
+    check_eq!(trace::said(c, "rpmem_fault")?.len(), before, "off");
     drop((plain, sync, f));
     h.space.bind(c)
 }
@@ -83,7 +85,7 @@ fn ranges(c: &mut Ctx) -> TestResult {
     let name = format!("r{}", h.space.disk);
     let sync = Map::new(&f, 0, 2 * HUGE, RW, SYNC)?;
     let trace = Trace::on(c, "rpmem/rpmem_prefault")?;
-    let done = tools::rpmem_prefault(&f, &sync, HUGE, HUGE as u64, 1);
+    let done = uapi::rpmem_prefault(&f, &sync, HUGE, HUGE as u64, 1);
     check_eq!(done, (HUGE as u64, 0));
     let at = sync.as_ptr() as usize + HUGE;
     let want = vec![format!("{name} start {at:#x} len {HUGE:#x}")];
@@ -264,7 +266,7 @@ fn counters(c: &mut Ctx) -> TestResult {
         more
     };
     check_eq!(one_pud(added(c, &mut before)?), named(&[("fault_pmd", 1)]));
-    let done = tools::rpmem_prefault(&f, &sync, HUGE, 2 * HUGE as u64, 1);
+    let done = uapi::rpmem_prefault(&f, &sync, HUGE, 2 * HUGE as u64, 1);
     check_eq!(done, (2 * HUGE as u64, 0));
     let want = named(&[("fault_pmd", 2), ("prefault_pages", 1024)]);
     check_eq!(one_pud(added(c, &mut before)?), want, "prefault");

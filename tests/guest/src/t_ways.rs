@@ -9,9 +9,11 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
 use crate::support::node::{Node, DIRECT_WINDOW};
+use crate::support::peer::Peer;
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Map, RW, SYNC};
-use crate::support::tools::{self, Peer, Space, PAGE};
+use crate::support::tools::{self, Space, PAGE};
+use crate::support::uapi;
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};
 use std::fs::File;
@@ -190,7 +192,7 @@ const STORES: &[Store] = &[
     }),
     ("RPMEM_PREFAULT, store", For::Node, |m| {
         const WRITE: u32 = 1;
-        let done = tools::rpmem_prefault(m.file, &m.map, 0, ROOM as u64, WRITE);
+        let done = uapi::rpmem_prefault(m.file, &m.map, 0, ROOM as u64, WRITE);
         check_eq!(done, (ROOM as u64, 0), "RPMEM_PREFAULT");
         m.store();
         Ok(())

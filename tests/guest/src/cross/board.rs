@@ -5,8 +5,9 @@
 use super::table::PAGE;
 use crate::check_eq;
 use crate::support::ctx::TestResult;
+use crate::support::peer::Peer;
 use crate::support::sys::Map;
-use crate::support::tools::{self, Peer};
+use crate::support::tools;
 use std::fs::File;
 use std::io;
 use std::ops::Range;

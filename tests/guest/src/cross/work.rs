@@ -10,8 +10,10 @@ use super::table::{
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk::{self, BLKROSET};
 use crate::support::node::{Node, DIRECT_WINDOW};
+use crate::support::peer::Peer;
 use crate::support::sys::{self, Fault, MAP_SHARED_VALIDATE, MAP_SYNC, RW};
-use crate::support::tools::{self, Peer};
+use crate::support::tools;
+use crate::support::uapi;
 use libc::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ,
 };
@@ -281,7 +283,7 @@ impl Work<'_> {
             let write = u32::from(c.kind != Kind::PlainRead);
             let file = self.scene.file(c.kind);
             let len = self.scene.mode.made(c.kind, c.entry);
-            let done = tools::prefault_at(file, at as usize, len, write);
+            let done = uapi::prefault_at(file, at as usize, len, write);
             if done != (len, 0) {
                 return Err(format!("RPMEM_PREFAULT: {done:?}"));
             }
@@ -459,7 +461,7 @@ impl Work<'_> {
                     };
                     let file = self.scene.file(c.kind);
                     let len = (cut.end - cut.start).min(most);
-                    let done = tools::prefault_at(file, cut.start as usize, len, u32::from(write));
+                    let done = uapi::prefault_at(file, cut.start as usize, len, u32::from(write));
                     if done.1 == 0 && done.0 != len {
                         return Err(format!("RPMEM_PREFAULT did {:#x} of {len:#x}", done.0));
                     }

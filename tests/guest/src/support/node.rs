@@ -2,8 +2,9 @@
 //! /dev/rpmemN, the node of a namespace, and what its mappings must do.
 
 use crate::support::ctx::{Ctx, TestResult};
+use crate::support::peer::Peer;
 use crate::support::sys::{self, Caught, Map, BUS_ADRERR, MAP_SHARED_VALIDATE, RW, SYNC};
-use crate::support::tools::{self, errno, Peer, Space, PAGE};
+use crate::support::tools::{self, errno, Space, PAGE};
 use crate::{check_eq, fail};
 use std::fs::File;
 

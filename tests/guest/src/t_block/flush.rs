@@ -4,7 +4,7 @@
 use super::{name, pwritev, MNT};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, PAGE};
-use crate::support::tools::TRACING;
+use crate::support::trace::TRACING;
 use crate::{check, check_eq};
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -8,10 +8,10 @@ use super::{
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_debugged, DIRECT_WINDOW};
+use crate::support::peer::{Link, Peer, GOT_SIGBUS};
 use crate::support::sys::{self, Map, RW, SYNC};
-use crate::support::tools::{
-    self, errno, Link, Peer, GOT_SIGBUS, HUGE, LEASE_BROKEN, LEASE_REMOVE, PAGE,
-};
+use crate::support::tools::{errno, HUGE, PAGE};
+use crate::support::uapi::{self, LEASE_BROKEN, LEASE_REMOVE};
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, PROT_READ};
 use std::ffi::CString;
@@ -256,19 +256,19 @@ fn during(c: &mut Ctx) -> TestResult {
         let got = mem.read_at(&mut [0], m.as_ptr() as u64);
         check_eq!(errno(&got), libc::EIO, "mem, of an ordinary one");
         check_eq!(
-            tools::rpmem_prefault(&f, m, 0, PAGE as u64, 1),
+            uapi::rpmem_prefault(&f, m, 0, PAGE as u64, 1),
             (0, libc::EFAULT),
             "prefault, of an ordinary one"
         );
     }
     let fresh = 4 * PAGE;
     check_eq!(
-        tools::rpmem_prefault(&f, &small, fresh, PAGE as u64, 1),
+        uapi::rpmem_prefault(&f, &small, fresh, PAGE as u64, 1),
         (PAGE as u64, 0),
         "prefault"
     );
     check_eq!(
-        tools::rpmem_prefault(&f, &huge, 0, len as u64, 1),
+        uapi::rpmem_prefault(&f, &huge, 0, len as u64, 1),
         (len as u64, 0),
         "prefault of all"
     );

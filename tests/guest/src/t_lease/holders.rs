@@ -7,8 +7,11 @@ use super::{
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
+use crate::support::peer::{Link, Peer, GOT_SIGBUS};
 use crate::support::sys::{self, Map, FOREVER, RW, SYNC};
-use crate::support::tools::{self, errno, Link, Peer, Probe, GOT_SIGBUS, HUGE, PAGE};
+use crate::support::tools::{errno, HUGE, PAGE};
+use crate::support::trace::Probe;
+use crate::support::uapi;
 use crate::{check, check_eq};
 use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, POLLPRI, PROT_NONE, PROT_READ};
 use std::fs::File;
@@ -478,7 +481,7 @@ fn many(c: &mut Ctx) -> TestResult {
     c.mark_dmesg();
     let b = n.begin(How::Remove);
     c.wait_for("half of the holders", || {
-        tools::rpmem_lease(&f, 32).is_ok_and(|l| l.holders == (PROCESSES * EACH / 2) as u64)
+        uapi::rpmem_lease(&f, 32).is_ok_and(|l| l.holders == (PROCESSES * EACH / 2) as u64)
     })?;
     still(&f, &b, "with the other half")?;
     check_eq!(n.holders(c)?.len(), PROCESSES / 2, "processes");

@@ -15,9 +15,8 @@ use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk;
 use crate::support::node::{Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, FileSignal, Map, BUS_ADRERR, FOREVER, RW, SYNC};
-use crate::support::tools::{
-    self, errno, Lease, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, LEASE_REMOVE, PAGE,
-};
+use crate::support::tools::{errno, PAGE};
+use crate::support::uapi::{self, Lease, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, LEASE_REMOVE};
 use crate::{check, check_eq, fail};
 use libc::POLLPRI;
 use std::fs::File;
@@ -175,7 +174,7 @@ fn direct(f: &File, offset: usize, len: usize) -> io::Result<Map> {
 }
 
 fn lease(f: &File) -> TestResult<Lease> {
-    Ok(tools::rpmem_lease(f, 32)?)
+    Ok(uapi::rpmem_lease(f, 32)?)
 }
 
 /// Waits until the break has begun.

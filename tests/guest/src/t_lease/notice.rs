@@ -3,8 +3,10 @@
 
 use super::{direct, exec_sleep, lease, noticed, still, told, How, Leased, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::peer::{Link, Peer};
 use crate::support::sys::{self, Map, FOREVER, RW};
-use crate::support::tools::{self, errno, Lease, Link, Peer, HUGE, LEASE_HELD, PAGE};
+use crate::support::tools::{errno, HUGE, PAGE};
+use crate::support::uapi::{self, Lease, LEASE_HELD};
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, POLLERR, POLLHUP, POLLPRI};
 use std::fs::File;
@@ -77,8 +79,8 @@ fn notice(c: &mut Ctx) -> TestResult {
     for how in ALL {
         n.grace(c, "-1")?;
         let (f, to_other, to_group) = (n.open()?, n.open()?, n.open()?);
-        check_eq!(errno(&tools::rpmem_lease(&f, 31)), libc::EINVAL, "argsz 31");
-        check_eq!(tools::rpmem_lease(&f, 4096)?.argsz, 32, "a newer caller");
+        check_eq!(errno(&uapi::rpmem_lease(&f, 31)), libc::EINVAL, "argsz 31");
+        check_eq!(uapi::rpmem_lease(&f, 4096)?.argsz, 32, "a newer caller");
         let before = lease(&f)?.breaks;
 
         let other = Peer::start(|l| is_told(l, theirs, Some(to_other.as_raw_fd())))?;
@@ -150,7 +152,7 @@ fn notice(c: &mut Ctx) -> TestResult {
         for _ in 0..3 {
             let mut next = Ok(breaking);
             c.wait_for("less time that is left", || {
-                next = tools::rpmem_lease(&f, 32);
+                next = uapi::rpmem_lease(&f, 32);
                 next.as_ref().map_or(true, |l| l.left < left)
             })?;
             let next = next?;

@@ -4,8 +4,10 @@
 use super::{kill, lease, unmap, Break, How, Leased, ALL};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
+use crate::support::peer::{Link, Peer, GOT_SIGBUS};
 use crate::support::sys::{self, Map, RW, SYNC};
-use crate::support::tools::{self, Link, Peer, GOT_SIGBUS, LEASE_BROKEN, LEASE_HELD, PAGE};
+use crate::support::tools::{self, PAGE};
+use crate::support::uapi::{self, LEASE_BROKEN, LEASE_HELD};
 use crate::{check, check_eq};
 use libc::{MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, POLLPRI, PROT_NONE, PROT_READ};
 use std::fs::File;
@@ -223,7 +225,7 @@ impl Racer<'_> {
     /// Calls whose answers depend on the moment.
     fn call(&mut self) -> i32 {
         let _ = sys::poll(self.f, POLLPRI, 0);
-        let _ = tools::rpmem_lease(self.f, 32);
+        let _ = uapi::rpmem_lease(self.f, 32);
         if let Some((p, pages)) = self.maps.first().copied() {
             let len = pages * PAGE;
             // SAFETY: a mapping of this process, and no reference into it.
@@ -233,14 +235,14 @@ impl Racer<'_> {
                 libc::mprotect(p.cast(), len, PROT_READ);
                 libc::mprotect(p.cast(), len, RW);
             }
-            let mut prefault = tools::Prefault {
+            let mut prefault = uapi::Prefault {
                 argsz: 32,
                 flags: 1,
                 addr: p as u64,
                 len: len as u64,
                 done: 0,
             };
-            let _ = tools::ioctl_raw(self.f, 0xbd01, &mut prefault);
+            let _ = uapi::ioctl_raw(self.f, 0xbd01, &mut prefault);
         }
         0
     }

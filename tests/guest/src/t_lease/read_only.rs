@@ -7,8 +7,10 @@ use super::{
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::DIRECT_WINDOW;
+use crate::support::peer::Peer;
 use crate::support::sys::{self, Caught, Map, RW, SYNC};
-use crate::support::tools::{errno, Peer, HUGE, LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY, PAGE};
+use crate::support::tools::{errno, HUGE, PAGE};
+use crate::support::uapi::{LEASE_BROKEN, LEASE_HELD, LEASE_READ_ONLY};
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, POLLPRI, PROT_READ};
 use std::fs::File;

@@ -7,8 +7,9 @@ use super::{
     MNT,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::peer::Peer;
 use crate::support::sys::Map;
-use crate::support::tools::{self, Peer, PAGE};
+use crate::support::tools::{self, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -10,8 +10,10 @@ pub mod mounted;
 pub mod shutdown;
 
 use crate::support::ctx::{Ctx, TestResult};
+use crate::support::peer::{self, Peer};
 use crate::support::sys;
-use crate::support::tools::{self, Peer, Probe, Space};
+use crate::support::tools::{self, Space};
+use crate::support::trace::Probe;
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::io;
@@ -62,7 +64,7 @@ fn expected_error(e: &io::Error) -> bool {
 /// Reads and writes the last MiB of a disk until it is killed, through the page cache and past it:
 /// opens it again when it has gone. Exits with 1 on an error that is not to be expected, with 2 on
 /// wrong data. Says a word after each pass that was complete.
-fn disk_io(dev: &str, direct: bool, link: &tools::Link) -> i32 {
+fn disk_io(dev: &str, direct: bool, link: &peer::Link) -> i32 {
     let flags = if direct { libc::O_DIRECT } else { 0 };
     let Ok(mut buf) = tools::anonymous(1 << 20) else {
         return 3;

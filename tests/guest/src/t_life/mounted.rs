@@ -4,8 +4,9 @@
 use super::holdings::{cycle, cycles};
 use super::{check_fs, keep, kept, refused_with_ebusy, space, Kind, KEPT, MNT};
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::peer::{self, Peer};
 use crate::support::sys::{self, Map};
-use crate::support::tools::{self, Peer, Space, HUGE, PAGE};
+use crate::support::tools::{self, Space, HUGE, PAGE};
 use crate::{check, check_eq, fail};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -160,7 +161,7 @@ fn mapped(c: &Ctx, s: &Space) -> TestResult {
         child.say();
         check_eq!(
             child.wait()?,
-            tools::GOT_SIGBUS,
+            peer::GOT_SIGBUS,
             "access {n} after the unbind"
         );
     }
@@ -297,7 +298,7 @@ fn faults(c: &Ctx, s: &Space) -> TestResult {
         }
         s.unbind(c)?;
         for (n, w) in workers.into_iter().enumerate() {
-            check_eq!(w.wait()?, tools::GOT_SIGBUS, "worker {n}, round {round}");
+            check_eq!(w.wait()?, peer::GOT_SIGBUS, "worker {n}, round {round}");
         }
     }
     Ok(())

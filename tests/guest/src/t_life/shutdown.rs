@@ -4,8 +4,9 @@
 use super::{check_fs, flushes, keep, kept, KEPT, MNT};
 use crate::check_eq;
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::peer::Peer;
 use crate::support::sys::{self, Map};
-use crate::support::tools::{self, Peer};
+use crate::support::tools;
 use std::fs;
 
 pub const TESTS: &[Test] = crate::tests! {

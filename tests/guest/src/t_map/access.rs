@@ -5,8 +5,11 @@ use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_debugged, check_gone, faults, faults_for, Node, DIRECT_WINDOW};
+use crate::support::peer::Peer;
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
-use crate::support::tools::{self, errno, Peer, Probe, HUGE};
+use crate::support::tools::{self, errno, HUGE};
+use crate::support::trace::Probe;
+use crate::support::uapi;
 use crate::{check, check_eq, fail};
 use libc::{MAP_FIXED, MAP_SHARED, PROT_NONE, PROT_READ};
 use std::fs::File;
@@ -132,7 +135,7 @@ fn high(c: &mut Ctx) -> TestResult {
         let ro = Map::near(addr, &f, offset, len, PROT_READ, flags)?;
         check_eq!(ro.as_ptr() as usize, addr, "{kind}, read-only");
         check_eq!(
-            tools::rpmem_prefault(&f, &ro, 0, PAGE as u64, 1),
+            uapi::rpmem_prefault(&f, &ro, 0, PAGE as u64, 1),
             (0, libc::EFAULT),
             "{kind}: prefault of stores to a read-only one"
         );
@@ -142,8 +145,8 @@ fn high(c: &mut Ctx) -> TestResult {
         m.write8(len - 1, 1 + n as u8);
         check_eq!(m.read8(PAGE), m.read8(PAGE), "{kind}");
         let (all, want) = (len as u64, (len as u64, 0));
-        check_eq!(tools::rpmem_prefault(&f, &m, 0, all, 0), want, "{kind}");
-        let done = tools::rpmem_prefault(&f, &m, entry, HUGE as u64, 1);
+        check_eq!(uapi::rpmem_prefault(&f, &m, 0, all, 0), want, "{kind}");
+        let done = uapi::rpmem_prefault(&f, &m, entry, HUGE as u64, 1);
         check_eq!(done, (HUGE as u64, 0), "{kind}, write");
         m.msync()?;
         let mut b = disk::Buf::page(PAGE);

@@ -5,6 +5,7 @@ use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, HUGE};
+use crate::support::uapi;
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
 use std::io;
@@ -26,16 +27,16 @@ fn prefault(c: &mut Ctx) -> TestResult {
         ("direct", DIRECT_WINDOW, SYNC, true),
     ] {
         let m = Map::new(&f, offset, len, RW, flags)?;
-        let done = tools::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
+        let done = uapi::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
         check_eq!(done, (len as u64, 0), "{what}");
         check_eq!(faults_for(&m, write), 0, "{what}: faults afterwards");
         // Again is no error.
-        let done = tools::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
+        let done = uapi::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
         check_eq!(done, (len as u64, 0), "{what}: again");
     }
     let m = Map::new(&f, 0, len, RW, MAP_SHARED)?;
     check_eq!(
-        tools::rpmem_prefault(&f, &m, 0, len as u64, 0),
+        uapi::rpmem_prefault(&f, &m, 0, len as u64, 0),
         (len as u64, 0)
     );
     check_eq!(faults_for(&m, false), 0, "plain, read");
@@ -65,7 +66,7 @@ fn prefault(c: &mut Ctx) -> TestResult {
         ("reads of a read-only one", &ro, 0, all, 0, (all, 0)),
     ] {
         check_eq!(
-            tools::rpmem_prefault(&f, m, offset, len, flags),
+            uapi::rpmem_prefault(&f, m, offset, len, flags),
             want,
             "{what}"
         );
@@ -73,7 +74,7 @@ fn prefault(c: &mut Ctx) -> TestResult {
     // What cannot be is not begun: large entries are still possible.
     let ro = Map::new(&f, 0, len, PROT_READ, SYNC)?;
     for at in (0..len).step_by(HUGE) {
-        let done = tools::rpmem_prefault(&f, &ro, at, page, 1);
+        let done = uapi::rpmem_prefault(&f, &ro, at, page, 1);
         check_eq!(done, (0, libc::EFAULT), "stores at {at:#x}");
     }
     check_eq!(faults_for(&ro, false), (len / HUGE) as i64, "and then read");
@@ -81,13 +82,13 @@ fn prefault(c: &mut Ctx) -> TestResult {
     // SAFETY: a part of our mapping.
     unsafe { libc::munmap(m.as_ptr().add(HUGE).cast(), PAGE) };
     check_eq!(
-        tools::rpmem_prefault(&f, &m, 0, len as u64, 0),
+        uapi::rpmem_prefault(&f, &m, 0, len as u64, 0),
         (HUGE as u64, libc::ENOMEM),
         "a hole"
     );
     let other = tools::anonymous(HUGE)?;
     check_eq!(
-        tools::rpmem_prefault(&f, &other, 0, page, 0),
+        uapi::rpmem_prefault(&f, &other, 0, page, 0),
         (0, libc::EINVAL),
         "memory of others"
     );
@@ -106,7 +107,7 @@ fn prefault_rights(c: &mut Ctx) -> TestResult {
             // SAFETY: our mapping, and no reference into it.
             unsafe { libc::syscall(libc::SYS_pkey_mprotect, m.as_ptr(), len, prot, key) }
         };
-        let prefault = |write| tools::rpmem_prefault(&f, &m, 0, all, write);
+        let prefault = |write| uapi::rpmem_prefault(&f, &m, 0, all, write);
         for (prot, read, write) in [
             (libc::PROT_NONE, (0, libc::EFAULT), (0, libc::EFAULT)),
             (PROT_READ, (all, 0), (0, libc::EFAULT)),
@@ -134,7 +135,7 @@ fn prefault_rights(c: &mut Ctx) -> TestResult {
             let r = unsafe { libc::syscall(libc::SYS_pkey_mprotect, m.as_ptr(), len, RW, key) };
             check_eq!(r, 0, "pkey_mprotect");
             for write in [0, 1] {
-                let done = tools::rpmem_prefault(&f, &m, 0, all, write);
+                let done = uapi::rpmem_prefault(&f, &m, 0, all, write);
                 check_eq!(done, (all, 0), "rights {rights} of a key, write {write}");
             }
             let denied = sys::caught(|| {
@@ -173,7 +174,7 @@ fn prefault_rights(c: &mut Ctx) -> TestResult {
         });
         let mut ends = std::collections::BTreeSet::new();
         for _ in 0..200 {
-            let (done, err) = tools::rpmem_prefault(&f, &m, 0, all, 1);
+            let (done, err) = uapi::rpmem_prefault(&f, &m, 0, all, 1);
             ends.insert(err);
             check!(
                 done <= all && (done == all) == (err == 0),

@@ -5,9 +5,11 @@ use super::native;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_refused, Node, DIRECT_WINDOW, MAP_DIRECT};
+use crate::support::peer::Peer;
 use crate::support::ring::Ring;
 use crate::support::sys::{self, Map, MAP_SHARED_VALIDATE, MAP_SYNC, PAGE, RW, SYNC};
-use crate::support::tools::{self, errno, Peer, HUGE};
+use crate::support::tools::{self, errno, HUGE};
+use crate::support::uapi;
 use crate::{check, check_eq};
 use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ};
 use std::fs::File;
@@ -66,20 +68,20 @@ fn node(c: &mut Ctx) -> TestResult {
     check_eq!(h.mappings(c)?, 0, "mappings");
 
     let f = h.open()?;
-    let info = tools::rpmem_info(&f, 32)?;
+    let info = uapi::rpmem_info(&f, 32)?;
     check_eq!(info.argsz, 32);
     check_eq!(info.size, h.attr(c, "size")?, "info.size");
     check_eq!(info.huge_page, huge as u64, "info.huge_page");
     check_eq!(info.flags, 1 | if pages { 2 } else { 0 }, "info.flags");
-    check_eq!(errno(&tools::rpmem_info(&f, 31)), libc::EINVAL, "argsz 31");
-    check_eq!(tools::rpmem_info(&f, 4096)?.argsz, 32, "a newer caller");
+    check_eq!(errno(&uapi::rpmem_info(&f, 31)), libc::EINVAL, "argsz 31");
+    check_eq!(uapi::rpmem_info(&f, 4096)?.argsz, 32, "a newer caller");
     check_eq!(
-        errno(&tools::ioctl_raw(&f, 0xbdff, std::ptr::null_mut::<u8>())),
+        errno(&uapi::ioctl_raw(&f, 0xbdff, std::ptr::null_mut::<u8>())),
         libc::ENOTTY,
         "an unknown ioctl"
     );
     check_eq!(
-        errno(&tools::ioctl_raw(&f, 0xbd00, std::ptr::null_mut::<u8>())),
+        errno(&uapi::ioctl_raw(&f, 0xbd00, std::ptr::null_mut::<u8>())),
         libc::EFAULT,
         "no argument"
     );
@@ -325,7 +327,7 @@ fn header(c: &mut Ctx) -> TestResult {
     let (long, short) = (answers("64")?, answers("32")?);
     check_eq!(short, long, "32-bit callers");
     // And they are what they should be.
-    let info = tools::rpmem_info(&h.open()?, 32)?;
+    let info = uapi::rpmem_info(&h.open()?, 32)?;
     let size = info.size as i64;
     check_eq!(
         long[..8],

@@ -5,8 +5,10 @@ use super::check_sig;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_gone, faults, faults_for, Node, DIRECT_WINDOW};
+use crate::support::peer::{Peer, GOT_SIGBUS};
 use crate::support::sys::{self, Caught, Map, PAGE, RW, SYNC};
-use crate::support::tools::{self, errno, Peer, GOT_SIGBUS, HUGE};
+use crate::support::tools::{self, errno, HUGE};
+use crate::support::uapi;
 use crate::{check, check_eq, fail};
 use libc::{MAP_SHARED, PROT_READ};
 use std::fs::File;
@@ -125,7 +127,7 @@ fn unbind(c: &mut Ctx) -> TestResult {
             "mem"
         );
         check_eq!(
-            tools::rpmem_prefault(&f, &sync, 0, PAGE as u64, 1),
+            uapi::rpmem_prefault(&f, &sync, 0, PAGE as u64, 1),
             (0, libc::EFAULT),
             "prefault"
         );
@@ -260,7 +262,7 @@ fn poison(c: &mut Ctx) -> TestResult {
     let n = faults() - before;
     let others = tools::faults_without_pages(3);
     check!((others + 8..=others + 8 + 64).contains(&n), "{n} faults");
-    let done = tools::rpmem_prefault(&f, &m, 0, 4 * HUGE as u64, 1);
+    let done = uapi::rpmem_prefault(&f, &m, 0, 4 * HUGE as u64, 1);
     check_eq!(done, (bad as u64, libc::EHWPOISON), "prefault");
     let mem = File::open("/proc/self/mem")?;
     let at = m.as_ptr() as u64 + bad as u64;

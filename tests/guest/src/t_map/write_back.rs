@@ -3,8 +3,10 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::{faults_for, Node, DIRECT_WINDOW};
+use crate::support::peer::Peer;
 use crate::support::sys::{Map, PAGE, RW, SYNC};
-use crate::support::tools::{Peer, Probe, HUGE};
+use crate::support::tools::HUGE;
+use crate::support::trace::Probe;
 use crate::{check, check_eq};
 use libc::{MAP_SHARED, PROT_READ};
 
