@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Tools of the fs-dax, life-cycle and differential tests: namespaces of a kind, file systems on
-//! them, page-aligned buffers, and processes that work in step with the test.
+//! Namespaces of a kind, file systems on them, page-aligned buffers, and calls that pin pages, pass
+//! descriptors or make memory fail.
 
 use crate::support::ctx::{Ctx, TestResult, EXT4_NOT_LAZY};
 use crate::support::ring::Ring;
@@ -208,7 +208,6 @@ pub fn smaps_text(c: &Ctx, addr: usize, field: &str) -> TestResult<String> {
     fail!("no {field} of {addr:#x} in smaps:\n{all}")
 }
 
-/// Whether the kernel has the file for a DAX one (STATX_ATTR_DAX).
 /// Where the first byte of a file is on its disk, in sectors.
 pub fn first_sector(c: &Ctx, path: &str) -> TestResult<u64> {
     let map = c.ok(&["filefrag", "-b512", "-v", path])?;
@@ -221,6 +220,7 @@ pub fn first_sector(c: &Ctx, path: &str) -> TestResult<u64> {
     Ok(first.ok_or(map)?)
 }
 
+/// Whether the kernel has the file for a DAX one (STATX_ATTR_DAX).
 pub fn is_dax(f: &File) -> TestResult<bool> {
     // SAFETY: statx fills a structure of ours for an open file.
     unsafe {
