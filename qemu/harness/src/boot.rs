@@ -276,10 +276,10 @@ pub fn create_backing(fixture: &Fixture, dir: &Path) -> Result<(), String> {
         let f = ctx(File::create(&path), &path)?;
         ctx(f.set_len(size), &path)?;
     }
-    for (name, bytes) in &fixture.contents {
-        let path = dir.join(name);
+    for image in &fixture.files {
+        let path = dir.join(&image.name);
         let f = ctx(fs::OpenOptions::new().write(true).open(&path), &path)?;
-        ctx(f.write_all_at(bytes, 0), &path)?;
+        ctx(f.write_all_at(&image.contents, 0), &path)?;
     }
     Ok(())
 }

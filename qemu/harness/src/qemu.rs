@@ -65,7 +65,8 @@ pub fn backing(f: &Fixture) -> Vec<(String, u64)> {
         .iter()
         .enumerate()
         .map(|(i, d)| (format!("nvdimm{i}.img"), d.backing()));
-    dimms.chain(f.files.iter().cloned()).collect()
+    let files = f.files.iter().map(|i| (i.name.clone(), i.size));
+    dimms.chain(files).collect()
 }
 
 pub fn args(m: &Machine) -> Vec<String> {
@@ -192,7 +193,7 @@ pub fn quoted(args: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{self, Nvdimm};
+    use crate::spec::{self, Image, Nvdimm};
 
     fn line(f: &Fixture, accel: Accel) -> String {
         let m = Machine {
@@ -255,7 +256,11 @@ mod tests {
                 size: 1 << 20,
                 ..Default::default()
             }],
-            files: vec![("v.img".into(), 1 << 20)],
+            files: vec![Image {
+                name: "v.img".into(),
+                size: 1 << 20,
+                ..Default::default()
+            }],
             extra: vec![
                 "mem-path={dir}/v.img".into(),
                 "file={system}/x.img".into(),

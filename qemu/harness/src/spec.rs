@@ -55,8 +55,11 @@
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
 use crate::verdict::{End, Expected};
+use serde::de::{self, value::MapAccessDeserializer, MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 /// Emulation is slower than the hardware that timeouts are written for by about this much.
@@ -67,14 +70,20 @@ pub const TEST_TIMEOUT: u64 = 15;
 /// after a test, to look for leaks.
 pub const BOOT_TIMEOUT: u64 = 30;
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Nvdimm {
     /// What the guest has for data; the label area comes on top.
+    #[serde(deserialize_with = "bytes")]
     pub size: u64,
+    #[serde(default, deserialize_with = "bytes")]
     pub label_size: u64,
     pub uuid: Option<String>,
+    #[serde(default)]
     pub readonly: bool,
+    #[serde(default)]
     pub unarmed: bool,
+    #[serde(default, deserialize_with = "some_bytes")]
     pub align: Option<u64>,
     pub node: Option<u64>,
 }
@@ -91,22 +100,36 @@ impl Nvdimm {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+/// A file in the run directory, sparse where it says nothing.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    pub name: String,
+    #[serde(default, deserialize_with = "bytes")]
+    pub size: u64,
+    /// A power cut takes it back to its last flush.
+    #[serde(default)]
+    pub volatile: bool,
+    /// What it begins with; the rest is zeroes.
+    #[serde(default, rename = "hex", deserialize_with = "hex")]
+    pub contents: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Fixture {
+    #[serde(skip)]
     pub name: String,
     pub summary: String,
+    #[serde(deserialize_with = "bytes")]
     pub memory: u64,
     pub cpus: u64,
     pub cmdline: String,
     pub nvdimms: Vec<Nvdimm>,
     /// Persistence domain that the firmware tells: "cpu", "mem-ctrl", or nothing.
     pub persistence: Option<String>,
-    /// Sparse files in the run directory for devices in `extra`, where `{dir}` names it.
-    pub files: Vec<(String, u64)>,
-    /// What they begin with; the rest is zeroes.
-    pub contents: Vec<(String, Vec<u8>)>,
-    /// Those of them that a power cut takes back to their last flush.
-    pub volatile: Vec<String>,
+    /// For devices in `extra`, where `{dir}` names the run directory.
+    pub files: Vec<Image>,
     pub extra: Vec<String>,
     /// Commands for QEMU's monitor, by the names that tests have for them.
     pub monitor: BTreeMap<String, Vec<Value>>,
@@ -118,34 +141,122 @@ pub struct Fixture {
     pub ndctl: bool,
 }
 
-#[derive(Clone, Debug)]
+impl Default for Fixture {
+    fn default() -> Self {
+        Fixture {
+            name: String::new(),
+            summary: String::new(),
+            memory: 1 << 30,
+            cpus: 2,
+            cmdline: String::new(),
+            nvdimms: Vec::new(),
+            persistence: None,
+            files: Vec::new(),
+            extra: Vec::new(),
+            monitor: BTreeMap::new(),
+            icount: None,
+            nfit_test: false,
+            ndctl: false,
+        }
+    }
+}
+
+/// A test of a boot: a string that is its name, or an object.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct TestRef {
     pub name: String,
     /// Seconds on hardware.
+    #[serde(default = "test_timeout")]
     pub timeout: u64,
     /// The same for the long form.
     pub long_timeout: Option<u64>,
+    #[serde(default)]
     pub allow_skip: bool,
     /// As those of the scenario.
+    #[serde(default)]
     pub needs: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+fn test_timeout() -> u64 {
+    TEST_TIMEOUT
+}
+
+impl TestRef {
+    fn named(name: &str) -> TestRef {
+        TestRef {
+            name: name.to_string(),
+            timeout: TEST_TIMEOUT,
+            long_timeout: None,
+            allow_skip: false,
+            needs: Vec::new(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TestRef {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct NameOrObject;
+
+        impl<'de> Visitor<'de> for NameOrObject {
+            type Value = TestRef;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("the name of a test, or an object with its name")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<TestRef, E> {
+                Ok(TestRef::named(name))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TestRef, A::Error> {
+                // The derived one, which `remote` has made a function of the type.
+                TestRef::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        d.deserialize_any(NameOrObject)
+    }
+}
+
+/// What is done to the medium, that of the first NVDIMM unless `nvdimm` says which.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, tag = "action", rename_all = "kebab-case")]
 pub enum HostAction {
     Patch {
+        #[serde(
+            default = "first_nvdimm",
+            rename = "nvdimm",
+            deserialize_with = "nvdimm"
+        )]
         file: String,
+        #[serde(default, deserialize_with = "bytes")]
         offset: u64,
+        #[serde(rename = "hex", deserialize_with = "hex")]
         bytes: Vec<u8>,
     },
     /// Recompute the checksum of a pfn or dax info block after a patch.
     SealInfoBlock {
+        #[serde(
+            default = "first_nvdimm",
+            rename = "nvdimm",
+            deserialize_with = "nvdimm"
+        )]
         file: String,
+        #[serde(default, deserialize_with = "bytes")]
         offset: u64,
     },
     Snapshot {
         name: String,
+        #[serde(
+            default = "first_nvdimm",
+            rename = "nvdimm",
+            deserialize_with = "nvdimm"
+        )]
         file: String,
+        #[serde(default, deserialize_with = "bytes")]
         offset: u64,
+        #[serde(deserialize_with = "bytes")]
         length: u64,
     },
     AssertUnchanged {
@@ -154,7 +265,8 @@ pub enum HostAction {
 }
 
 /// When a boot looks for a system that has hibernated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Resume {
     /// Before the driver is loaded.
     Bare,
@@ -171,11 +283,28 @@ impl Resume {
     }
 }
 
+/// What makes the initramfs of a Debian host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Initramfs {
+    Dracut,
+    InitramfsTools,
+}
+
+impl Initramfs {
+    fn name(self) -> &'static str {
+        match self {
+            Initramfs::Dracut => "dracut",
+            Initramfs::InitramfsTools => "initramfs-tools",
+        }
+    }
+}
+
 /// A Debian host that the package of rpmem is installed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct System {
     /// What has made its initramfs.
-    pub initramfs: String,
+    pub initramfs: Initramfs,
     /// What has been done to it, a file of qemu/system/hosts.
     pub host: String,
 }
@@ -183,15 +312,23 @@ pub struct System {
 impl System {
     /// The initramfs, as scripts/hosts/system names it.
     pub fn image(&self) -> String {
-        format!("{}-{}.img", self.initramfs, self.host)
+        format!("{}-{}.img", self.initramfs.name(), self.host)
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Boot {
     pub tests: Vec<TestRef>,
     pub end: End,
+    #[serde(rename = "driver")]
+    own_driver: Option<String>,
+    #[serde(rename = "params")]
+    own_params: Option<Vec<String>>,
+    /// Its own, or those of the scenario.
+    #[serde(skip)]
     pub driver: String,
+    #[serde(skip)]
     pub params: Vec<String>,
     pub cmdline: String,
     pub expect_console: Vec<String>,
@@ -205,43 +342,74 @@ pub struct Boot {
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
+    #[serde(rename = "system")]
+    initramfs: Option<Initramfs>,
+    host: Option<String>,
     /// The initramfs is one of scripts/hosts/system.
+    #[serde(skip)]
     pub system: Option<System>,
-    /// How often this is done, one after the other; and in the long form.
+    /// How often this is done, one after the other; and in the long form, if that is different.
     pub repeat: u64,
-    pub long_repeat: u64,
+    long_repeat: Option<u64>,
     pub before: Vec<HostAction>,
     pub after: Vec<HostAction>,
     /// Misbehaviour of init, for the harness's own tests.
+    #[serde(skip)]
     pub fault: Option<String>,
     /// Seconds on hardware for the whole boot, beside the limits on each step of it.
+    #[serde(skip)]
     pub total_timeout: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scenario {
+    #[serde(skip)]
     pub name: String,
+    #[serde(default)]
     pub summary: String,
     pub fixture: String,
+    #[serde(default = "rpmem")]
+    driver: String,
+    #[serde(default)]
+    params: Vec<String>,
     /// Kernel flavours that it can run on.
+    #[serde(default = "all_flavours")]
     pub kernels: Vec<String>,
     /// Kernel flavours that it runs on in the short form of the test run.
+    #[serde(rename = "short")]
+    own_short: Option<Vec<String>>,
+    #[serde(skip)]
     pub short: Vec<String>,
     /// Those of the long form.
+    #[serde(rename = "stress")]
+    own_stress: Option<Vec<String>>,
+    #[serde(skip)]
     pub stress: Vec<String>,
     /// Options of the kernel that it needs and that not every kernel has.
+    #[serde(default)]
     pub needs: Vec<String>,
     pub boots: Vec<Boot>,
 }
 
+fn rpmem() -> String {
+    "rpmem".into()
+}
+
+const DRIVERS: [&str; 3] = ["rpmem", "nd_pmem", "none"];
+
 /// Kernel flavours, see scripts/lib/env.sh.
 const FLAVOURS: [&str; 4] = ["stock", "debug", "kcsan", "direct"];
+
+fn all_flavours() -> Vec<String> {
+    FLAVOURS.map(String::from).into()
+}
 
 impl Scenario {
     /// The long form: each test gets the time that it needs for that.
     pub fn lengthen(&mut self) {
         for b in &mut self.boots {
-            b.repeat = b.long_repeat;
+            b.repeat = b.long_repeat.unwrap_or(b.repeat);
         }
         for t in self.boots.iter_mut().flat_map(|b| &mut b.tests) {
             t.timeout = t.long_timeout.unwrap_or(t.timeout);
@@ -267,18 +435,21 @@ impl Boot {
 
     pub fn named(tests: &[&str], driver: &str) -> Boot {
         Boot {
-            tests: tests
-                .iter()
-                .map(|n| TestRef {
-                    name: n.to_string(),
-                    timeout: TEST_TIMEOUT,
-                    long_timeout: None,
-                    allow_skip: false,
-                    needs: Vec::new(),
-                })
-                .collect(),
-            end: End::Exit,
+            tests: tests.iter().map(|name| TestRef::named(name)).collect(),
             driver: driver.to_string(),
+            ..Boot::default()
+        }
+    }
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Boot {
+            tests: Vec::new(),
+            end: End::Exit,
+            own_driver: None,
+            own_params: None,
+            driver: String::new(),
             params: Vec::new(),
             cmdline: String::new(),
             expect_console: Vec::new(),
@@ -289,9 +460,11 @@ impl Boot {
             durable: false,
             resume: None,
             chained: false,
+            initramfs: None,
+            host: None,
             system: None,
             repeat: 1,
-            long_repeat: 1,
+            long_repeat: None,
             before: Vec::new(),
             after: Vec::new(),
             fault: None,
@@ -315,380 +488,120 @@ pub fn size(s: &str) -> Option<u64> {
     num.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// A JSON object whose keys must all be used up.
-struct Obj<'a> {
-    what: String,
-    map: &'a serde_json::Map<String, Value>,
+/// A number, or a text that `size` takes.
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    struct Size;
+
+    impl Visitor<'_> for Size {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a number of bytes, or text such as \"4K\" or \"1G\"")
+        }
+
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<u64, E> {
+            Ok(n)
+        }
+
+        fn visit_str<E: de::Error>(self, s: &str) -> Result<u64, E> {
+            size(s).ok_or_else(|| E::invalid_value(Unexpected::Str(s), &self))
+        }
+    }
+
+    d.deserialize_any(Size)
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    bytes(d).map(Some)
+}
+
+/// Bytes in hexadecimal, with blanks anywhere between their digits.
+fn hex<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+    let text = String::deserialize(d)?;
+    let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let byte = |i: usize| u8::from_str_radix(digits.get(i..i + 2)?, 16).ok();
+    let all: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+    all.filter(|all| !all.is_empty())
+        .ok_or_else(|| de::Error::invalid_value(Unexpected::Str(&text), &"bytes in hexadecimal"))
+}
+
+/// The file of an NVDIMM, by its number.
+fn nvdimm<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    Ok(format!("nvdimm{}.img", u64::deserialize(d)?))
+}
+
+fn first_nvdimm() -> String {
+    "nvdimm0.img".into()
 }
 
 type Res<T> = Result<T, String>;
 
-impl<'a> Obj<'a> {
-    fn new(what: &str, v: &'a Value, known: &[&str]) -> Res<Self> {
-        let map = v
-            .as_object()
-            .ok_or_else(|| format!("{what}: not an object"))?;
-        for k in map.keys() {
-            if !known.contains(&k.as_str()) {
-                return Err(format!("{what}: unknown key \"{k}\""));
-            }
-        }
-        Ok(Obj {
-            what: what.to_string(),
-            map,
-        })
-    }
-
-    fn bad<T>(&self, key: &str, want: &str) -> Res<T> {
-        Err(format!("{}: \"{key}\" is not {want}", self.what))
-    }
-
-    fn str(&self, key: &str, default: &str) -> Res<String> {
-        match self.map.get(key) {
-            None => Ok(default.to_string()),
-            Some(Value::String(s)) => Ok(s.clone()),
-            Some(_) => self.bad(key, "a string"),
-        }
-    }
-
-    fn need(&self, key: &str) -> Res<String> {
-        match self.map.get(key) {
-            Some(Value::String(s)) => Ok(s.clone()),
-            _ => self.bad(key, "a string, or is missing"),
-        }
-    }
-
-    fn bool(&self, key: &str) -> Res<bool> {
-        match self.map.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(b)) => Ok(*b),
-            Some(_) => self.bad(key, "true or false"),
-        }
-    }
-
-    fn num(&self, key: &str) -> Res<Option<u64>> {
-        match self.map.get(key) {
-            None => Ok(None),
-            Some(Value::Number(n)) if n.as_u64().is_some() => Ok(n.as_u64()),
-            Some(Value::String(s)) if size(s).is_some() => Ok(size(s)),
-            Some(_) => self.bad(key, "a number or a size like \"128K\""),
-        }
-    }
-
-    fn list(&self, key: &str) -> Res<&'a [Value]> {
-        match self.map.get(key) {
-            None => Ok(&[]),
-            Some(Value::Array(a)) => Ok(a),
-            Some(_) => self.bad(key, "a list"),
-        }
-    }
-
-    fn strings(&self, key: &str) -> Res<Vec<String>> {
-        self.list(key)?
-            .iter()
-            .map(|v| v.as_str().map(str::to_string))
-            .collect::<Option<_>>()
-            .map_or_else(|| self.bad(key, "a list of strings"), Ok)
-    }
-}
-
 pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
-    let v: Value = serde_json::from_str(text).map_err(|e| format!("fixture {name}: {e}"))?;
-    let known = [
-        "summary",
-        "memory",
-        "cpus",
-        "cmdline",
-        "nvdimms",
-        "persistence",
-        "files",
-        "extra",
-        "icount",
-        "nfit_test",
-        "ndctl",
-        "monitor",
-    ];
-    let o = Obj::new(&format!("fixture {name}"), &v, &known)?;
-    let mut monitor = BTreeMap::new();
-    if let Some(m) = o.map.get("monitor") {
-        let Some(m) = m.as_object() else {
-            return o.bad("monitor", "an object");
-        };
-        for (name, commands) in m {
-            match commands.as_array() {
-                Some(c) if !c.is_empty() => monitor.insert(name.clone(), c.clone()),
-                _ => return o.bad("monitor", "made of lists of commands"),
-            };
-        }
+    let what = format!("fixture {name}");
+    let mut f: Fixture = serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))?;
+    if let Some((name, _)) = f.monitor.iter().find(|(_, commands)| commands.is_empty()) {
+        return Err(format!("{what}: \"monitor\": \"{name}\" has no commands"));
     }
-    let mut nvdimms = Vec::new();
-    for n in o.list("nvdimms")? {
-        let known = [
-            "size",
-            "label_size",
-            "uuid",
-            "readonly",
-            "unarmed",
-            "align",
-            "node",
-        ];
-        let d = Obj::new(&format!("fixture {name}: nvdimm"), n, &known)?;
-        nvdimms.push(Nvdimm {
-            size: d
-                .num("size")?
-                .ok_or_else(|| format!("fixture {name}: nvdimm without size"))?,
-            label_size: d.num("label_size")?.unwrap_or(0),
-            uuid: d.map.get("uuid").map(|_| d.need("uuid")).transpose()?,
-            readonly: d.bool("readonly")?,
-            unarmed: d.bool("unarmed")?,
-            align: d.num("align")?,
-            node: d.num("node")?,
-        });
-    }
-    let (nfit_test, ndctl) = (o.bool("nfit_test")?, o.bool("ndctl")?);
-    let (mut files, mut volatile, mut contents) = (Vec::new(), Vec::new(), Vec::new());
-    for f in o.list("files")? {
-        let known = ["name", "size", "volatile", "hex"];
-        let d = Obj::new(&format!("fixture {name}: file"), f, &known)?;
-        if d.map.contains_key("hex") {
-            match hex(&d.need("hex")?) {
-                Some(bytes) => contents.push((d.need("name")?, bytes)),
-                None => return d.bad("hex", "bytes in hexadecimal"),
-            }
-        }
-        if d.bool("volatile")? {
-            volatile.push(d.need("name")?);
-        }
-        files.push((d.need("name")?, d.num("size")?.unwrap_or(0)));
-    }
-    Ok(Fixture {
-        name: name.to_string(),
-        summary: o.str("summary", "")?,
-        memory: o.num("memory")?.unwrap_or(1 << 30),
-        cpus: o.num("cpus")?.unwrap_or(2),
-        cmdline: o.str("cmdline", "")?,
-        nvdimms,
-        persistence: o
-            .map
-            .get("persistence")
-            .map(|_| o.need("persistence"))
-            .transpose()?,
-        files,
-        contents,
-        volatile,
-        extra: o.strings("extra")?,
-        monitor,
-        icount: o.num("icount")?,
-        nfit_test,
-        ndctl,
-    })
-}
-
-fn hex(s: &str) -> Option<Vec<u8>> {
-    let s: String = s.chars().filter(|c| !c.is_whitespace()).collect();
-    if s.is_empty() || s.len() % 2 != 0 || !s.is_ascii() {
-        return None;
-    }
-    (0..s.len())
-        .step_by(2)
-        .map(|i| u8::from_str_radix(&s[i..i + 2], 16).ok())
-        .collect()
-}
-
-fn action(what: &str, v: &Value) -> Res<HostAction> {
-    let known = [
-        "action", "file", "nvdimm", "offset", "length", "hex", "name",
-    ];
-    let o = Obj::new(&format!("{what}: host action"), v, &known)?;
-    let file = match o.num("nvdimm")? {
-        Some(n) => format!("nvdimm{n}.img"),
-        None => o.str("file", "nvdimm0.img")?,
-    };
-    let offset = o.num("offset")?.unwrap_or(0);
-    match o.need("action")?.as_str() {
-        "patch" => Ok(HostAction::Patch {
-            file,
-            offset,
-            bytes: hex(&o.need("hex")?).ok_or_else(|| format!("{what}: bad hex"))?,
-        }),
-        "seal-info-block" => Ok(HostAction::SealInfoBlock { file, offset }),
-        "snapshot" => Ok(HostAction::Snapshot {
-            name: o.str("name", "snapshot")?,
-            file,
-            offset,
-            length: o
-                .num("length")?
-                .ok_or_else(|| format!("{what}: snapshot without length"))?,
-        }),
-        "assert-unchanged" => Ok(HostAction::AssertUnchanged {
-            name: o.str("name", "snapshot")?,
-        }),
-        other => Err(format!("{what}: unknown host action \"{other}\"")),
-    }
+    f.name = name.to_string();
+    Ok(f)
 }
 
 pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
     let what = format!("scenario {name}");
-    let v: Value = serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))?;
-    let o = Obj::new(
-        &what,
-        &v,
-        &[
-            "summary", "fixture", "driver", "params", "kernels", "short", "stress", "needs",
-            "boots",
-        ],
-    )?;
-    let flavours = |key: &str, default: &[&str]| -> Res<Vec<String>> {
-        let list = match o.map.get(key) {
-            None => default.iter().map(|s| s.to_string()).collect(),
-            Some(_) => o.strings(key)?,
-        };
-        match list.iter().find(|f| !FLAVOURS.contains(&f.as_str())) {
-            Some(f) => Err(format!("{what}: \"{key}\": no kernel {f}")),
-            None => Ok(list),
-        }
+    let mut s: Scenario = serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))?;
+    s.name = name.to_string();
+    let stock = || vec![String::from("stock")];
+    s.short = s.own_short.clone().unwrap_or_else(stock);
+    s.stress = match (&s.own_stress, s.kernels.contains(&stock()[0])) {
+        (Some(own), _) => own.clone(),
+        (None, true) => stock(),
+        (None, false) => s.kernels.clone(),
     };
-    let kernels = flavours("kernels", &FLAVOURS)?;
-    let short = flavours("short", &["stock"])?;
-    let all: Vec<&str> = kernels.iter().map(String::as_str).collect();
-    let stress = match all.contains(&"stock") {
-        true => flavours("stress", &["stock"])?,
-        false => flavours("stress", &all)?,
-    };
-    for (key, list) in [("short", &short), ("stress", &stress)] {
-        let cannot = list.iter().find(|f| !all.contains(&f.as_str()));
-        if let (Some(f), true) = (cannot, o.map.contains_key(key)) {
-            return Err(format!("{what}: \"{key}\": it cannot run on {f}"));
+    let lists = [
+        ("kernels", Some(&s.kernels)),
+        ("short", s.own_short.as_ref()),
+        ("stress", s.own_stress.as_ref()),
+    ];
+    for (key, list) in lists {
+        for flavour in list.into_iter().flatten() {
+            if !FLAVOURS.contains(&flavour.as_str()) {
+                let all = FLAVOURS.join(", ");
+                return Err(format!(
+                    "{what}: \"{key}\": no kernel {flavour}, there are {all}"
+                ));
+            }
+            if !s.kernels.contains(flavour) {
+                return Err(format!("{what}: \"{key}\": it cannot run on {flavour}"));
+            }
         }
     }
-    let driver = o.str("driver", "rpmem")?;
-    let params = o.strings("params")?;
-    let mut boots = Vec::new();
-    for b in o.list("boots")? {
-        let known = [
-            "tests",
-            "end",
-            "driver",
-            "params",
-            "cmdline",
-            "expect_console",
-            "allow_splat",
-            "allow_trace",
-            "allow_core_races",
-            "five_levels",
-            "durable",
-            "resume",
-            "chained",
-            "system",
-            "host",
-            "repeat",
-            "long_repeat",
-            "before",
-            "after",
-        ];
-        let b = Obj::new(&format!("{what}: boot"), b, &known)?;
-        let mut tests = Vec::new();
-        for t in b.list("tests")? {
-            tests.push(match t {
-                Value::String(s) => TestRef {
-                    name: s.clone(),
-                    timeout: TEST_TIMEOUT,
-                    long_timeout: None,
-                    allow_skip: false,
-                    needs: Vec::new(),
-                },
-                t => {
-                    let t = Obj::new(
-                        &format!("{what}: test"),
-                        t,
-                        &["name", "timeout", "long_timeout", "allow_skip", "needs"],
-                    )?;
-                    TestRef {
-                        name: t.need("name")?,
-                        timeout: t.num("timeout")?.unwrap_or(TEST_TIMEOUT),
-                        long_timeout: t.num("long_timeout")?,
-                        allow_skip: t.bool("allow_skip")?,
-                        needs: t.strings("needs")?,
-                    }
-                }
-            });
-        }
-        if tests.is_empty() {
-            return Err(format!("{what}: boot without tests"));
-        }
-        let own_driver = b.str("driver", &driver)?;
-        if !["rpmem", "nd_pmem", "none"].contains(&own_driver.as_str()) {
-            return Err(format!("{what}: unknown driver {own_driver}"));
-        }
-        let end = match b.str("end", "exit")?.as_str() {
-            "exit" => End::Exit,
-            "power-cut" => End::PowerCut,
-            other => return Err(format!("{what}: unknown end \"{other}\"")),
-        };
-        let resume = match b.str("resume", "")?.as_str() {
-            "" => None,
-            "bare" => Some(Resume::Bare),
-            "bound" => Some(Resume::Bound),
-            other => return Err(format!("{what}: unknown resume \"{other}\"")),
-        };
-        let system = match b.str("system", "")?.as_str() {
-            "" => None,
-            initramfs @ ("dracut" | "initramfs-tools") => Some(System {
-                initramfs: initramfs.to_string(),
-                host: b.str("host", "installed")?,
-            }),
-            other => return Err(format!("{what}: unknown system \"{other}\"")),
-        };
-        let acts = |key: &str| {
-            b.list(key)?
-                .iter()
-                .map(|a| action(&what, a))
-                .collect::<Res<Vec<_>>>()
-        };
-        let repeat = b.num("repeat")?.unwrap_or(1);
-        if repeat == 0 {
-            return b.bad("repeat", "at least 1");
-        }
-        boots.push(Boot {
-            tests,
-            end,
-            driver: own_driver,
-            params: if b.map.contains_key("params") {
-                b.strings("params")?
-            } else {
-                params.clone()
-            },
-            cmdline: b.str("cmdline", "")?,
-            expect_console: b.strings("expect_console")?,
-            allow_splat: b.strings("allow_splat")?,
-            allow_trace: b.strings("allow_trace")?,
-            allow_core_races: b.bool("allow_core_races")?,
-            five_levels: b.bool("five_levels")?,
-            durable: b.bool("durable")?,
-            resume,
-            chained: b.bool("chained")?,
-            system,
-            repeat,
-            long_repeat: b.num("long_repeat")?.unwrap_or(repeat),
-            before: acts("before")?,
-            after: acts("after")?,
-            fault: None,
-            total_timeout: None,
-        });
-    }
-    if boots.is_empty() {
+    if s.boots.is_empty() {
         return Err(format!("{what}: no boots"));
     }
-    Ok(Scenario {
-        kernels,
-        short,
-        stress,
-        needs: o.strings("needs")?,
-        name: name.to_string(),
-        summary: o.str("summary", "")?,
-        fixture: o.need("fixture")?,
-        boots,
-    })
+    for (n, b) in s.boots.iter_mut().enumerate() {
+        let bad = |why: String| Err(format!("{what}: boot {}: {why}", n + 1));
+        if b.tests.is_empty() {
+            return bad("no tests".into());
+        }
+        b.driver = b.own_driver.clone().unwrap_or_else(|| s.driver.clone());
+        if !DRIVERS.contains(&b.driver.as_str()) {
+            let all = DRIVERS.join(", ");
+            return bad(format!("no driver {}, there are {all}", b.driver));
+        }
+        b.params = b.own_params.clone().unwrap_or_else(|| s.params.clone());
+        if b.repeat == 0 {
+            return bad("\"repeat\" is not at least 1".into());
+        }
+        b.system = match (b.initramfs, b.host.clone()) {
+            (Some(initramfs), host) => Some(System {
+                initramfs,
+                host: host.unwrap_or_else(|| "installed".into()),
+            }),
+            (None, None) => None,
+            (None, Some(_)) => return bad("a \"host\" without \"system\"".into()),
+        };
+    }
+    Ok(s)
 }
 
 /// Every `*.json` of a folder, in the order of names, as (stem, text).
@@ -760,37 +673,100 @@ mod tests {
         }
     }
 
+    /// What is said of a fixture, which stands on its own, or of a scenario.
+    fn refused(text: &str) -> String {
+        match text.contains("boots") {
+            true => scenario("s", text).unwrap_err(),
+            false => fixture("f", text).unwrap_err(),
+        }
+    }
+
     #[test]
-    fn unknown_keys_are_refused() {
-        assert!(fixture("f", r#"{"memroy":"1G"}"#).is_err());
-        assert!(fixture("f", r#"{"nvdimms":[{"size":"1G","lable":1}]}"#).is_err());
-        assert!(scenario(
-            "s",
-            r#"{"fixture":"f","boots":[{"tests":["a"],"allow-splat":[]}]}"#
-        )
-        .is_err());
-        assert!(scenario("s", r#"{"fixture":"f","boots":[{"tests":[]}]}"#).is_err());
-        assert!(scenario("s", r#"{"fixture":"f","boots":[]}"#).is_err());
-        assert!(scenario(
-            "s",
-            r#"{"fixture":"f","kernels":["stock"],"stress":["stock","debug"],"boots":[{"tests":["a"]}]}"#
-        )
-        .is_err());
-        assert!(scenario(
-            "s",
-            r#"{"fixture":"f","driver":"pmem","boots":[{"tests":["a"]}]}"#
-        )
-        .is_err());
-        assert!(scenario(
-            "s",
-            r#"{"fixture":"f","boots":[{"tests":["a"],"resume":"soon"}]}"#
-        )
-        .is_err());
-        assert!(scenario(
-            "s",
-            r#"{"fixture":"f","boots":[{"tests":["a"],"system":"mkinitcpio"}]}"#
-        )
-        .is_err());
+    fn what_is_wrong_is_said() {
+        let boot = |of_boot: &str| format!(r#"{{"fixture":"f","boots":[{{{of_boot}}}]}}"#);
+        let of = |key: &str| format!(r#"{{"fixture":"f",{key},"boots":[{{"tests":["a"]}}]}}"#);
+        let act = |keys: &str| boot(&format!(r#""tests":["a"],"before":[{{{keys}}}]"#));
+        let file = |keys: &str| format!(r#"{{"files":[{{{keys}}}]}}"#);
+        for (text, words) in [
+            (
+                r#"{"memroy":"1G"}"#.into(),
+                &["fixture f", "memroy", "`memory`"][..],
+            ),
+            (r#"{"memory":"1Q"}"#.into(), &["1Q", "4K"]),
+            (r#"{"memory":true}"#.into(), &["true", "4K", "line 1"]),
+            (
+                r#"{"nvdimms":[{"size":"1G","lable":1}]}"#.into(),
+                &["lable", "`label_size`"],
+            ),
+            (r#"{"nvdimms":[{}]}"#.into(), &["size"]),
+            (r#"{"monitor":{"x":[]}}"#.into(), &["monitor", "x"]),
+            (file(r#""name":"x","hex":"0""#), &["hexadecimal"]),
+            (file(r#""name":"x","hex":"é0""#), &["hexadecimal"]),
+            (file(r#""size":1"#), &["name"]),
+            (
+                boot(r#""tests":["a"],"allow-splat":[]"#),
+                &["scenario s", "allow-splat", "`allow_splat`"],
+            ),
+            (
+                boot(r#""tests":["a"],"tests":["b"]"#),
+                &["duplicate", "tests"],
+            ),
+            (boot(r#""tests":[]"#), &["boot 1", "no tests"]),
+            (
+                boot(r#""tests":[{"name":"a","timout":1}]"#),
+                &["timout", "`timeout`"],
+            ),
+            (boot(r#""tests":[{"timeout":1}]"#), &["name"]),
+            (boot(r#""tests":[1]"#), &["name of a test"]),
+            (
+                boot(r#""tests":["a"],"end":"crash""#),
+                &["crash", "`power-cut`"],
+            ),
+            (
+                boot(r#""tests":["a"],"resume":"soon""#),
+                &["soon", "`bare`"],
+            ),
+            (
+                boot(r#""tests":["a"],"system":"mkinitcpio""#),
+                &["mkinitcpio", "`dracut`"],
+            ),
+            (
+                boot(r#""tests":["a"],"host":"installed""#),
+                &["host", "system"],
+            ),
+            (
+                boot(r#""tests":["a"],"driver":"pmem""#),
+                &["no driver pmem", "nd_pmem"],
+            ),
+            (boot(r#""tests":["a"],"repeat":0"#), &["repeat"]),
+            (act(r#""action":"wipe""#), &["wipe", "`patch`"]),
+            (
+                act(r#""action":"patch","hex":"00","name":"x""#),
+                &["name", "`hex`"],
+            ),
+            (act(r#""action":"patch","hex":"""#), &["hexadecimal"]),
+            (act(r#""action":"snapshot","name":"x""#), &["length"]),
+            (of(r#""driver":"pmem""#), &["no driver pmem", "nd_pmem"]),
+            (
+                of(r#""kernels":["stck"]"#),
+                &["kernels", "no kernel stck", "kcsan"],
+            ),
+            (
+                of(r#""kernels":["stock"],"stress":["stock","debug"]"#),
+                &["stress", "debug"],
+            ),
+            (
+                of(r#""kernels":["debug"],"short":["stock"]"#),
+                &["short", "stock"],
+            ),
+            (r#"{"boots":[{"tests":["a"]}]}"#.into(), &["fixture"]),
+            (r#"{"fixture":"f","boots":[]}"#.into(), &["no boots"]),
+        ] {
+            let said = refused(&text);
+            for word in words {
+                assert!(said.contains(word), "{text}: {said}: no {word:?}");
+            }
+        }
     }
 
     #[test]
@@ -811,6 +787,10 @@ mod tests {
         assert_eq!(s.boots[1].resume, Some(Resume::Bare));
         assert!(s.boots[1].params.is_empty());
         assert_eq!(s.boots[1].system, None);
+        assert_eq!(
+            (&*s.short, &*s.stress),
+            (&["stock".into()][..], &["stock".into()][..])
+        );
         match &s.boots[1].before[0] {
             HostAction::Patch {
                 file,

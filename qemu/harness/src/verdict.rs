@@ -4,6 +4,7 @@
 //! It fails closed: a boot is green only if everything that must be there is there and nothing
 //! else. Whatever is not understood is red.
 
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Exit status of QEMU when the guest wrote `0x10` to isa-debug-exit: (0x10 << 1) | 1.
@@ -15,7 +16,8 @@ pub const CUT_MARKER: &str = "# rpmem: cut the power now";
 /// Prefix of the lines that the guest writes to the kernel log at the start of each test.
 pub const KMSG_START: &str = "rpmem-test: start ";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum End {
     Exit,
     PowerCut,

@@ -18,10 +18,15 @@ fn ctx<T>(r: std::io::Result<T>, file: &Path) -> Result<T, String> {
     r.map_err(|e| format!("{}: {e}", file.display()))
 }
 
+/// Those of the fixture's files that a power cut takes back.
+fn files<'a>(fixture: &'a Fixture, dir: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+    let volatile = fixture.files.iter().filter(|file| file.volatile);
+    volatile.map(|file| dir.join(&file.name))
+}
+
 /// What is there before the boot is flushed.
 pub fn before(fixture: &Fixture, dir: &Path) -> Result<(), String> {
-    for name in &fixture.volatile {
-        let file = dir.join(name);
+    for file in files(fixture, dir) {
         ctx(fs::copy(&file, flushed(&file)), &file)?;
     }
     Ok(())
@@ -29,22 +34,19 @@ pub fn before(fixture: &Fixture, dir: &Path) -> Result<(), String> {
 
 /// Has QEMU keep what is flushed.
 pub fn prepare(fixture: &Fixture, dir: &Path, library: &Path, qemu: &mut Command) {
-    if fixture.volatile.is_empty() {
+    let list: Vec<String> = files(fixture, dir)
+        .map(|file| file.display().to_string())
+        .collect();
+    if list.is_empty() {
         return;
     }
-    let list: Vec<String> = fixture
-        .volatile
-        .iter()
-        .map(|name| dir.join(name).display().to_string())
-        .collect();
     qemu.env("LD_PRELOAD", library);
     qemu.env("RPMEM_VOLATILE", list.join(":"));
 }
 
 /// What a boot that ended so has left.
 pub fn after(fixture: &Fixture, dir: &Path, ended: &Ended) -> Result<(), String> {
-    for name in &fixture.volatile {
-        let file = dir.join(name);
+    for file in files(fixture, dir) {
         if *ended == Ended::PowerCut {
             ctx(fs::rename(flushed(&file), &file), &file)?;
         } else {
@@ -57,13 +59,18 @@ pub fn after(fixture: &Fixture, dir: &Path, ended: &Ended) -> Result<(), String>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Image;
 
     #[test]
     fn a_power_cut_takes_back_what_was_not_flushed() {
         let dir = std::env::temp_dir().join(format!("rpmem-volatile-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let fixture = Fixture {
-            volatile: vec!["x.img".into()],
+            files: vec![Image {
+                name: "x.img".into(),
+                volatile: true,
+                ..Image::default()
+            }],
             ..Fixture::default()
         };
         let file = dir.join("x.img");
