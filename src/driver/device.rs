@@ -6,10 +6,8 @@
 //!
 //! # Lifetimes and lock order
 //!
-//! All callbacks run under the device lock of the device that is bound. Under it, in this order:
-//! the lock of the namespace device (probe of a pfn device), the bus lock (badblocks,
-//! personalities), locks of the block layer (adding and removing the disk), `dax_srcu` (removing
-//! the DAX host waits for it). See `Documentation/lifetimes.md` for who keeps whom alive.
+//! All callbacks run under the device lock of the device that is bound. `Documentation/lifetimes.md` says who keeps
+//! whom alive, and has the order of all locks.
 
 use super::{
     map::BoundNode,

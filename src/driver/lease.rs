@@ -7,8 +7,7 @@
 //! # Lock order
 //!
 //! `inner` is taken inside of the mmap lock (mappings come and go), and nothing that can want that
-//! lock is done under it. The one who breaks the lease waits on `changed` with `inner` alone, and,
-//! unless it is BLKROSET, with the device lock of the namespace.
+//! lock is done under it. `Documentation/lifetimes.md` has the order of all locks.
 
 mod breaking;
 mod holders;

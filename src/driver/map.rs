@@ -11,9 +11,8 @@
 //! [`Node::live`], which unbinding revokes: that waits for faults, write-backs and accesses under
 //! way, and those that come later find nothing.
 //!
-//! Locks, from the outside: mmap lock or VMA lock; that of the write tracker; the SRCU domain of `live`
-//! (read); the one that entries of 1 GiB need (`address_space.rs`); locks of page tables and of the address space.
-//! `openers` is taken without any of them, and the block layer's `open_mutex` inside of it.
+//! `Documentation/lifetimes.md` has the order of all locks. Here: the lock of the VMA or the mmap lock is outside of
+//! [`Node::live`], and [`Node::openers`] is taken with none of them held.
 //!
 //! # Who maps what
 //!
