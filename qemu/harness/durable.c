@@ -4,7 +4,7 @@
  * written back by which CPU, fenced by that CPU. The guest says where that memory
  * is, and of which ranges it claims that they are durable.
  *
- *	-plugin durable.so,out=FILE
+ *	-plugin durable.so,out=FILE[,record=FILE]
  *
  * FILE gets, as text, at the very moment, so that it is there when QEMU is killed:
  *
@@ -17,6 +17,10 @@
  *	later TEXT			a claim follows, when the guest goes down
  *	line ADDRESS STATE CPUS PC TEXT	one that is BAD: what it is, and the last store
  *	lost WHY			the plugin does not know what the CPUs do
+ *
+ * With record=FILE it also writes down, of a range that the guest names, all from which
+ * the states follow that a power cut could leave it in: see `enum event`. That file is
+ * complete up to the guest's last request.
  *
  * The requests of the guest, by the nop that plugin.h knows, are those of `enum
  * what`. Documentation/durability.md has the model.
@@ -74,6 +78,12 @@ enum what {
 	PLANTED,
 	/* Physical address, length: as CLAIM, of those lines that were stored to. */
 	CLAIM_REST,
+	/* Physical address, length: writes down what happens to it; to none, if length is 0. */
+	RECORD,
+	/* Address, length: what the next bytes of that range hold, in whole pages. */
+	CONTENTS,
+	/* A text, address and length: what it says is acknowledged. */
+	ACKNOWLEDGED,
 	/* As CLAIM, or as COUNT with 1 << 57, but when the guest goes down. */
 	CLAIM_LATER = 32,
 	/*
@@ -89,6 +99,37 @@ enum what {
 	/* 1 if it is acknowledged by instructions alone, which reach no file of the host's. */
 	CLAIM_HELD,
 };
+
+/*
+ * The recording: after 8 bytes `RECORDING` come events, each a `struct head` and what
+ * belongs to it. Numbers are little-endian.
+ */
+#define RECORDING "rpmemrec"
+
+enum event {
+	/* From here on it is of the range at `at`: its length in 8 bytes, its name. */
+	E_RECORD = 1,
+	/* A page at `at`; none of its bytes if all are zero. Those first told are the base. */
+	E_CONTENTS,
+	/* A store to `at`: its bytes, by what is an E_STORE_PAST past the caches. */
+	E_STORE,
+	E_STORE_PAST,
+	/* clwb or clflushopt of the line at `at`; clflush. */
+	E_WRITTEN_BACK,
+	E_FLUSHED,
+	/* Of the CPU: by name; by what else drains its buffers. */
+	E_FENCE,
+	E_LOCKED,
+	/* A text. */
+	E_ACKNOWLEDGED,
+};
+
+struct head {
+	uint64_t at;
+	uint16_t len;
+	uint8_t event;
+	uint8_t cpu;
+} __attribute__((packed));
 
 enum state {
 	/* By a fence that is one by name. */
@@ -164,7 +205,13 @@ static struct cpu {
 /* Where the kernel has all of the memory, less its physical address; 0: not known. */
 static uint64_t linear;
 static char name[256];
-static FILE *out;
+static FILE *out, *recording;
+/* What is recorded, and where the next contents are. */
+static struct {
+	uint64_t start;
+	uint64_t size;
+	uint64_t told;
+} recorded;
 static void *gpr[16], *cr3, *cr4, *fs_base, *gs_base;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -174,6 +221,35 @@ static void lost(const char *why, uint64_t at)
 
 	if (times++ < 20)
 		fprintf(out, "lost %s %" PRIx64 "\n", why, at);
+}
+
+/* The recording. */
+
+static void note(enum event event, unsigned int cpu, uint64_t at, const void *data, size_t len)
+{
+	struct head h = { .at = at, .len = len, .event = event, .cpu = cpu };
+
+	if (fwrite(&h, sizeof(h), 1, recording) != 1 || fwrite(data, 1, len, recording) != len)
+		lost("what is recorded, at", at);
+}
+
+static bool is_recorded(uint64_t phys)
+{
+	return phys - recorded.start < recorded.size;
+}
+
+static void note_store(unsigned int n, uint64_t phys, const unsigned char *data, unsigned int len,
+		       bool past)
+{
+	while (len && !is_recorded(phys)) {
+		phys++;
+		data++;
+		len--;
+	}
+	while (len && !is_recorded(phys + len - 1))
+		len--;
+	if (len)
+		note(past ? E_STORE_PAST : E_STORE, n, phys, data, len);
 }
 
 /* Page tables. */
@@ -301,6 +377,8 @@ static void written_back(unsigned int n, uint64_t phys, bool at_once)
 	if (!l || range_at(phys)->of_host || (!l->dirty && !l->back && !l->back_by_name))
 		return;
 	l->dirty = 0;
+	if (is_recorded(phys))
+		note(at_once ? E_FLUSHED : E_WRITTEN_BACK, n, phys & ~((1ull << LINE) - 1), NULL, 0);
 	if (at_once) {
 		l->back = l->back_by_name = 0;
 		return;
@@ -317,6 +395,8 @@ static void fenced(unsigned int n, bool by_name)
 	struct cpu *cpu = &cpus[n];
 	uint16_t bit = 1u << n;
 
+	if (recorded.size)
+		note(by_name ? E_FENCE : E_LOCKED, n, 0, NULL, 0);
 	for (size_t i = by_name ? 0 : cpu->locked; i < cpu->n; i++) {
 		struct line *l = cpu->waiting[i];
 
@@ -572,12 +652,27 @@ static void run_fence(unsigned int n, void *data)
 	pthread_mutex_unlock(&lock);
 }
 
+union value {
+	unsigned char bytes[16];
+	uint64_t words[2];
+};
+
+static union value value_of(uint32_t info)
+{
+	struct mem_value v = qemu_plugin_mem_get_value(info);
+	union value value = { .words = { v.low, v.high } };
+
+	return value;
+}
+
 static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 {
 	uint64_t pc = (uintptr_t)data & ~PAST;
 	bool past = (uintptr_t)data & PAST;
 	unsigned int size = 1u << qemu_plugin_mem_size_shift(info);
 	uint64_t last = addr + size - 1, phys, other;
+	unsigned int first = size;
+	union value value = { 0 };
 	struct hwaddr *at;
 	bool two;
 
@@ -601,13 +696,23 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 	if (!at && !translate(n % CPUS, addr, &phys)) {
 		lost("a store to", addr);
 	} else {
+		if (recorded.size)
+			value = value_of(info);
 		stored(n % CPUS, phys, pc, past);
-		if (two && addr >> PAGE == last >> PAGE)
+		if (two && addr >> PAGE == last >> PAGE) {
 			stored(n % CPUS, phys + size - 1, pc, past);
-		else if (two && translate(n % CPUS, last, &other))
+		} else if (two && translate(n % CPUS, last, &other)) {
 			stored(n % CPUS, other, pc, past);
-		else if (two && linear)
+			/* Of the other page, to its last byte. */
+			first = size - 1 - (last & ((1u << PAGE) - 1));
+			if (recorded.size)
+				note_store(n % CPUS, other - (size - 1 - first), value.bytes + first,
+					   size - first, past);
+		} else if (two && linear) {
 			lost("a store to", last);
+		}
+		if (recorded.size)
+			note_store(n % CPUS, phys, value.bytes, first, past);
 	}
 	pthread_mutex_unlock(&lock);
 }
@@ -819,12 +924,63 @@ static void run_there(unsigned int n, void *data)
 	pthread_mutex_unlock(&lock);
 }
 
+static void record(uint64_t start, uint64_t len)
+{
+	struct {
+		uint64_t len;
+		char name[sizeof(name)];
+	} range = { .len = len };
+
+	if (!recording)
+		return lost("nothing is recorded, nor is", start);
+	if (len && (!line_at(start) || !line_at(start + len - 1)))
+		return lost("no persistent memory at", start);
+	for (uint64_t at = start; at < start + len; at += 1u << LINE)
+		if (state_of(line_at(at)) > BY_LOCK)
+			return lost("a recording that begins with what is not durable, at", at);
+	recorded.start = recorded.told = start;
+	recorded.size = len;
+	if (!len)
+		return;
+	memcpy(range.name, name, sizeof(name));
+	note(E_RECORD, 0, start, &range, sizeof(len) + strlen(name));
+}
+
+static void contents(uint64_t at, uint64_t len)
+{
+	static const char zeroes[1u << PAGE];
+
+	for (; len >> PAGE; at += 1u << PAGE, len -= 1u << PAGE, recorded.told += 1u << PAGE) {
+		g_byte_array_set_size(bytes, 0);
+		if (!is_recorded(recorded.told) ||
+		    !qemu_plugin_read_memory_vaddr(at, bytes, sizeof(zeroes)) ||
+		    bytes->len < sizeof(zeroes))
+			return lost("contents at", at);
+		note(E_CONTENTS, 0, recorded.told, bytes->data,
+		     memcmp(bytes->data, zeroes, sizeof(zeroes)) ? sizeof(zeroes) : 0);
+	}
+	if (recorded.told == recorded.start + recorded.size)
+		recorded.told = recorded.start;
+}
+
+static bool text(uint64_t at, uint64_t len, char *to, size_t room)
+{
+	g_byte_array_set_size(bytes, 0);
+	if (len >= room || !qemu_plugin_read_memory_vaddr(at, bytes, len) || bytes->len < len) {
+		lost("a text at", at);
+		return false;
+	}
+	memcpy(to, bytes->data, len);
+	to[len] = 0;
+	return true;
+}
+
 static void request(unsigned int n, void *data)
 {
 	enum what what = (uintptr_t)data;
+	char said[sizeof(name)];
 	uint64_t a, b;
 
-	(void)n;
 	pthread_mutex_lock(&lock);
 	a = reg(rdi);
 	b = reg(rsi);
@@ -833,14 +989,17 @@ static void request(unsigned int n, void *data)
 		follow(a, b & ~(0xffull << 56), b >> 56);
 		break;
 	case NAME:
-		g_byte_array_set_size(bytes, 0);
-		if (b >= sizeof(name) || !qemu_plugin_read_memory_vaddr(a, bytes, b) ||
-		    bytes->len < b) {
-			lost("a name at", a);
-			break;
-		}
-		memcpy(name, bytes->data, b);
-		name[b] = 0;
+		text(a, b, name, sizeof(name));
+		break;
+	case RECORD:
+		record(a, b);
+		break;
+	case CONTENTS:
+		contents(a, b);
+		break;
+	case ACKNOWLEDGED:
+		if (recorded.size && text(a, b, said, sizeof(said)))
+			note(E_ACKNOWLEDGED, n % CPUS, 0, said, b);
 		break;
 	case PLANTED:
 		look_at(what, a, b & ~(0xffull << 56), b >> 56);
@@ -864,6 +1023,8 @@ static void request(unsigned int n, void *data)
 		look_at(what, a, b, BY_LOCK);
 	}
 	fflush(out);
+	if (recording && fflush(recording))
+		lost("what is recorded", 0);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -883,7 +1044,7 @@ static void translated(uint64_t id, struct tb *tb)
 			qemu_plugin_register_vcpu_insn_exec_cb(
 				insn, run_there, NO_REGS,
 				(void *)(uintptr_t)qemu_plugin_insn_vaddr(insn));
-		if ((what >= FOLLOW && what <= CLAIM_REST) || (what >= CLAIM_LATER && what <= CLAIM_HELD))
+		if ((what >= FOLLOW && what <= ACKNOWLEDGED) || (what >= CLAIM_LATER && what <= CLAIM_HELD))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
 							       (void *)(uintptr_t)what);
 		decode(&op, insn);
@@ -942,14 +1103,24 @@ static void ended(uint64_t id, void *data)
 		goes_down();
 	pthread_mutex_unlock(&lock);
 	fclose(out);
+	if (recording)
+		fclose(recording);
 }
 
 EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
 {
 	(void)info;
-	for (int i = 0; i < argc; i++)
-		if (!strncmp(argv[i], "out=", 4))
+	for (int i = 0; i < argc; i++) {
+		if (!strncmp(argv[i], "out=", 4)) {
 			out = fopen(argv[i] + 4, "a");
+		} else if (!strncmp(argv[i], "record=", 7)) {
+			recording = fopen(argv[i] + 7, "w");
+			if (!recording || fputs(RECORDING, recording) == EOF) {
+				fprintf(stderr, "durable: %s cannot be written\n", argv[i] + 7);
+				return -1;
+			}
+		}
+	}
 	if (!out) {
 		fprintf(stderr, "durable: out=FILE is missing, or cannot be written\n");
 		return -1;

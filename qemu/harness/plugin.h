@@ -25,6 +25,12 @@ struct reg {
 	const char *name;
 	const char *feature;
 };
+/* Of a kind that the size of the access says as well. */
+struct mem_value {
+	int kind;
+	uint64_t low;
+	uint64_t high;
+};
 enum { NO_REGS, R_REGS };
 enum { MEM_W = 2 };
 
@@ -47,6 +53,7 @@ size_t qemu_plugin_insn_data(const struct insn *insn, void *to, size_t len);
 uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
 size_t qemu_plugin_insn_size(const struct insn *insn);
 unsigned int qemu_plugin_mem_size_shift(uint32_t info);
+struct mem_value qemu_plugin_mem_get_value(uint32_t info);
 struct hwaddr *qemu_plugin_get_hwaddr(uint32_t info, uint64_t addr);
 bool qemu_plugin_hwaddr_is_io(const struct hwaddr *at);
 uint64_t qemu_plugin_hwaddr_phys_addr(const struct hwaddr *at);

@@ -7,6 +7,7 @@ use crate::cpio::Archive;
 use crate::durable;
 use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
+use crate::record;
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
 use crate::ui::Ui;
 use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER, KTAP_HEADER};
@@ -90,6 +91,9 @@ const TO_SERVICE: u64 = 60;
 const OFF_AND_ON: &str = "# rpmem: power off and on";
 /// A machine that counts its instructions is slower than others by this much, with a plugin.
 const COUNTING: u64 = 8;
+
+/// Name of what durable.c records, beside the logs.
+pub const RECORDING: &str = "recording";
 
 pub struct Booted {
     pub verdict: Verdict,
@@ -376,8 +380,9 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         args.extend(cover.args(fixture.nfit_test, label)?);
     }
     let lines = logs.join("lines.log");
+    let recording = boot.record.then(|| logs.join(RECORDING));
     if boot.durable {
-        args.extend(durable::args(&env.durable, &lines));
+        args.extend(durable::args(&env.durable, &lines, recording.as_deref()));
     }
     let about = format!(
         "# kernel {}\n# fixture {}\n# driver {} {}\n# seed {}\n# accelerator {}\n{} {}\n",
@@ -558,10 +563,15 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     }
     if boot.durable {
         let text = ctx(fs::read_to_string(&lines), &lines)?;
-        let seen = durable::judge(&text, &boot.driver, fixture.cpus, env.long);
+        let seen = durable::judge(&text, &boot.driver, fixture.cpus, !boot.record, env.long);
         verdict.reasons.extend(seen.reasons);
         verdict.figures.extend(seen.figures);
         ctx(fs::write(logs.join("durable.txt"), seen.rows), logs)?;
+    }
+    match recording.map(|file| record::read(&file)) {
+        None => {}
+        Some(Ok(all)) => verdict.figures.extend(record::figures(&all)),
+        Some(Err(why)) => verdict.reasons.push(format!("recording: {why}")),
     }
     Ok(Booted {
         nothing_ran: env.accel == Accel::Tcg && ktap_text.is_empty() && !interrupted(),

@@ -17,6 +17,7 @@ mod monitor;
 mod plot;
 mod profile;
 mod qemu;
+mod record;
 mod run;
 mod selftest;
 mod spec;

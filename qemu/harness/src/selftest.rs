@@ -135,6 +135,37 @@ fn cases() -> Vec<Case> {
             &["nothing was claimed to be durable"],
             |b| b.durable = true,
         ),
+        case("recorded", &["self_recorded"], &[], |b| {
+            b.durable = true;
+            b.record = true;
+        }),
+        case(
+            "recorded-in-part",
+            &["self_recorded_in_part"],
+            &["recording: a page: there is something that the recording does not have, at 0x40"],
+            |b| {
+                b.durable = true;
+                b.record = true;
+            },
+        ),
+        case(
+            "recorded-too-late",
+            &["self_recorded_too_late"],
+            &["durability: lost a recording that begins with what is not durable"],
+            |b| {
+                b.durable = true;
+                b.record = true;
+            },
+        ),
+        case(
+            "nothing-recorded",
+            &["self_pass"],
+            &["recording: nothing was recorded"],
+            |b| {
+                b.durable = true;
+                b.record = true;
+            },
+        ),
         case("power-cut", &["self_pass", "self_cut"], &[], |b| {
             b.end = End::PowerCut
         }),

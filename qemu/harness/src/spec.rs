@@ -24,7 +24,7 @@
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": "dracut", "host": "installed", "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
-//!               "five_levels": false, "durable": false, "resume": "bound",
+//!               "five_levels": false, "durable": false, "record": false, "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -50,7 +50,8 @@
 //! systems do so. With `allow_core_races` KCSAN may report races in which no function of any module is on
 //! either stack; the run shows which. A boot with `five_levels` starts the packed kernel, whose own loader
 //! turns on five levels of page tables; that takes longer. In a boot with `durable` each cache line is
-//! followed, and what tests claim to be durable has to be: durable.rs.
+//! followed, and what tests claim to be durable has to be: durable.rs. With `record` as well it is written
+//! down what tests do to ranges that they name, from which record.rs can tell what a power cut leaves of them.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -339,6 +340,8 @@ pub struct Boot {
     pub five_levels: bool,
     /// Each cache line of the NVDIMMs is followed.
     pub durable: bool,
+    /// And what happens to those that tests name is written down.
+    pub record: bool,
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
@@ -458,6 +461,7 @@ impl Default for Boot {
             allow_core_races: false,
             five_levels: false,
             durable: false,
+            record: false,
             resume: None,
             chained: false,
             initramfs: None,
@@ -591,6 +595,9 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         b.params = b.own_params.clone().unwrap_or_else(|| s.params.clone());
         if b.repeat == 0 {
             return bad("\"repeat\" is not at least 1".into());
+        }
+        if b.record && !b.durable {
+            return bad("\"record\" without \"durable\"".into());
         }
         b.system = match (b.initramfs, b.host.clone()) {
             (Some(initramfs), host) => Some(System {
@@ -739,6 +746,10 @@ mod tests {
                 &["no driver pmem", "nd_pmem"],
             ),
             (boot(r#""tests":["a"],"repeat":0"#), &["repeat"]),
+            (
+                boot(r#""tests":["a"],"record":true"#),
+                &["record", "durable"],
+            ),
             (act(r#""action":"wipe""#), &["wipe", "`patch`"]),
             (
                 act(r#""action":"patch","hex":"00","name":"x""#),

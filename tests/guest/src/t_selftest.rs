@@ -2,6 +2,7 @@
 //! Tests of the harness: each misbehaves in one way, and the harness must notice.
 
 use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::durable::Recording;
 use crate::support::{durable, sys};
 use crate::{check, check_eq, fail, skip};
 use std::fs::File;
@@ -22,6 +23,9 @@ pub const TESTS: &[Test] = crate::tests! {
     self_cut => cut,
     self_durable => is_durable,
     self_not_durable => not_durable,
+    self_recorded => recorded,
+    self_recorded_in_part => recorded_in_part,
+    self_recorded_too_late => recorded_too_late,
 };
 
 fn pass(c: &mut Ctx) -> TestResult {
@@ -104,6 +108,56 @@ fn not_durable(_: &mut Ctx) -> TestResult {
     unsafe { m.add(64).write_volatile(1) };
     sys::persist(m, 1);
     durable::claim("a store; another line flushed; memory", phys + 64, 64);
+    Ok(())
+}
+
+/// A page that is recorded, and what happens to it meanwhile.
+fn record(f: impl FnOnce(*mut u8, &Recording)) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: the page is this test's own, and nothing else refers to it.
+    let contents = || unsafe { std::slice::from_raw_parts(m, 4096) };
+    let recording = Recording::begin("a page", phys, contents());
+    f(m, &recording);
+    recording.end(contents());
+    Ok(())
+}
+
+fn recorded(_: &mut Ctx) -> TestResult {
+    record(|m, recording| {
+        // SAFETY: stores to that page, with and without alignment, and a locked one.
+        unsafe {
+            m.write_volatile(1);
+            m.add(60)
+                .cast::<u64>()
+                .write_unaligned(0x0102_0304_0506_0708);
+            m.add(104).cast::<u128>().write_unaligned(u128::MAX / 7);
+            std::arch::asm!("mov rcx, 5", "rep stosb", inout("rdi") m.add(200) => _, in("al") 7u8,
+                out("rcx") _);
+            m.add(256).cast::<u32>().write_volatile(5);
+            std::arch::asm!("lock add dword ptr [{}], 1000", in(reg) m.add(256));
+        }
+        sys::persist(m, 4096);
+        recording.acknowledged("all");
+    })
+}
+
+/// A store that is taken back unseen: the page is looked at through another one.
+fn recorded_in_part(_: &mut Ctx) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: as above.
+    let mut contents = unsafe { std::slice::from_raw_parts(m, 4096) }.to_vec();
+    let recording = Recording::begin("a page", phys, &contents);
+    contents[64] = 1;
+    recording.end(&contents);
+    Ok(())
+}
+
+fn recorded_too_late(_: &mut Ctx) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: as above.
+    unsafe { m.write_volatile(1) };
+    let contents = vec![0; 4096];
+    Recording::begin("a page", phys, &contents).end(&contents);
     Ok(())
 }
 

@@ -82,6 +82,32 @@ pub fn planted(text: &str, phys: u64, len: u64, state: State, make: impl FnOnce(
     request::<20>(phys, len | ((state as u64) << 56));
 }
 
+/// What happens to a range of physical addresses, written down by the plugin in boots with `record`. All of the
+/// range is durable before and quiet at both ends.
+pub struct Recording;
+
+impl Recording {
+    /// Of the range that holds `contents`, in whole pages.
+    pub fn begin(text: &str, phys: u64, contents: &[u8]) -> Recording {
+        name(text);
+        request::<22>(phys, contents.len() as u64);
+        request::<23>(contents.as_ptr() as u64, contents.len() as u64);
+        Recording
+    }
+
+    /// What the text says is durable now.
+    pub fn acknowledged(&self, text: &str) {
+        let text = text.to_owned();
+        request_text::<24>(&text);
+    }
+
+    /// What the range holds now, with which the harness compares what it makes of the recording.
+    pub fn end(self, contents: &[u8]) {
+        request::<23>(contents.as_ptr() as u64, contents.len() as u64);
+        request::<22>(0, 0);
+    }
+}
+
 /// What a disk and its node show.
 pub struct Medium {
     /// Physical address of its first byte.
