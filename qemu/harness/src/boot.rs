@@ -70,6 +70,10 @@ pub struct Env {
     pub long: bool,
     /// For tests that draw numbers.
     pub seed: u64,
+    /// The one state that is wanted of those that a power cut may leave, by its number.
+    pub state: Option<u64>,
+    /// A run that was red, whose recording is used once more.
+    pub again: Option<PathBuf>,
     pub accel: Accel,
 }
 
@@ -92,7 +96,7 @@ const OFF_AND_ON: &str = "# rpmem: power off and on";
 /// A machine that counts its instructions is slower than others by this much, with a plugin.
 const COUNTING: u64 = 8;
 
-/// Name of what durable.c records, beside the logs.
+/// Name of what durable.c records, beside the backing files.
 pub const RECORDING: &str = "recording";
 
 pub struct Booted {
@@ -380,7 +384,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         args.extend(cover.args(fixture.nfit_test, label)?);
     }
     let lines = logs.join("lines.log");
-    let recording = boot.record.then(|| logs.join(RECORDING));
+    let recording = boot.record.then(|| dir.join(RECORDING));
     if boot.durable {
         args.extend(durable::args(&env.durable, &lines, recording.as_deref()));
     }

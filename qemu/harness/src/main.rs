@@ -7,6 +7,7 @@ mod boot;
 mod clock;
 mod cover;
 mod cpio;
+mod crash;
 mod demo;
 mod durable;
 mod dwarf;
@@ -58,6 +59,9 @@ options:
   --jobs N                            guests at a time
   --long                              all scenarios, and the long form of their tests
   --seed N                            for tests that draw numbers; default: drawn, and printed
+  --again DIR                         for a scenario with crash states that was red: with what that
+                                      run has recorded; the seed and the length must be the same
+  --state N                           that one alone of the states of each recording
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_BIND RPMEM_KREL
 RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_NDCTL RPMEM_PROFILE RPMEM_COVER RPMEM_KMODULES,
@@ -78,6 +82,8 @@ struct Options {
     doc: bool,
     check: bool,
     seed: Option<u64>,
+    state: Option<u64>,
+    again: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, String> {
@@ -105,6 +111,10 @@ fn options() -> Result<Options, String> {
             "--seed" => {
                 o.seed = Some(value()?.parse().map_err(|_| "--seed needs a number")?);
             }
+            "--state" => {
+                o.state = Some(value()?.parse().map_err(|_| "--state needs a number")?);
+            }
+            "--again" => o.again = Some(value()?.into()),
             "-h" | "--help" | "help" => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -156,6 +166,8 @@ fn environment(o: &Options) -> Result<Env, String> {
         flavour: std::env::var("RPMEM_FLAVOUR").unwrap_or("stock".into()),
         long: o.long,
         seed: o.seed.unwrap_or_else(draw),
+        state: o.state,
+        again: o.again.clone(),
         out,
         accel: Accel::Tcg,
     };

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Runs scenarios: their boots one after the other on the same backing files.
 
-use crate::boot::{self, interrupted, Booted, Env, Job};
+use crate::boot::{self, interrupted, Booted, Env, Job, RECORDING};
+use crate::crash::{self, Wish};
 use crate::host::{self, Snapshots};
+use crate::qemu;
+use crate::record;
 use crate::spec::{Boot, Fixture, HostAction, Scenario};
 use crate::ui::Ui;
 use crate::verdict::Status;
@@ -141,6 +144,35 @@ fn report(name: &str, b: &Booted, extra: &[String], ui: &Ui) -> Counts {
     c
 }
 
+/// The disk that a boot with states has them on.
+const STATES: &str = "states.img";
+
+/// Gives a boot the states that a power cut could have left in what one before it has recorded.
+fn states(env: &Env, b: &Boot, dir: &Path, ui: &Ui) -> Result<(), String> {
+    let wish = Wish {
+        states: b.states,
+        seed: env.seed,
+        only: env.state,
+        blocks: &b.blocks,
+    };
+    let recordings = record::read(&dir.join(RECORDING))?;
+    for figure in crash::make(&recordings, &wish, &dir.join(STATES))? {
+        ui.line(&format!("          {figure}"));
+    }
+    Ok(())
+}
+
+/// The files of a run that was red, with which one goes on from the boot that has the states.
+fn copy_run(from: &Path, fixture: &Fixture, dir: &Path) -> Result<(), String> {
+    let backing = qemu::backing(fixture).into_iter().map(|f| f.0);
+    let backing = backing.filter(|name| name != STATES);
+    for file in backing.chain([RECORDING.into()]) {
+        let ctx = |e| format!("{}: {e}", from.join(&file).display());
+        fs::copy(from.join(&file), dir.join(&file)).map_err(ctx)?;
+    }
+    Ok(())
+}
+
 /// `fixtures` has every machine by name.
 pub fn scenario(
     env: &Env,
@@ -153,6 +185,9 @@ pub fn scenario(
         .ok_or_else(|| format!("{}: no fixture {}", s.name, s.fixture))?;
     let dir = run_dir(env, &s.name)?;
     boot::create_backing(fixture, &dir)?;
+    if let Some(from) = &env.again {
+        copy_run(from, fixture, &dir)?;
+    }
     let mut out = Outcome {
         counts: Counts::default(),
         boots: Vec::new(),
@@ -170,7 +205,13 @@ pub fn scenario(
         } else {
             s.name.clone()
         };
+        if env.again.is_some() && b.states == 0 {
+            continue;
+        }
         let mut extra = actions(&b.before, &dir, &mut snaps);
+        if b.states > 0 {
+            extra.extend(states(env, b, &dir, ui).err());
+        }
         let boot_in = |logs: &Path| {
             boot::run(
                 &Job {
@@ -229,6 +270,7 @@ pub fn scenario(
     }
     if out.green || interrupted() {
         boot::remove_backing(fixture, &dir);
+        let _ = fs::remove_file(dir.join(RECORDING));
     }
     Ok(out)
 }

@@ -24,7 +24,7 @@
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": "dracut", "host": "installed", "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
-//!               "five_levels": false, "durable": false, "record": false, "resume": "bound",
+//!               "five_levels": false, "durable": false, "record": false, "states": 0, "long_states": 0, "blocks": ["name"], "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -51,7 +51,8 @@
 //! either stack; the run shows which. A boot with `five_levels` starts the packed kernel, whose own loader
 //! turns on five levels of page tables; that takes longer. In a boot with `durable` each cache line is
 //! followed, and what tests claim to be durable has to be: durable.rs. With `record` as well it is written
-//! down what tests do to ranges that they name, from which record.rs can tell what a power cut leaves of them.
+//! down what tests do to ranges that they name, from which crash.rs tells what a power cut may leave of them: a later boot has `states` of each of those on the
+//! file states.img of its fixture. What was written to a disk is there by the block in those of `blocks`.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -342,6 +343,11 @@ pub struct Boot {
     pub durable: bool,
     /// And what happens to those that tests name is written down.
     pub record: bool,
+    /// How many states of each recording that was made before it gets; and in the long form, if that is different.
+    pub states: u64,
+    long_states: Option<u64>,
+    /// Names of those recordings of which a block is whole.
+    pub blocks: Vec<String>,
     pub resume: Option<Resume>,
     /// A test here needs what the tests before it in the same boot left behind.
     pub chained: bool,
@@ -413,6 +419,7 @@ impl Scenario {
     pub fn lengthen(&mut self) {
         for b in &mut self.boots {
             b.repeat = b.long_repeat.unwrap_or(b.repeat);
+            b.states = b.long_states.unwrap_or(b.states);
         }
         for t in self.boots.iter_mut().flat_map(|b| &mut b.tests) {
             t.timeout = t.long_timeout.unwrap_or(t.timeout);
@@ -462,6 +469,9 @@ impl Default for Boot {
             five_levels: false,
             durable: false,
             record: false,
+            states: 0,
+            long_states: None,
+            blocks: Vec::new(),
             resume: None,
             chained: false,
             initramfs: None,
