@@ -24,11 +24,15 @@ mod init;
 /// What people copy is what is tested.
 #[path = "../../../lib/rpmem/examples/append/log.rs"]
 mod log;
+/// As is this.
+#[path = "../../../lib/rpmem/examples/store/store.rs"]
+mod store;
 mod support;
 mod t_bench;
 mod t_bind;
 mod t_block;
 mod t_calls;
+mod t_crash;
 mod t_cross;
 mod t_demo;
 mod t_devdax;
@@ -80,6 +84,9 @@ fn registry() -> Vec<&'static Test> {
         t_block::read_only::TESTS,
         t_block::partitions::TESTS,
         t_calls::TESTS,
+        t_crash::TESTS,
+        t_crash::programs::TESTS,
+        t_crash::sectors::TESTS,
         t_cross::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,

@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod bench;
+pub mod crash;
 pub mod ctx;
 pub mod disk;
 pub mod durable;
