@@ -87,6 +87,7 @@ fn registry() -> Vec<&'static Test> {
         t_crash::TESTS,
         t_crash::programs::TESTS,
         t_crash::sectors::TESTS,
+        t_crash::files::TESTS,
         t_cross::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Crash states: programs and sectors are recorded while they acknowledge what they do; the next boot
+//! Crash states: programs, sectors and file systems are recorded while they acknowledge what they do; the next boot
 //! has states that a power cut could have left at any moment of it, recovers each, and finds all that was
 //! acknowledged by then. Documentation/durability.md.
 
+pub mod files;
+mod operations;
 pub mod programs;
 pub mod sectors;
 
