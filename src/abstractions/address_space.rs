@@ -13,6 +13,10 @@
 //! between for a damaged table: it clears it, and flushes no TLB. So a fault that makes such an entry
 //! excludes unmapping in the same address space. What the core does by itself needs no such care, as
 //! it holds the VMA for writing, and refuses `MADV_DONTNEED` on page frames.
+//!
+//! # Examples
+//!
+//! `Node::new()` in `src/driver/map.rs` makes one, and `Node::unmap_window()` unmaps in it.
 
 use crate::bindings;
 use core::ptr::NonNull;

@@ -6,6 +6,10 @@
 //!
 //! `kernel::sync::atomic` calls a C helper for each, which a fault would do eight times, for what is
 //! one instruction. Staging module until kernels have their helpers inlined.
+//!
+//! # Examples
+//!
+//! `DeviceLease::serves()` in `src/driver/lease.rs` reads what `publish()` there has stored.
 
 use core::sync::atomic::{
     AtomicI32,

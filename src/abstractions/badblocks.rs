@@ -5,6 +5,10 @@
 //! C header: [`include/linux/badblocks.h`](srctree/include/linux/badblocks.h)
 //!
 //! Staging module until it can move to `kernel::block::badblocks`.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file.
 
 use super::device_raw;
 use crate::bindings;

@@ -10,6 +10,10 @@
 //!
 //! Each bio is ended once: [`Bio`] owns it, and ending takes it. Memory of a bio is read and written through
 //! [`Segment`], and never by reference: others may change it at any time.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file, on a `TestBio` of `kunit.rs`.
 
 use super::compat;
 use crate::bindings;

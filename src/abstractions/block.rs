@@ -15,6 +15,10 @@
 //! (they hold the queue usage counter) and for sysfs; the reference is dropped after it. An open
 //! file keeps the `struct gendisk`, not the data: bios that come later fail in `bio_queue_enter()`.
 //! Open files hold [`Operations::OWNER`], so that the module cannot go while there are any.
+//!
+//! # Examples
+//!
+//! `TestDisk` in `kunit.rs` is a driver with a disk over system memory.
 
 use super::{
     badblocks::Badblocks,

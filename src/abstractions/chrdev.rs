@@ -13,6 +13,10 @@
 //! open file holds the cdev, which holds the device (`cdev_set_parent()`); a mapping holds its file.
 //! So the data outlives all of them, and dropping a [`Registration`] only takes the name away: files
 //! that are open stay so. They also hold [`Operations::OWNER`].
+//!
+//! # Examples
+//!
+//! `BoundNode` in `src/driver/map.rs` registers a device, and `set_disk_read_only()` there finds it.
 
 use super::{
     device_raw,

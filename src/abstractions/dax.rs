@@ -22,6 +22,11 @@
 //!
 //! `dax_srcu` (read) is outside everything that the operations take. `kill_dax()` waits for it,
 //! hence is never called by who holds a lock that the operations take.
+//!
+//! # Examples
+//!
+//! `Fake` in the KUnit tests at the end of this file implements the operations on system memory; they use it
+//! as file systems do.
 
 use super::{
     block::{

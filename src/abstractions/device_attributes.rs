@@ -11,6 +11,10 @@
 //!
 //! An attribute for `T` is shown for devices with `T` alone: that is what its type says
 //! ([`sysfs::AttributeGroups`], [`Operations::GROUPS`]).
+//!
+//! # Examples
+//!
+//! `src/driver/map/attributes.rs`: some that are read, one that is written, two for root alone.
 
 use super::{
     file_operations::{

@@ -5,6 +5,10 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 //!
 //! Staging module until it can move to `kernel::block::disk`.
+//!
+//! # Examples
+//!
+//! `Flag` in the KUnit tests at the end of this file is an attribute of a `TestDisk`.
 
 use super::{
     block::{

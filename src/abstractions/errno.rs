@@ -3,6 +3,10 @@
 //! Error codes that `kernel::error::code` lacks.
 //!
 //! C header: [`include/uapi/asm-generic/errno.h`](srctree/include/uapi/asm-generic/errno.h)
+//!
+//! # Examples
+//!
+//! `Pmem::sector_to_pfn()` in `src/driver/daxops.rs` refuses poison with one.
 
 use crate::bindings;
 use kernel::prelude::*;

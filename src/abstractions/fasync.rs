@@ -5,6 +5,10 @@
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 //!
 //! Staging module until it can move to `kernel::fs`.
+//!
+//! # Examples
+//!
+//! `DeviceLease` in `src/driver/lease.rs` signals those who have asked for it.
 
 use crate::bindings;
 use core::cell::UnsafeCell;

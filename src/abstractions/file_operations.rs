@@ -10,6 +10,10 @@
 //! # Who keeps whom alive
 //!
 //! See [`super::chrdev`]: the data of a device outlives its files.
+//!
+//! # Examples
+//!
+//! `Node` in `src/driver/map.rs` implements the operations.
 
 use super::{
     fasync::Fasync,

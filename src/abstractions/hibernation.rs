@@ -5,6 +5,10 @@
 //! C header: [`include/linux/suspend.h`](srctree/include/linux/suspend.h)
 //!
 //! Staging module until it can move to `kernel::power`.
+//!
+//! # Examples
+//!
+//! `Pages` in `pagemap.rs` has a [`Hindrance`] while its struct pages are on the medium.
 
 use crate::bindings;
 use kernel::{

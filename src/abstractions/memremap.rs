@@ -9,6 +9,10 @@
 //!
 //! A [`Mapping`] is the owner's view of [`Memory`], for as long as the device is bound. What users of its
 //! pages need after that is the [`Memory`] alone.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file, on ranges without memory and on a `Ram` of `kunit.rs`.
 
 use super::{
     address_space::AddressSpace,

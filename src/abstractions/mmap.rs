@@ -10,6 +10,10 @@
 //! # Lock order
 //!
 //! The mmap lock is held throughout.
+//!
+//! # Examples
+//!
+//! `Node::mmap_prepare()` in `src/driver/map.rs`.
 
 use super::{
     memremap::Mapping,

@@ -42,10 +42,11 @@
 //! | `nd_namespace.rs` | `kernel::nd::namespace` | `include/linux/{nd,libnvdimm}.h` |
 //! | `nd.rs` | `kernel::nd` | `include/linux/nd.h` |
 //!
-//! A file imports those alone that stand above it: `scripts/check layers`.
+//! A file imports those alone that stand above it, and what is to move to the kernel crate says which C source it
+//! mirrors, and where an example of its use is compiled: `scripts/check layers`.
 //!
-//! `kunit.rs` is what the KUnit tests share; they stand at the end of the files that they test, and may import
-//! what they like.
+//! `kunit.rs` is what the KUnit tests share. They stand at the end of the files that they test, and may import what
+//! they like; with them a file may be longer than 500 lines.
 //!
 //! This is the only hand-written `unsafe` Rust of the module. Nothing here uses `crate::driver`.
 

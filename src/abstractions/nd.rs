@@ -10,6 +10,10 @@
 //!
 //! The driver core frees a driver's data, [`Driver::Data`], after `remove` and before devres runs: nothing
 //! that is device-managed may refer to it.
+//!
+//! # Examples
+//!
+//! `Fake` in the KUnit tests at the end of this file is the smallest driver.
 
 use crate::bindings;
 use kernel::{

@@ -11,6 +11,10 @@
 //!
 //! A [`Namespace`] borrows the device under probe: libnvdimm does not change resource, claim or uuid of a
 //! namespace while a driver is bound to it or to the device that claims it.
+//!
+//! # Examples
+//!
+//! `probe_namespace()` in `src/driver/device.rs`.
 
 use super::{
     block::{

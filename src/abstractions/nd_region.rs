@@ -13,6 +13,10 @@
 //! bus likewise. But what frees them looks at their parents. So a [`Region`] holds all three, and lets
 //! go of them in that order. It is dropped before the device is unbound: nothing that can stay for
 //! longer, such as pinned pages, has one.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file, on a `TestBus` of `kunit.rs`.
 
 use super::{
     badblocks::Badblocks,

@@ -15,6 +15,10 @@
 //! `memory_failure` of the pagemap runs under `mf_mutex` and takes `dax_srcu` (read).
 //! [`Pages::set_holder`] is a plain store; who clears it waits for `dax_srcu` (`kill_dax()`)
 //! before the holder goes.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file and of `memremap.rs`.
 
 use super::{
     errno::eopnotsupp,

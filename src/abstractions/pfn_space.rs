@@ -9,6 +9,10 @@
 //! # Lock order
 //!
 //! The callback runs under the lock of the list of such frames and that of the address space.
+//!
+//! # Examples
+//!
+//! `Node::new()` in `src/driver/map.rs`.
 
 use super::{
     address_space::AddressSpace,

@@ -2,13 +2,17 @@
 
 //! Entries of a mapping before its first access.
 //!
-//! C counterparts: `populate_vma_page_range()` in `mm/gup.c`, `fixup_user_fault()`.
+//! C counterpart: `populate_vma_page_range()` in [`mm/gup.c`](srctree/mm/gup.c).
 //!
 //! Staging module until it can move to `kernel::mm::virt`. `MADV_POPULATE_WRITE` refuses page frames.
 //!
 //! # Lock order
 //!
 //! The mmap lock is taken for reading, for some entries at a time.
+//!
+//! # Examples
+//!
+//! `RPMEM_PREFAULT` in `src/driver/map/ioctl.rs`.
 
 use super::{
     errno::ehwpoison,

@@ -5,6 +5,10 @@
 //! C header: [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 //!
 //! Staging module until it can move to `kernel::task`.
+//!
+//! # Examples
+//!
+//! `DeviceLease::for_each_holder()` in `src/driver/lease/holders.rs`.
 
 use super::vma::MmId;
 use crate::bindings;

@@ -6,6 +6,10 @@
 //!
 //! Staging module until it can move to `kernel::io::resource`, whose claims borrow the device that they are
 //! for: this one can outlive it.
+//!
+//! # Examples
+//!
+//! The KUnit tests at the end of this file.
 
 use crate::bindings;
 use kernel::{

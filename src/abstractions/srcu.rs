@@ -6,6 +6,10 @@
 //!
 //! Staging module until it can move to `kernel::sync`. `kernel::revocable::Revocable` is the same
 //! for readers that do not sleep.
+//!
+//! # Examples
+//!
+//! The KUnit test at the end of this file; `Node::live` in `src/driver/map.rs`.
 
 use super::atomic::Load;
 use crate::bindings;
@@ -148,5 +152,29 @@ impl<T> PinnedDrop for SrcuRevocable<T> {
         // SAFETY: By the type invariants the domain is initialised; there are no readers, since
         // guards borrow `self`.
         unsafe { bindings::cleanup_srcu_struct(self.srcu.get()) };
+    }
+}
+
+#[cfg(CONFIG_KUNIT = "y")]
+#[kernel::macros::kunit_tests(rpmem_srcu)]
+mod tests {
+    use super::*;
+    use kernel::sync::Arc;
+
+    #[test]
+    fn a_revoked_value_is_given_back_and_nobody_gets_in() -> Result {
+        let value = Arc::new(7, GFP_KERNEL)?;
+        let revocable = KBox::pin_init(SrcuRevocable::new(value.clone()), GFP_KERNEL)?;
+        {
+            let guard = revocable.enter().ok_or(ENXIO)?;
+            assert_eq!(**guard, 7);
+        }
+        assert!(revocable.is_alive());
+        assert!(revocable.revoke().is_some());
+        assert!(!revocable.is_alive() && revocable.enter().is_none());
+        // Once, and it was all that there was beside ours.
+        assert!(revocable.revoke().is_none());
+        assert!(Arc::into_unique_or_drop(value).is_some());
+        Ok(())
     }
 }

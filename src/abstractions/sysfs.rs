@@ -6,6 +6,10 @@
 //! [`include/linux/device.h`](srctree/include/linux/device.h)
 //!
 //! Staging module until it can move to `kernel::sysfs`.
+//!
+//! # Examples
+//!
+//! `src/driver/sysfs.rs` is an attribute in a folder of its own.
 
 use crate::bindings;
 use core::{

@@ -7,6 +7,10 @@
 //! Staging module until it can move to `kernel::tracepoint`: `declare_trace!` there is for tracepoints
 //! that `kernel::bindings` has. `src/c/trace.h` has ours; `Documentation/tracing.md` says what they
 //! mean. While an event is off, a nop is all that there is of it.
+//!
+//! # Examples
+//!
+//! `rpmem_prefault` in `src/c/trace.h` is an event, and [`prefault`] tells of it.
 
 use crate::bindings;
 use kernel::{

@@ -14,6 +14,10 @@
 //!
 //! All operations run under the lock of the VMA or the mmap lock, but for [`Operations::pgoff`], which runs
 //! under the lock of the address space.
+//!
+//! # Examples
+//!
+//! `src/driver/map/fault.rs` implements the operations.
 
 use super::{
     address_space::AddressSpace,

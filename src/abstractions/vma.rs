@@ -11,6 +11,10 @@
 //!
 //! Faults run under the lock of the VMA or the mmap lock, both outside of everything that the
 //! operations take; the locks of page tables are taken inside.
+//!
+//! # Examples
+//!
+//! `Node::insert_pages()` in `src/driver/map/fault.rs` makes entries of both kinds.
 
 use super::memremap::{
     Folios,

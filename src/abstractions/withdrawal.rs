@@ -2,7 +2,7 @@
 
 //! Taking pages of DAX files from their users.
 //!
-//! C counterparts: `dax_break_layout()` and `dax_layout_busy_page()` in `fs/dax.c`.
+//! C counterparts: `dax_break_layout()` and `dax_layout_busy_page()` in [`fs/dax.c`](srctree/fs/dax.c).
 //!
 //! The driver's own. `memunmap_pages()` leaves page tables and files as they are, with references to struct
 //! pages that are gone. So before that, each file that has pages of the memory is looked up from a page,

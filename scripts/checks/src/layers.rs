@@ -100,6 +100,39 @@ fn imports(file: &File, parent: &[String]) -> Vec<(usize, Vec<String>)> {
     found
 }
 
+/// The files that are to move to the kernel crate, as the table says.
+fn staged(module: &File) -> Vec<String> {
+    let lines = module.comments.iter().flat_map(|comment| &comment.lines);
+    lines
+        .filter_map(|(_, line)| line.trim().strip_prefix("| `"))
+        .filter_map(|line| line.split_once(".rs` | `kernel::"))
+        .map(|(name, _)| name.to_string())
+        .collect()
+}
+
+/// What the documentation of such a file has not: the C source that it mirrors, an example that is
+/// compiled.
+fn undocumented(file: &File) -> Vec<&'static str> {
+    let start = file
+        .tokens
+        .first()
+        .map_or(usize::MAX, |token| file.line(token.range.start));
+    let lines = file.comments.iter().flat_map(|comment| &comment.lines);
+    let head: Vec<_> = lines
+        .filter(|(line, _)| *line < start)
+        .map(|(_, text)| text.trim())
+        .collect();
+    let needed = [
+        ("](srctree/", "a link to the C source that it mirrors"),
+        ("# Examples", "a section \"# Examples\""),
+    ];
+    needed
+        .into_iter()
+        .filter(|(mark, _)| !head.iter().any(|line| line.contains(mark)))
+        .map(|(_, what)| what)
+        .collect()
+}
+
 /// The files of the table in the documentation of `mod.rs`, with their places.
 fn order(module: &File) -> BTreeMap<String, usize> {
     let lines = module.comments.iter().flat_map(|comment| &comment.lines);
@@ -117,6 +150,7 @@ pub fn check(files: &[File]) -> Result<Vec<String>, String> {
         .find(|file| file.path.ends_with("abstractions/mod.rs"))
         .ok_or("there is no src/abstractions/mod.rs")?;
     let order = order(module);
+    let staged = staged(module);
     let mut findings = Vec::new();
     for file in files.iter().filter(|file| file.path != module.path) {
         let own = file.path.file_stem().unwrap_or_default().to_string_lossy();
@@ -127,6 +161,14 @@ pub fn check(files: &[File]) -> Result<Vec<String>, String> {
                 "{}:1: not in the table of src/abstractions/mod.rs: add it, below all that it imports",
                 file.path.display()
             ));
+        }
+        if of_table && staged.iter().any(|name| *name == own) {
+            findings.extend(undocumented(file).iter().map(|what| {
+                format!(
+                    "{}:1: is to move to the kernel crate, and its documentation lacks {what}",
+                    file.path.display()
+                )
+            }));
         }
         let parent: Vec<String> = LAYERS
             .get(layer(file))
@@ -257,6 +299,25 @@ mod tests {
         assert_eq!(findings("src/abstractions/low.rs", up), 1);
         assert_eq!(findings("src/logic/a.rs", up), 1);
         assert_eq!(findings("src/rpmem_main.rs", up), 0);
+    }
+
+    #[test]
+    fn what_is_to_move_is_documented() {
+        let table = "//! | `low.rs` | `kernel::low` | x |\n//! | `own.rs` | driver's own | x |\n";
+        let found = |name: &str, text: &str| {
+            let parse = |path: &str, text| File::parse(Path::new(path), text).unwrap();
+            let path = format!("src/abstractions/{name}.rs");
+            let files = [parse("src/abstractions/mod.rs", table), parse(&path, text)];
+            check(&files).unwrap().len()
+        };
+        let good = "//! [`a.h`](srctree/a.h)\n//!\n//! # Examples\n\nuse core::a;\n";
+        assert_eq!(found("low", good), 0);
+        assert_eq!(found("low", &good.replace("# Examples", "Examples")), 1);
+        assert_eq!(
+            found("low", "//! Low.\nfn f() {}\n/// # Examples](srctree/\n"),
+            2
+        );
+        assert_eq!(found("own", "//! Own.\n"), 0);
     }
 
     #[test]
