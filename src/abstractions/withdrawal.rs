@@ -24,7 +24,7 @@ use kernel::prelude::*;
 /// Who still uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MemoryUser {
-    /// A module that has a [`Hold`].
+    /// A module that has a `Hold`.
     Module,
     /// Somebody who has pinned it, or another one of its file.
     Pin,

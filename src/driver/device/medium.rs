@@ -153,7 +153,7 @@ pub(super) fn setup_pfn(
 }
 
 /// log2 of the pages of the folios of a devdax namespace: those that can have entries, see
-/// [`crate::abstractions::vm::Fault::insert_folio`].
+/// [`crate::abstractions::vma::Fault::insert_folio`].
 pub(super) fn folio_order(range: &PageMapRange, block: &InfoBlock) -> u32 {
     let (start, len) = range.range();
     let data = start + block.data_offset;
