@@ -145,6 +145,7 @@ pub fn plan(fixture: &Fixture, boot: &Boot, env: &Env, mode: &str) -> String {
     p += match boot.end {
         End::Exit => "end exit\n",
         End::PowerCut => "end power-cut\n",
+        End::Down => "end down\n",
     };
     if let Some(f) = &boot.fault {
         p += &format!("fault {f}\n");
@@ -387,6 +388,8 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let recording = boot.record.then(|| dir.join(RECORDING));
     if boot.durable {
         args.extend(durable::args(&env.durable, &lines, recording.as_deref()));
+        // Nothing of a boot before this one.
+        ctx(fs::write(&lines, ""), &lines)?;
     }
     let about = format!(
         "# kernel {}\n# fixture {}\n# driver {} {}\n# seed {}\n# accelerator {}\n{} {}\n",

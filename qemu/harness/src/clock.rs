@@ -7,7 +7,7 @@
 //! found as soon as on an idle host; one that hangs in a loop gets its share of the host.
 
 use crate::spec::{Boot, BOOT_TIMEOUT};
-use crate::verdict::{CUT_MARKER, END_MARKER};
+use crate::verdict::{CUT_MARKER, DOWN_MARKER, END_MARKER};
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
@@ -173,7 +173,7 @@ impl<'a> Watch<'a> {
         if line.starts_with("# rpmem: start ") {
             self.started += 1;
             self.enter(Stage::Test(self.started), now);
-        } else if line == END_MARKER || line == CUT_MARKER {
+        } else if [END_MARKER, CUT_MARKER, DOWN_MARKER].contains(&line) {
             self.enter(Stage::Done, now);
         } else if self.stage == Stage::Kernel
             || line.starts_with("ok ")

@@ -24,6 +24,8 @@ pub fn args(plugin: &Path, out: &Path, record: Option<&Path>) -> [String; 2] {
 #[derive(Default)]
 struct Row {
     claims: u64,
+    /// Claims, or counts, that were to be made when the guest went down.
+    later: u64,
     /// Looked at, and nothing claimed.
     counts: u64,
     lines: u64,
@@ -66,6 +68,10 @@ fn read(text: &str, seen: &mut Seen) -> BTreeMap<String, Row> {
             "follow" => Some(()),
             "lost" => {
                 seen.reasons.push(format!("durability: lost {rest}"));
+                Some(())
+            }
+            "later" => {
+                rows.entry(rest.into()).or_default().later += 1;
                 Some(())
             }
             "line" => {
@@ -126,6 +132,7 @@ pub fn judge(text: &str, driver: &str, cpus: u64, claims: bool, long: bool) -> S
     let mut places: BTreeMap<(&str, bool), Place> = BTreeMap::new();
     for (name, row) in &rows {
         let wrong = match row.planted {
+            0 if row.claims + row.counts < row.later => Some("the guest has not gone down".into()),
             0 if row.claims > 0 && row.bad > 0 => Some(format!(
                 "{} of {} lines are not durable",
                 row.bad, row.lines
@@ -232,6 +239,9 @@ mod tests {
         assert_eq!(reasons("claim 1 0 0 a; b; c\nlost a store to 0").len(), 1);
         assert_eq!(reasons("claim 1 0 0 a; b; c\nclaim 1 0 a").len(), 1);
         assert_eq!(reasons("claim 1 0 0 a; b; c\nhello").len(), 1);
+        let later = "claim 1 0 0 a; b; c\nlater a; b; d\n";
+        assert_eq!(reasons(later).len(), 1);
+        assert_eq!(reasons(&format!("{later}claim 1 0 0 a; b; d")), [""; 0]);
     }
 
     #[test]

@@ -279,8 +279,8 @@ fn narrow(s: &Scenario, test: &str) -> Option<Scenario> {
     s.boots.truncate(at + 1);
     let b = s.boots.last_mut()?;
     let n = b.tests.iter().position(|t| t.name == test)?;
-    if b.end == verdict::End::PowerCut {
-        // The last test is the one that asks for the cut.
+    if b.end != verdict::End::Exit {
+        // The last test is the one that asks for it.
         let last = b.tests.len() - 1;
         if n != last && !b.chained {
             b.tests = vec![b.tests[n].clone(), b.tests[last].clone()];
@@ -557,6 +557,7 @@ fn list(tree: &Tree) {
             let end = match b.end {
                 verdict::End::Exit => "",
                 verdict::End::PowerCut => ", ends with a power cut",
+                verdict::End::Down => ", goes down by itself",
             };
             println!(
                 "    boot {} ({} {}{end})",

@@ -130,6 +130,37 @@ fn cases() -> Vec<Case> {
             |b| b.durable = true,
         ),
         case(
+            "not-flushed",
+            &["self_durable", "self_not_flushed"],
+            &["stores to a mapping; clwb, sfence; test self_not_flushed: 1 of 1 lines are not durable"],
+            |b| b.durable = true,
+        ),
+        case("down", &["self_down"], &[], |b| {
+            b.durable = true;
+            b.end = End::Down;
+        }),
+        case(
+            "down-not-durable",
+            &["self_down_not_durable"],
+            &["the first line flushed, power off; memory: 1 of 1 lines are not durable"],
+            |b| {
+                b.durable = true;
+                b.end = End::Down;
+            },
+        ),
+        case(
+            "down-not-agreed",
+            &["self_down"],
+            &["the guest went down where it was not agreed", "QEMU ended with 0"],
+            plain,
+        ),
+        case(
+            "never-down",
+            &["self_durable", "self_never_down"],
+            &["no end; memory: the guest has not gone down"],
+            |b| b.durable = true,
+        ),
+        case(
             "nothing-claimed",
             &["self_pass"],
             &["nothing was claimed to be durable"],

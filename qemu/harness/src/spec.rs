@@ -37,8 +37,8 @@
 //! on that. `needs` are options of the kernel that not every kernel has, or the first series
 //! that will do (LINUX_7_3); where one is off, the scenario or the test is not run, and the run says so.
 //! `driver` is rpmem (the default), nd_pmem or
-//! none; `end` is exit or power-cut; `chained` says that the tests of a boot need those before
-//! them; `system` that it starts with an initramfs of scripts/hosts/system, made by dracut or initramfs-tools
+//! none; `end` is exit, power-cut, or down: the guest switches the machine off, or restarts it; `chained` says
+//! that the tests of a boot need those before them; `system` that it starts with an initramfs of scripts/hosts/system, made by dracut or initramfs-tools
 //! on the Debian host `host` (a file of qemu/system/hosts), and finds what the boot before
 //! put on its `/`; `repeat` how often it is done. In `extra`, `{system}` is the folder of
 //! scripts/hosts/system, `{kernel}` its vmlinuz and `{initrd}` its initramfs, `{languages}` the image of scripts/stages/languages. With `resume` a boot goes on with

@@ -13,6 +13,7 @@ pub const EXIT_FINISHED: i32 = 33;
 pub const KTAP_HEADER: &str = "KTAP version 1";
 pub const END_MARKER: &str = "# rpmem: end of run";
 pub const CUT_MARKER: &str = "# rpmem: cut the power now";
+pub const DOWN_MARKER: &str = "# rpmem: the machine goes down now";
 /// Prefix of the lines that the guest writes to the kernel log at the start of each test.
 pub const KMSG_START: &str = "rpmem-test: start ";
 
@@ -21,6 +22,8 @@ pub const KMSG_START: &str = "rpmem-test: start ";
 pub enum End {
     Exit,
     PowerCut,
+    /// The guest switches the machine off, or restarts it.
+    Down,
 }
 
 /// How QEMU ended.
@@ -252,11 +255,12 @@ pub fn judge(input: &Input) -> Verdict {
     let mut header = false;
     let mut end_marker = false;
     let mut cut_marker = false;
+    let mut down_marker = false;
     let mut diag: Vec<&str> = Vec::new();
     let mut figures = Vec::new();
 
     for line in input.ktap.lines().map(|l| l.trim_end_matches('\r')) {
-        if (end_marker || cut_marker) && !line.trim().is_empty() {
+        if (end_marker || cut_marker || down_marker) && !line.trim().is_empty() {
             reasons.push(format!("output after the end of the run: {line}"));
         }
         if line == KTAP_HEADER {
@@ -273,6 +277,8 @@ pub fn judge(input: &Input) -> Verdict {
             end_marker = true;
         } else if line == CUT_MARKER {
             cut_marker = true;
+        } else if line == DOWN_MARKER {
+            down_marker = true;
         } else if line.starts_with("Bail out!") {
             reasons.push(line.to_string());
         } else if let Some((ok, num, name, skip)) = result_line(line) {
@@ -347,7 +353,9 @@ pub fn judge(input: &Input) -> Verdict {
     }
 
     match (&input.end, &input.ended) {
-        (End::Exit, Ended::Exited(EXIT_FINISHED)) | (End::PowerCut, Ended::PowerCut) => {}
+        (End::Exit, Ended::Exited(EXIT_FINISHED))
+        | (End::PowerCut, Ended::PowerCut)
+        | (End::Down, Ended::Exited(0)) => {}
         (_, Ended::Exited(0)) => {
             reasons.push("QEMU ended with 0: reset or panic of the guest".into())
         }
@@ -366,6 +374,14 @@ pub fn judge(input: &Input) -> Verdict {
             }
             if cut_marker {
                 reasons.push("the guest asked for a power cut where none was agreed".into());
+            }
+            if down_marker {
+                reasons.push("the guest went down where it was not agreed".into());
+            }
+        }
+        End::Down => {
+            if !down_marker {
+                reasons.push("the guest did not say that it goes down".into());
             }
         }
         End::PowerCut => {
@@ -739,6 +755,15 @@ mod tests {
         input.ended = Ended::PowerCut;
         input.ktap = "KTAP version 1\n1..1\nok 1 self_cut\n";
         red(&judge(&input), "no power-cut marker");
+        input.end = End::Down;
+        input.ended = Ended::Exited(0);
+        red(&judge(&input), "did not say that it goes down");
+        input.ktap = "KTAP version 1\n1..1\nok 1 self_cut\n# rpmem: the machine goes down now\n";
+        assert!(judge(&input).green());
+        input.ended = FIN;
+        red(&judge(&input), "QEMU ended with 33");
+        input.end = End::Exit;
+        red(&judge(&input), "where it was not agreed");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! a way that the harness takes for a failure.
 
 use crate::support::bench::request;
-use crate::support::ctx::{self, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
+use crate::support::ctx::{self, ASK_DOWN, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
 use crate::support::durable;
 use crate::support::sys;
 use std::collections::HashMap;
@@ -353,7 +353,8 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
         load_modules(&["dax_pmem", "device_dax"])?;
     }
     ctx::settle();
-    if p.durable {
+    // The system that is to go on has the memory elsewhere in its address space.
+    if p.durable && p.resume.is_empty() {
         durable::follow_regions()?;
     }
     load_driver(p)?;
@@ -469,7 +470,15 @@ pub fn main() -> i32 {
             bail(&mut tap, e);
         }
     }
+    if plan.durable && !plan.resume.is_empty() {
+        if let Err(e) = durable::follow_regions() {
+            bail(&mut tap, e);
+        }
+    }
     describe(&mut tap, &plan, &booted);
+    if plan.durable {
+        std::env::set_var("RPMEM_DURABLE", "1");
+    }
     std::env::set_var("RPMEM_DRIVER", &plan.driver);
     std::env::set_var("RPMEM_PARAMS", &plan.params);
     std::env::set_var("RPMEM_FLAVOUR", &plan.flavour);
@@ -719,6 +728,14 @@ fn diagnostic(
         tap.line("# rpmem: cut the power now");
         tap.drain();
         return;
+    }
+    if let Some(how) = text.strip_prefix(ASK_DOWN).and_then(|n| n.parse().ok()) {
+        tap.line(&format!("ok {number} {name}"));
+        tap.line("# rpmem: the machine goes down now");
+        tap.drain();
+        // SAFETY: ends the machine.
+        unsafe { libc::reboot(how) };
+        hang();
     }
     if let Some(why) = text.strip_prefix(SKIP_PREFIX) {
         *skip = why.to_string();

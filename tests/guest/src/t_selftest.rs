@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests of the harness: each misbehaves in one way, and the harness must notice.
 
-use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::ctx::{Ctx, Down, Test, TestResult};
 use crate::support::durable::Recording;
 use crate::support::{durable, sys};
 use crate::{check, check_eq, fail, skip};
@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = crate::tests! {
     self_recorded => recorded,
     self_recorded_in_part => recorded_in_part,
     self_recorded_too_late => recorded_too_late,
+    self_not_flushed => not_flushed,
+    self_down => |c| goes_down(c, 0),
+    self_down_not_durable => |c| goes_down(c, 64),
+    self_never_down => never_down,
 };
 
 fn pass(c: &mut Ctx) -> TestResult {
@@ -88,7 +92,7 @@ fn page() -> TestResult<(*mut u8, u64)> {
     pagemap.read_exact_at(&mut entry, m as u64 / 4096 * 8)?;
     let frame = u64::from_le_bytes(entry) & ((1 << 55) - 1);
     check!(frame != 0, "the kernel hides where pages are");
-    durable::follow(frame * 4096, 4096);
+    durable::follow(frame * 4096, 4096, false);
     Ok((m, frame * 4096))
 }
 
@@ -158,6 +162,37 @@ fn recorded_too_late(_: &mut Ctx) -> TestResult {
     unsafe { m.write_volatile(1) };
     let contents = vec![0; 4096];
     Recording::begin("a page", phys, &contents).end(&contents);
+    Ok(())
+}
+
+/// Claims what it has stored to a mapping, wherever that is, and has forgotten to flush it.
+fn not_flushed(_: &mut Ctx) -> TestResult {
+    let (m, _) = page()?;
+    // SAFETY: as above.
+    unsafe { m.write_volatile(1) };
+    durable::stored(m, 4096, durable::By::Cpu, || Ok(()))
+}
+
+/// Stores to this line, flushes the first one, and claims of it that it is durable when the power is off.
+fn goes_down(c: &mut Ctx, at: u64) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: as above.
+    unsafe { m.add(at as usize).write_volatile(1) };
+    sys::persist(m, 1);
+    let text = "a store; the first line flushed, power off; memory";
+    durable::claim_later(text, phys + at, 64, true);
+    durable::down(durable::Down::Off);
+    c.goes_down(Down::PowerOff)
+}
+
+/// Claims something for a moment that never comes.
+fn never_down(_: &mut Ctx) -> TestResult {
+    let (m, phys) = page()?;
+    // SAFETY: as above.
+    unsafe { m.write_volatile(1) };
+    sys::persist(m, 1);
+    durable::claim_later("a store; flushed, no end; memory", phys, 64, true);
+    durable::down(durable::Down::Reached(1));
     Ok(())
 }
 

@@ -139,6 +139,8 @@ pub const EXIT_FAIL: i32 = 1;
 pub const EXIT_SKIP: i32 = 4;
 /// A line from a test to init, on the same pipe as its diagnostics.
 pub const ASK_POWER_CUT: &str = "\u{1}power-cut";
+/// The same, before a [`Down`].
+pub const ASK_DOWN: &str = "\u{1}down ";
 /// The first disk that is no persistent memory: the one that a boot with `resume` looks at.
 pub const SWAP: &str = "vda";
 /// Before the number of the test, on the command line of a kernel that a test has started.
@@ -619,6 +621,16 @@ impl Ctx {
         Ok(format!("{} {STARTED_BY}{number}", words.join(" ")))
     }
 
+    /// The machine goes down in good order, but for the processes: those live on until it does. The test is
+    /// over, and so is the guest.
+    pub fn goes_down(&self, how: Down) -> TestResult {
+        println!("{ASK_DOWN}{}", how as i32);
+        let _ = std::io::stdout().flush();
+        // CLOCK: until the power goes.
+        std::thread::sleep(Duration::from_secs(3600));
+        Err("the machine did not go down".into())
+    }
+
     /// Cut the power here and now: the test is over, and so is the guest.
     pub fn power_cut(&self) -> TestResult {
         println!("{ASK_POWER_CUT}");
@@ -627,6 +639,13 @@ impl Ctx {
         std::thread::sleep(Duration::from_secs(3600));
         Err("the power was not cut".into())
     }
+}
+
+/// How a machine goes down, for reboot(2).
+#[derive(Clone, Copy, Debug)]
+pub enum Down {
+    Restart = libc::RB_AUTOBOOT as isize,
+    PowerOff = libc::RB_POWER_OFF as isize,
 }
 
 pub fn init_ko() -> &'static str {

@@ -2,6 +2,7 @@
 //! Disks under test: O_DIRECT, buffers of a chosen alignment, ioctls, repeatable contents.
 
 use crate::support::ctx::{Ctx, Outcome, TestResult};
+use crate::support::durable;
 use crate::support::sys;
 pub use crate::support::sys::PAGE;
 use crate::{check, check_eq};
@@ -175,6 +176,9 @@ impl Marks {
             fill(&f, self.seed + 1000 * i as u64, *at, self.len)?;
         }
         f.sync_all()?;
+        for at in self.places(size(&f)?) {
+            durable::written(&f, at, self.len, "fsync(2)")?;
+        }
         Ok(())
     }
 
@@ -185,6 +189,19 @@ impl Marks {
         }
         Ok(())
     }
+}
+
+/// Where a byte of a file is on its disk.
+pub fn block_of(f: &File, at: u64) -> TestResult<u64> {
+    // struct fiemap: start, length, flags, mapped, room; then extents of seven words.
+    let mut map = [at, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    const FS_IOC_FIEMAP: u64 = 0xc020_660b;
+    ioctl(f, FS_IOC_FIEMAP, &mut map)?;
+    if map[2] >> 32 != 1 {
+        crate::fail!("no block at {at:#x}");
+    }
+    let [logical, physical] = [map[4], map[5]];
+    Ok(physical + at - logical)
 }
 
 /// A sysfs attribute of a disk as a number.

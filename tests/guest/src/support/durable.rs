@@ -4,8 +4,12 @@
 
 use crate::support::bench::{request, request_text};
 use crate::support::ctx::{Ctx, TestResult};
-use crate::support::tools::Space;
-use std::fs;
+use crate::support::disk;
+use crate::support::sys::{PAGE, SYNC};
+use crate::support::tools::{self, Space};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::OnceLock;
 
 /// What a line is, as the plugin names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +24,13 @@ pub enum State {
     Untouched = 4,
 }
 
-/// Has the plugin follow this range of physical addresses. Nothing in it waits in a cache.
-pub fn follow(phys: u64, len: u64) {
-    request::<16>(phys, len);
+/// Has the plugin follow this range of physical addresses. Nothing in it waits in a cache. Of a file of the
+/// host's what that has flushed is durable, and nothing else.
+pub fn follow(phys: u64, len: u64, of_host: bool) {
+    request::<16>(phys, len | (u64::from(of_host) << 56));
 }
 
-/// All regions of libnvdimm, before any driver has them.
+/// All regions of libnvdimm, before any driver has them; and once more after [`down`].
 pub fn follow_regions() -> Result<(), String> {
     const DIR: &str = "/sys/bus/nd/devices";
     for entry in fs::read_dir(DIR).into_iter().flatten().flatten() {
@@ -38,7 +43,10 @@ pub fn follow_regions() -> Result<(), String> {
             .map_err(|_| format!("{file} of {}: {text:?}", entry.path().display()))
         };
         if entry.file_name().to_string_lossy().starts_with("region") {
-            follow(number("resource")?, number("size")?);
+            let place = entry.path().canonicalize();
+            let place = place.map_err(|e| format!("{}: {e}", entry.path().display()))?;
+            let of_host = place.to_string_lossy().contains("/virtio");
+            follow(number("resource")?, number("size")?, of_host);
         }
     }
     Ok(())
@@ -61,6 +69,112 @@ pub fn claim(text: &str, phys: u64, len: u64) {
 pub fn claim_fenced(text: &str, phys: u64, len: u64) {
     name(text);
     request::<18>(phys, len | (1 << 56));
+}
+
+/// As [`claim`], or [`claim_fenced`], at the moment that [`down`] names.
+pub fn claim_later(text: &str, phys: u64, len: u64, fenced: bool) {
+    name(text);
+    request::<32>(phys, len | (u64::from(fenced) << 56));
+}
+
+/// Where the guest goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down {
+    /// The end of QEMU.
+    Off,
+    /// When the CPU starts anew after a sleep.
+    Reset,
+    /// When this address of the kernel is reached.
+    Reached(u64),
+}
+
+/// That is when the claims are judged that wait. From then on nothing is followed, until
+/// [`follow_regions`] is called again.
+pub fn down(when: Down) {
+    let at = match when {
+        Down::Off => 0,
+        Down::Reset => 0xffff_fff0,
+        Down::Reached(at) => at,
+    };
+    request::<33>(at, 0);
+}
+
+/// The test that this process belongs to, in boots that follow cache lines.
+fn test() -> Option<&'static str> {
+    static TEST: OnceLock<Option<String>> = OnceLock::new();
+    let test = TEST.get_or_init(|| {
+        std::env::var_os("RPMEM_DURABLE")?;
+        std::env::args().nth(2)
+    });
+    test.as_deref()
+}
+
+/// What makes the stores of a process to a range of its memory durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Msync,
+    /// The instructions of the CPU.
+    Cpu,
+}
+
+/// What this process has stored there is durable when `make` has returned, if that is not an error.
+pub fn stored<T, E>(
+    p: *const u8,
+    len: usize,
+    by: By,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let Some(test) = test() else {
+        return make();
+    };
+    request::<34>(p as u64, len as u64);
+    let made = make()?;
+    let by_name = match by {
+        By::Msync => "msync(2)",
+        By::Cpu => "clwb, sfence",
+    };
+    name(&format!("stores to a mapping; {by_name}; test {test}"));
+    request::<35>(u64::from(by == By::Cpu), 0);
+    Ok(made)
+}
+
+/// The physical address of the first byte of a disk, or of a node, that is the memory itself.
+fn start_of(dev: u64, kind: &str) -> Option<u64> {
+    // SAFETY: arithmetic.
+    let (major, minor) = unsafe { (libc::major(dev), libc::minor(dev)) };
+    let device = fs::canonicalize(format!("/sys/dev/{kind}/{major}:{minor}/device")).ok()?;
+    // Where the blocks of these are, nobody can say.
+    if device.file_name()?.to_string_lossy().starts_with("btt") {
+        return None;
+    }
+    let text = fs::read_to_string(device.join("resource")).ok()?;
+    u64::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+}
+
+/// All of this range has been written to a disk or file, and is durable by what has returned.
+pub fn written(f: &File, offset: u64, len: u64, by: &str) -> TestResult {
+    let Some(test) = test() else {
+        return Ok(());
+    };
+    let meta = f.metadata()?;
+    let text = format!("write(2); {by}; test {test}");
+    if meta.file_type().is_block_device() {
+        if let Some(start) = start_of(meta.rdev(), "block") {
+            claim(&text, start + offset, len);
+        }
+        return Ok(());
+    }
+    let Some(start) = start_of(meta.dev(), "block") else {
+        return Ok(());
+    };
+    let mut at = offset;
+    while at < offset + len {
+        let end = (at / PAGE as u64 + 1) * PAGE as u64;
+        let n = end.min(offset + len) - at;
+        claim(&text, start + disk::block_of(f, at)?, n);
+        at += n;
+    }
+    Ok(())
 }
 
 /// Nothing that was stored to these addresses waits in a cache; something has been since the last claim.
@@ -112,12 +226,24 @@ impl Recording {
 pub struct Medium {
     /// Physical address of its first byte.
     pub start: u64,
+    /// It is a file of the host's, as for virtio-pmem.
+    pub of_host: bool,
 }
 
 impl Medium {
     pub fn of(c: &Ctx, space: &Space) -> TestResult<Medium> {
         let start = c.read_u64(c.nd(&space.nd).join("resource"))?;
-        Ok(Medium { start })
+        let of_host = tools::is_of_host(space)?;
+        Ok(Medium { start, of_host })
+    }
+
+    /// Flags of mmap(2) for mappings that need no system call, or, where there are none, for ordinary ones.
+    pub fn synchronous(&self) -> i32 {
+        if self.of_host {
+            libc::MAP_SHARED
+        } else {
+            SYNC
+        }
     }
 
     /// `claim` by offset.

@@ -2,6 +2,7 @@
 //! Thin wrappers of system calls and instructions that tests need: mappings, flushing, signals
 //! of a fault, I/O ports. All `unsafe` of the guest programs that is not a plain call is here.
 
+use crate::support::durable::{self, By};
 use rpmem::cache::{self, Instruction};
 use std::fs::File;
 use std::io;
@@ -15,6 +16,7 @@ pub const HUGE: usize = 2 << 20;
 
 /// What most mappings are asked for.
 pub const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// For mappings that need no system call to be made durable.
 pub const SYNC: i32 = MAP_SHARED_VALIDATE | MAP_SYNC;
 
 /// A system call; the negative errno of a failure, as the kernel gives it. That its addresses are good is for
@@ -121,11 +123,13 @@ impl Map {
     }
 
     pub fn msync(&self) -> io::Result<()> {
-        // SAFETY: the range is this mapping.
-        match unsafe { libc::msync(self.ptr.cast(), self.len, libc::MS_SYNC) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        durable::stored(self.ptr, self.len, By::Msync, || {
+            // SAFETY: the range is this mapping.
+            match unsafe { libc::msync(self.ptr.cast(), self.len, libc::MS_SYNC) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 
     pub fn madvise(&self, advice: i32) -> io::Result<()> {
@@ -171,9 +175,13 @@ pub fn locked_page() -> io::Result<*mut u8> {
 
 /// Write the range back from the CPU caches and wait for it.
 pub fn persist(p: *mut u8, len: usize) -> Instruction {
-    // SAFETY: the caller has mapped it.
-    unsafe { cache::flush_ptr(p, len) };
-    cache::drain();
+    let made: Result<(), std::convert::Infallible> = durable::stored(p, len, By::Cpu, || {
+        // SAFETY: the caller has mapped it.
+        unsafe { cache::flush_ptr(p, len) };
+        cache::drain();
+        Ok(())
+    });
+    let Ok(()) = made;
     Instruction::best()
 }
 

@@ -73,6 +73,12 @@ pub fn spaces(c: &Ctx) -> TestResult<Vec<Space>> {
     Ok(v)
 }
 
+/// Whether it is virtio-pmem's.
+pub fn is_of_host(s: &Space) -> TestResult<bool> {
+    let place = std::fs::canonicalize(format!("/sys/block/{}", s.disk))?;
+    Ok(place.to_string_lossy().contains("/virtio"))
+}
+
 pub fn has_pages(c: &Ctx, s: &Space) -> TestResult<bool> {
     Ok(c.disk_attr(&s.disk, "queue/dax")? == "1")
 }
