@@ -70,6 +70,7 @@ mod t_upgrade;
 mod t_using;
 mod t_virtio;
 mod t_ways;
+mod t_ways_block;
 
 use support::ctx::Test;
 
@@ -138,6 +139,7 @@ fn registry() -> Vec<&'static Test> {
         t_using::TESTS,
         t_virtio::TESTS,
         t_ways::TESTS,
+        t_ways_block::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()
 }

@@ -37,11 +37,11 @@ const ROOM: usize = 16 * PAGE;
 const AT: usize = PAGE - 512;
 const LEN: usize = PAGE + 1024;
 
-fn on_first_cpu() {
+pub fn on_first_cpu() {
     tools::pin_to(0);
 }
 
-fn on_last_cpu() {
+pub fn on_last_cpu() {
     tools::pin_to(std::thread::available_parallelism().map_or(0, |n| n.get() - 1));
 }
 
@@ -60,6 +60,8 @@ struct Mapped<'a> {
     /// Of this combination in the file, without the offset of a window.
     offset: u64,
     flags: i32,
+    /// Of mappings that need no system call, where there can be some.
+    synchronous: i32,
     map: Map,
     bytes: Vec<u8>,
 }
@@ -145,7 +147,8 @@ const STORES: &[Store] = &[
     ),
     ("store by another process, direct window", For::Node, |m| {
         child(|| {
-            let Ok(mut own) = Map::new(m.file, DIRECT_WINDOW + m.offset, ROOM, RW, SYNC) else {
+            let Ok(mut own) = Map::new(m.file, DIRECT_WINDOW + m.offset, ROOM, RW, m.synchronous)
+            else {
                 return false;
             };
             own.slice_mut()[AT..AT + LEN].copy_from_slice(&m.bytes);
@@ -314,6 +317,7 @@ fn mappings(
                     file,
                     offset,
                     flags: *flags,
+                    synchronous: medium.synchronous(),
                     map: Map::new(file, window + offset, ROOM, RW, *flags)?,
                     bytes: bytes(offset as usize),
                 };
@@ -353,7 +357,10 @@ fn mappings(
 }
 
 /// Mode of a namespace, for the table.
-fn mode(c: &Ctx, space: &Space) -> TestResult<&'static str> {
+pub fn mode(c: &Ctx, space: &Space) -> TestResult<&'static str> {
+    if tools::is_of_host(space)? {
+        return Ok("virtio-pmem");
+    }
     Ok(match space.nd.split_at(3).0 {
         "dax" => "devdax",
         _ if tools::has_pages(c, space)? => "fsdax",
@@ -374,13 +381,15 @@ fn node(c: &mut Ctx) -> TestResult {
         let h = Node::nth(c, n)?;
         let file = h.open()?;
         let pinnable = h.attr(c, "pinnable")? == 1;
-        let kinds = [
-            ("plain", 0, MAP_SHARED),
-            ("synchronous", 0, SYNC),
-            ("direct", DIRECT_WINDOW, SYNC),
-        ];
-        let place = format!("/dev/rpmemN, {}", mode(c, &h.space)?);
         let medium = Medium::of(c, &h.space)?;
+        let mut kinds = vec![
+            ("plain", 0, MAP_SHARED),
+            ("direct", DIRECT_WINDOW, medium.synchronous()),
+        ];
+        if !medium.of_host {
+            kinds.push(("synchronous", 0, SYNC));
+        }
+        let place = format!("/dev/rpmemN, {}", mode(c, &h.space)?);
         let includes = |of| of != For::Pinnable || pinnable;
         mappings(c, &file, &medium, &place, &kinds, &includes, false)?;
     }
@@ -390,47 +399,94 @@ fn node(c: &mut Ctx) -> TestResult {
 /// A mapping and its file, if they are still there.
 type Open = Option<(Map, File)>;
 
-/// What plain mappings have stored and nobody has asked for: durable on a clean way down; how much of it is in
+/// What comes after a store, and whether that is then durable.
+type After = (
+    &'static str,
+    bool,
+    fn(&Ctx, &Node, Open) -> TestResult<Open>,
+);
+
+const AFTERS: &[After] = &[
+    ("munmap(2), the last close(2)", true, |_, _, _| Ok(None)),
+    ("the last close(2), rmmod", true, |c, _, open| {
+        drop(open);
+        c.rmmod("rpmem")?;
+        Ok(None)
+    }),
+    ("unbind", true, |c, h, open| {
+        h.space.unbind(c)?;
+        Ok(open)
+    }),
+    ("the region is disabled", true, |c, _, open| {
+        for region in c.regions() {
+            c.unbind("nd_region", &region)?;
+        }
+        Ok(open)
+    }),
+    ("the region is read-only", true, |c, _, open| {
+        for region in c.regions() {
+            c.write(c.nd(&region).join("read_only"), "1")?;
+        }
+        Ok(open)
+    }),
+    ("the disk is read-only", true, |_, h, open| {
+        let disk = disk::open(&h.space.dev())?;
+        disk::ioctl(&disk, disk::BLKROSET, &mut 1i32)?;
+        Ok(open)
+    }),
+    ("(nothing) sync(2)", false, |_, _, open| {
+        // SAFETY: no arguments.
+        unsafe { libc::sync() };
+        Ok(open)
+    }),
+    ("(nothing) fsync(2) of the disk", false, |_, h, open| {
+        disk::open(&h.space.dev())?.sync_all()?;
+        Ok(open)
+    }),
+];
+
+/// Whatever has been done there, it is as before.
+fn up_again(c: &Ctx, space: &Space) -> TestResult {
+    if !std::path::Path::new("/sys/module/rpmem").exists() {
+        c.insmod_rpmem("")?;
+    }
+    for region in c.regions() {
+        if c.bound_to(&region).is_none() {
+            c.bind("nd_region", &region)?;
+        }
+        c.write(c.nd(&region).join("read_only"), "0")?;
+    }
+    if c.bound_to(&space.nd).is_none() {
+        space.bind(c)?;
+    }
+    c.wait_exists(space.dev())?;
+    disk::ioctl(&disk::open(&space.dev())?, disk::BLKROSET, &mut 0i32)?;
+    Ok(())
+}
+
+/// What mappings have stored and nobody has asked for: durable on a clean way down; how much of it is in
 /// the caches otherwise is shown.
 fn left(c: &mut Ctx) -> TestResult {
-    let h = Node::new(c)?;
-    let medium = Medium::of(c, &h.space)?;
-    type After = fn(&Ctx, &Node, Open) -> TestResult<Open>;
-    let afters: [(&str, bool, After); 4] = [
-        ("munmap(2), the last close(2)", true, |_, _, _| Ok(None)),
-        ("unbind", true, |c, h, open| {
-            h.space.unbind(c)?;
-            Ok(open)
-        }),
-        ("(nothing) sync(2)", false, |_, _, open| {
-            // SAFETY: no arguments.
-            unsafe { libc::sync() };
-            Ok(open)
-        }),
-        ("(nothing) fsync(2) of the disk", false, |_, h, open| {
-            disk::open(&h.space.dev())?.sync_all()?;
-            Ok(open)
-        }),
-    ];
-    for (n, (by, is_durable, after)) in afters.iter().enumerate() {
-        let offset = (n * ROOM) as u64;
-        let text = format!(
-            "store, nothing asked for; {by}; /dev/rpmemN, {}, plain mapping",
-            mode(c, &h.space)?
-        );
-        let file = h.open()?;
-        let mut map = Map::shared(&file, offset, ROOM)?;
-        map.slice_mut()[AT..AT + LEN].copy_from_slice(&bytes(n));
-        let open = after(c, &h, Some((map, file)))?;
-        let at = medium.start + offset + AT as u64;
-        if *is_durable {
-            durable::claim_fenced(&text, at, LEN as u64);
-        } else {
-            durable::count(&text, at, LEN as u64);
-        }
-        drop(open);
-        if c.bound_to(&h.space.nd).is_none() {
-            h.space.bind(c)?;
+    let mut offset = 0;
+    for (kind, flags) in [("plain", MAP_SHARED), ("synchronous", SYNC)] {
+        for (by, is_durable, after) in AFTERS {
+            let h = Node::new(c)?;
+            let medium = Medium::of(c, &h.space)?;
+            let place = format!("/dev/rpmemN, {}, {kind} mapping", mode(c, &h.space)?);
+            let text = format!("store, nothing asked for; {by}; {place}");
+            let file = h.open()?;
+            let mut map = Map::new(&file, offset, ROOM, RW, flags)?;
+            map.slice_mut()[AT..AT + LEN].copy_from_slice(&bytes(offset as usize));
+            let open = after(c, &h, Some((map, file))).map_err(|e| format!("{text}: {e:?}"))?;
+            let at = medium.start + offset + AT as u64;
+            if *is_durable {
+                durable::claim_fenced(&text, at, LEN as u64);
+            } else {
+                durable::count(&text, at, LEN as u64);
+            }
+            drop(open);
+            up_again(c, &h.space)?;
+            offset += ROOM as u64;
         }
     }
     Ok(())
@@ -446,27 +502,28 @@ fn device_dax(c: &mut Ctx) -> TestResult {
     let start = c.read_u64(format!("/sys/bus/dax/devices/{name}/resource"))?;
     let kinds = [("shared", 0, MAP_SHARED), ("synchronous", 0, SYNC)];
     let includes = |of| of != For::Node;
-    let medium = Medium { start };
+    let of_host = false;
+    let medium = Medium { start, of_host };
     mappings(c, &file, &medium, "/dev/daxX.Y", &kinds, &includes, true)
 }
 
 // Disks.
 
 /// A disk, and the bytes that a combination writes to it at some offset.
-struct Written<'a> {
-    c: &'a Ctx,
-    path: &'a str,
-    offset: u64,
-    len: usize,
-    bytes: Buf,
+pub struct Written<'a> {
+    pub c: &'a Ctx,
+    pub path: &'a str,
+    pub offset: u64,
+    pub len: usize,
+    pub bytes: Buf,
 }
 
 impl Written<'_> {
-    fn open(&self, flags: i32) -> TestResult<File> {
+    pub fn open(&self, flags: i32) -> TestResult<File> {
         disk::open_flags(self.path, flags)
     }
 
-    fn write(&self, f: &File) -> TestResult {
+    pub fn write(&self, f: &File) -> TestResult {
         Ok(f.write_all_at(&self.bytes.bytes()[..self.len], self.offset)?)
     }
 
@@ -484,7 +541,7 @@ impl Written<'_> {
 }
 
 /// A store and the acknowledgement of it.
-type Way = (&'static str, &'static str, fn(&Written) -> TestResult);
+pub type Way = (&'static str, &'static str, fn(&Written) -> TestResult);
 
 /// Written through one file and acknowledged by another one, as by another CPU.
 macro_rules! then {
@@ -500,9 +557,9 @@ macro_rules! then {
     };
 }
 
-const DIRECT: i32 = libc::O_DIRECT;
+pub const DIRECT: i32 = libc::O_DIRECT;
 
-const FILE_WAYS: &[Way] = &[
+pub const FILE_WAYS: &[Way] = &[
     ("write(2)", "fsync(2)", then!(0, w, |f| f.sync_all()?)),
     ("write(2)", "fdatasync(2)", then!(0, w, |f| f.sync_data()?)),
     (
@@ -626,7 +683,13 @@ fn block(c: &mut Ctx) -> TestResult {
             on_first_cpu();
             let text = format!("{store}; {by}; {place}");
             way(&w).map_err(|e| format!("{text}: {e:?}"))?;
-            medium.acknowledged(&text, offset, w.len);
+            // Which writes what is dirty, and flushes no disk.
+            if medium.of_host && *by == "sync(2)" {
+                let text = format!("{store}; (nothing) {by}; {place}");
+                durable::count(&text, medium.start + offset, w.len as u64);
+            } else {
+                medium.acknowledged(&text, offset, w.len);
+            }
             room += ROOM as u64;
         }
     }
@@ -724,8 +787,16 @@ fn file_system(c: &mut Ctx, fs: &str) -> TestResult {
     let medium = Medium::of(c, &space)?;
     tools::mkfs_dax(c, fs, &space.dev())?;
     c.mount(&space.dev(), MNT, "dax=always")?;
+    let on = if medium.of_host {
+        " on virtio-pmem"
+    } else {
+        ""
+    };
     let ways = FILE_WAYS.iter().chain(MAPPED_WAYS);
     for (n, (store, by, way)) in ways.enumerate() {
+        if medium.of_host && store.contains("MAP_SYNC") {
+            continue;
+        }
         for new in [true, false] {
             let path = format!("{MNT}/{n}-{new}");
             let f = File::options()
@@ -747,11 +818,12 @@ fn file_system(c: &mut Ctx, fs: &str) -> TestResult {
             };
             on_first_cpu();
             let kind = if new { "new blocks" } else { "old blocks" };
-            let text = format!("{store}; {by}; {fs}, {kind}");
+            let text = format!("{store}; {by}; {fs}{on}, {kind}");
             way(&w).map_err(|e| format!("{text}: {e:?}"))?;
             // Asking for the blocks may write, but not to these lines.
             for page in 0..w.len / PAGE {
-                let phys = medium.start + block_of(&path, w.offset + (page * PAGE) as u64)?;
+                let file = disk::open(&path)?;
+                let phys = medium.start + disk::block_of(&file, w.offset + (page * PAGE) as u64)?;
                 durable::claim(&text, phys, PAGE as u64);
             }
         }
@@ -759,24 +831,9 @@ fn file_system(c: &mut Ctx, fs: &str) -> TestResult {
     c.umount(MNT)?;
     let size = disk::size(&disk::open(&space.dev())?)?;
     durable::claim_rest(
-        &format!("all that {fs} has; umount; {fs}"),
+        &format!("all that {fs} has; umount; {fs}{on}"),
         medium.start,
         size,
     );
     Ok(())
-}
-
-/// Where a page of a file is on its disk.
-fn block_of(path: &str, at: u64) -> TestResult<u64> {
-    // A file may be another one by now.
-    let f = disk::open(path)?;
-    // struct fiemap: start, length, flags, mapped, room; then extents of seven words.
-    let mut map = [at, PAGE as u64, 0, 1, 0, 0, 0, 0, 0, 0, 0];
-    const FS_IOC_FIEMAP: u64 = 0xc020_660b;
-    disk::ioctl(&f, FS_IOC_FIEMAP, &mut map)?;
-    if map[2] >> 32 != 1 {
-        fail!("{path}: no block at {at:#x}");
-    }
-    let [logical, physical] = [map[4], map[5]];
-    Ok(physical + at - logical)
 }
