@@ -106,12 +106,6 @@ impl PinnedDrop for Notifier {
     }
 }
 
-/// Whether one is under way: from before user tasks are stopped until they go on, in the system that has
-/// come back, or because it failed.
-pub(crate) fn is_under_way() -> bool {
-    STATE.load(Relaxed) == UNDER_WAY
-}
-
 /// While there is one, the system does not hibernate.
 ///
 /// # Invariants

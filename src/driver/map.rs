@@ -369,7 +369,7 @@ impl Operations for Node {
     }
 
     fn prepare_sleep(&self, dev: &Device) -> Result {
-        self.write_back_for_hibernation(dev)
+        self.write_back_for_sleep(dev)
     }
 
     fn ioctl(&self, command: u32, argument: UserPtr) -> Result {

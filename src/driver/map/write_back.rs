@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     abstractions::{
-        hibernation,
         platform,
         trace, //
     },
@@ -38,12 +37,9 @@ impl Node {
         }
     }
 
-    /// Hibernation brings back what programs had stored, durable or not: so it has to be on the medium before
-    /// the power goes, or the host of virtio-pmem may.
-    pub(super) fn write_back_for_hibernation(&self, dev: &Device) -> Result {
-        if !hibernation::is_under_way() {
-            return Ok(());
-        }
+    /// Programs that go on after a sleep take what they had stored for stored, durable or not: so it has to be
+    /// on the medium before the power goes, or the host of virtio-pmem may.
+    pub(super) fn write_back_for_sleep(&self, dev: &Device) -> Result {
         let Some(live) = self.live.enter() else {
             return Ok(());
         };
@@ -52,7 +48,7 @@ impl Node {
             platform::write_back_caches();
         }
         region.flush().map_err(|err| {
-            dev_err!(dev, "no hibernation, flush failed: {}\n", err.to_errno());
+            dev_err!(dev, "no sleep, flush failed: {}\n", err.to_errno());
             // The one error after which a hibernation that is nearly done is taken back.
             EBUSY
         })

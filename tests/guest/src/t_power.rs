@@ -263,7 +263,7 @@ fn swap_on(c: &Ctx) -> TestResult<String> {
 }
 
 /// Hibernates in that mode of `/sys/power/disk`.
-fn hibernate(c: &Ctx, mode: &str) -> TestResult {
+pub fn hibernate(c: &Ctx, mode: &str) -> TestResult {
     let swap = swap_on(c)?;
     c.write("/sys/power/disk", mode)?;
     // No more than must be.
@@ -354,7 +354,7 @@ fn copy_of(c: &Ctx, serial: &str) -> TestResult<File> {
 const KEXEC_FILE_ON_CRASH: u64 = 2;
 
 /// Loads this kernel once more, to go on with the next test.
-fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
+pub fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
     c.modprobe("virtio_blk")?;
     let (kernel, initrd) = (copy_of(c, "kernel")?, copy_of(c, "initrd")?);
     load(c, &kernel, &initrd, more, flags)?;

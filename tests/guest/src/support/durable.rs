@@ -77,6 +77,12 @@ pub fn claim_later(text: &str, phys: u64, len: u64, fenced: bool) {
     request::<32>(phys, len | (u64::from(fenced) << 56));
 }
 
+/// As [`count`], at that moment.
+pub fn count_later(text: &str, phys: u64, len: u64) {
+    name(text);
+    request::<32>(phys, len | (1 << 57));
+}
+
 /// Where the guest goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Down {
