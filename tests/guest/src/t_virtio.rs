@@ -4,6 +4,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{Buf, MIB};
+use crate::support::durable;
 use crate::support::node::{check_gone, Node, DIRECT_WINDOW};
 use crate::support::sys::{Map, PAGE, RW, SYNC};
 use crate::support::tools::{self, errno};
@@ -206,6 +207,7 @@ fn cut_block(c: &mut Ctx) -> TestResult {
     for at in (0..MIB).step_by(64 << 10) {
         durable.write_all_at(&new.bytes()[at as usize..][..64 << 10], FLUSHED + at)?;
     }
+    durable::written(&durable, FLUSHED, MIB, "O_DSYNC")?;
     direct(&h, 0)?.write_all_at(new.bytes(), LOST)?;
     c.power_cut()
 }
@@ -250,6 +252,7 @@ fn cut_files(c: &mut Ctx) -> TestResult {
     let mut g = File::create("/mnt/pmem/written")?;
     g.write_all(new.bytes())?;
     g.sync_all()?;
+    durable::written(&g, 0, MIB, "fsync(2)")?;
     // After the last flush of anything.
     m.slice_mut()[MIB as usize..].copy_from_slice(new.bytes());
     c.power_cut()

@@ -4,6 +4,7 @@
 use super::{name, pwritev, MNT};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, PAGE};
+use crate::support::durable;
 use crate::support::trace::TRACING;
 use crate::{check, check_eq};
 use std::collections::HashMap;
@@ -217,6 +218,7 @@ fn flush_counted(c: &mut Ctx) -> TestResult {
     }
     let n = check_flushes(&t.own(c)?)?;
     check_eq!((n.bios, n.preflush, n.fua), (14, 7, 7), "O_DSYNC");
+    durable::written(&dsync, 0, 6 * 8192 + 2 * PAGE as u64, "O_DSYNC")?;
 
     // The same for single writes of a plain descriptor.
     t.restart()?;
@@ -230,6 +232,7 @@ fn flush_counted(c: &mut Ctx) -> TestResult {
     }
     let n = check_flushes(&t.own(c)?)?;
     check_eq!((n.bios, n.preflush, n.fua), (6, 3, 3), "RWF_DSYNC");
+    durable::written(&direct, 0, 2 * 8192 + 2 * PAGE as u64, "RWF_DSYNC")?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ pub mod mounted;
 pub mod shutdown;
 
 use crate::support::ctx::{Ctx, TestResult};
+use crate::support::durable;
 use crate::support::peer::{self, Peer};
 use crate::support::sys;
 use crate::support::tools::{self, Space};
@@ -128,6 +129,7 @@ fn seal(s: &Space) -> TestResult<u64> {
     sys::pattern(90, &mut data);
     f.write_all_at(&data, 8 << 20)?;
     f.sync_all()?;
+    durable::written(&f, 8 << 20, data.len() as u64, "fsync(2)")?;
     Ok(8 << 20)
 }
 
