@@ -69,9 +69,7 @@ mod t_trace;
 mod t_upgrade;
 mod t_using;
 mod t_virtio;
-mod t_way_down;
 mod t_ways;
-mod t_ways_block;
 
 use support::ctx::Test;
 
@@ -139,9 +137,9 @@ fn registry() -> Vec<&'static Test> {
         t_upgrade::TESTS,
         t_using::TESTS,
         t_virtio::TESTS,
-        t_way_down::TESTS,
+        t_ways::down::TESTS,
         t_ways::TESTS,
-        t_ways_block::TESTS,
+        t_ways::block::TESTS,
     ];
     areas.iter().flat_map(|a| a.iter()).collect()
 }

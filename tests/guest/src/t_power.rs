@@ -2,8 +2,9 @@
 //! Sleep, hibernation and other kernels, with mappings and dirty pages alive: the contract of
 //! Documentation/power.md.
 
-use crate::support::ctx::{self, Ctx, Test, TestResult};
-use crate::support::kexec::{load, start};
+use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::hibernate::{hibernate, swap_on};
+use crate::support::kexec::{load_again, start, KEXEC_FILE_ON_CRASH};
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map, PAGE};
 use crate::support::tools::{self, errno};
@@ -250,30 +251,6 @@ fn ram(c: &mut Ctx) -> TestResult {
     })
 }
 
-/// The disk on which the system hibernates.
-fn swap_on(c: &Ctx) -> TestResult<String> {
-    c.modprobe("virtio_blk")?;
-    let swap = format!("/dev/{}", ctx::SWAP);
-    c.wait_exists(&swap)?;
-    if c.read("/proc/swaps")?.lines().count() == 1 {
-        c.ok(&["mkswap", &swap])?;
-        c.ok(&["swapon", &swap])?;
-    }
-    Ok(swap)
-}
-
-/// Hibernates in that mode of `/sys/power/disk`.
-pub fn hibernate(c: &Ctx, mode: &str) -> TestResult {
-    let swap = swap_on(c)?;
-    c.write("/sys/power/disk", mode)?;
-    // No more than must be.
-    c.write("/sys/power/image_size", "0")?;
-    c.off_and_on()?;
-    c.write("/sys/power/state", "disk")?;
-    c.ok(&["swapoff", &swap])?;
-    Ok(())
-}
-
 fn over_hibernation(c: &mut Ctx, mode: &str) -> TestResult {
     let mut live = Live::new(c)?;
     hibernate(c, mode)?;
@@ -330,38 +307,6 @@ fn disabled(c: &mut Ctx) -> TestResult {
     let mut live = Live::new(c)?;
     live.goes_on(c)?;
     live.end(c)
-}
-
-/// What the firmware's disks have: the kernel and its initramfs, as files, which kexec wants.
-fn copy_of(c: &Ctx, serial: &str) -> TestResult<File> {
-    for disk in tools::names("/sys/block") {
-        let dir = format!("/sys/block/{disk}");
-        if fs::read_to_string(format!("{dir}/serial")).is_ok_and(|s| s.trim() == serial) {
-            let to = format!("/tmp/{serial}");
-            c.ok(&[
-                "dd",
-                &format!("if=/dev/{disk}"),
-                &format!("of={to}"),
-                "bs=1M",
-                "status=none",
-            ])?;
-            return Ok(File::open(to)?);
-        }
-    }
-    fail!("no disk {serial}")
-}
-
-const KEXEC_FILE_ON_CRASH: u64 = 2;
-
-/// Loads this kernel once more, to go on with the next test.
-pub fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
-    c.modprobe("virtio_blk")?;
-    let (kernel, initrd) = (copy_of(c, "kernel")?, copy_of(c, "initrd")?);
-    load(c, &kernel, &initrd, more, flags)?;
-    for file in ["kernel", "initrd"] {
-        fs::remove_file(format!("/tmp/{file}"))?;
-    }
-    Ok(())
 }
 
 /// Another kernel is started, with everything in use.

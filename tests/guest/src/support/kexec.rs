@@ -2,9 +2,10 @@
 //! A kernel that a test starts.
 
 use crate::support::ctx::{Ctx, TestResult};
+use crate::support::tools;
 use crate::{check, fail};
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -23,6 +24,38 @@ pub fn load(c: &Ctx, kernel: &File, initrd: &File, more: &str, flags: u64) -> Te
         )
     };
     check!(r == 0, "kexec_file_load: {}", io::Error::last_os_error());
+    Ok(())
+}
+
+/// What the firmware's disks have: the kernel and its initramfs, as files, which kexec wants.
+fn copy_of(c: &Ctx, serial: &str) -> TestResult<File> {
+    for disk in tools::names("/sys/block") {
+        let dir = format!("/sys/block/{disk}");
+        if fs::read_to_string(format!("{dir}/serial")).is_ok_and(|s| s.trim() == serial) {
+            let to = format!("/tmp/{serial}");
+            c.ok(&[
+                "dd",
+                &format!("if=/dev/{disk}"),
+                &format!("of={to}"),
+                "bs=1M",
+                "status=none",
+            ])?;
+            return Ok(File::open(to)?);
+        }
+    }
+    fail!("no disk {serial}")
+}
+
+pub const KEXEC_FILE_ON_CRASH: u64 = 2;
+
+/// Loads this kernel once more, to go on with the next test.
+pub fn load_again(c: &Ctx, more: &str, flags: u64) -> TestResult {
+    c.modprobe("virtio_blk")?;
+    let (kernel, initrd) = (copy_of(c, "kernel")?, copy_of(c, "initrd")?);
+    load(c, &kernel, &initrd, more, flags)?;
+    for file in ["kernel", "initrd"] {
+        fs::remove_file(format!("/tmp/{file}"))?;
+    }
     Ok(())
 }
 

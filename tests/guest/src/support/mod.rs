@@ -8,6 +8,7 @@ pub mod ctx;
 pub mod disk;
 pub mod durable;
 pub mod facts;
+pub mod hibernate;
 pub mod host;
 pub mod infoblock;
 pub mod kexec;

@@ -2,13 +2,13 @@
 //! More of what is acknowledged, cache line by cache line, in boots with `durable`: namespaces in sector mode,
 //! blocks that file systems zero or copy, and bad blocks that a write clears.
 
+use super::{mode, on_first_cpu, on_last_cpu, Way, Written, DIRECT, FILE_WAYS};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
 use crate::support::ring::Ring;
 use crate::support::sys::Map;
 use crate::support::tools::{self, PAGE};
-use crate::t_ways::{mode, on_first_cpu, on_last_cpu, Way, Written, DIRECT, FILE_WAYS};
 use crate::{check, check_eq};
 use std::fs::File;
 use std::io;

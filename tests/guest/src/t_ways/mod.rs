@@ -5,6 +5,9 @@
 //! Each combination has lines of its own, which begin and end in the middle of a page. If there are
 //! several CPUs one of them stores, and another one acknowledges.
 
+pub mod block;
+pub mod down;
+
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
@@ -37,11 +40,11 @@ const ROOM: usize = 16 * PAGE;
 const AT: usize = PAGE - 512;
 const LEN: usize = PAGE + 1024;
 
-pub fn on_first_cpu() {
+fn on_first_cpu() {
     tools::pin_to(0);
 }
 
-pub fn on_last_cpu() {
+fn on_last_cpu() {
     tools::pin_to(std::thread::available_parallelism().map_or(0, |n| n.get() - 1));
 }
 
@@ -357,7 +360,7 @@ fn mappings(
 }
 
 /// Mode of a namespace, for the table.
-pub fn mode(c: &Ctx, space: &Space) -> TestResult<&'static str> {
+fn mode(c: &Ctx, space: &Space) -> TestResult<&'static str> {
     if tools::is_of_host(space)? {
         return Ok("virtio-pmem");
     }
@@ -510,20 +513,20 @@ fn device_dax(c: &mut Ctx) -> TestResult {
 // Disks.
 
 /// A disk, and the bytes that a combination writes to it at some offset.
-pub struct Written<'a> {
-    pub c: &'a Ctx,
-    pub path: &'a str,
-    pub offset: u64,
-    pub len: usize,
-    pub bytes: Buf,
+struct Written<'a> {
+    c: &'a Ctx,
+    path: &'a str,
+    offset: u64,
+    len: usize,
+    bytes: Buf,
 }
 
 impl Written<'_> {
-    pub fn open(&self, flags: i32) -> TestResult<File> {
+    fn open(&self, flags: i32) -> TestResult<File> {
         disk::open_flags(self.path, flags)
     }
 
-    pub fn write(&self, f: &File) -> TestResult {
+    fn write(&self, f: &File) -> TestResult {
         Ok(f.write_all_at(&self.bytes.bytes()[..self.len], self.offset)?)
     }
 
@@ -541,7 +544,7 @@ impl Written<'_> {
 }
 
 /// A store and the acknowledgement of it.
-pub type Way = (&'static str, &'static str, fn(&Written) -> TestResult);
+type Way = (&'static str, &'static str, fn(&Written) -> TestResult);
 
 /// Written through one file and acknowledged by another one, as by another CPU.
 macro_rules! then {
@@ -557,9 +560,9 @@ macro_rules! then {
     };
 }
 
-pub const DIRECT: i32 = libc::O_DIRECT;
+const DIRECT: i32 = libc::O_DIRECT;
 
-pub const FILE_WAYS: &[Way] = &[
+const FILE_WAYS: &[Way] = &[
     ("write(2)", "fsync(2)", then!(0, w, |f| f.sync_all()?)),
     ("write(2)", "fdatasync(2)", then!(0, w, |f| f.sync_data()?)),
     (

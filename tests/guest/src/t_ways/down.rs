@@ -5,15 +5,15 @@
 //! In use are a node of each kind with mappings that nobody has msynced, disks that were written to and not
 //! flushed, and an ext4 with DAX, mounted, with mapped files.
 
+use super::{mode, on_first_cpu};
 use crate::support::ctx::{self, Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Down, Medium};
-use crate::support::kexec::start;
+use crate::support::hibernate::hibernate as hibernate_now;
+use crate::support::kexec::{load_again, start};
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::{self, Map, RW, SYNC};
 use crate::support::tools::{self, PAGE};
-use crate::t_power;
-use crate::t_ways::{mode, on_first_cpu};
 use crate::{check, check_eq};
 use libc::MAP_SHARED;
 use std::fs::File;
@@ -216,7 +216,7 @@ fn hibernate(c: &mut Ctx, mode: &str) -> TestResult {
     let mut stored = Stored::new(c)?;
     stored.claim_later(c, &format!("hibernation, mode {mode}"), "");
     durable::down(Down::Off);
-    t_power::hibernate(c, mode)?;
+    hibernate_now(c, mode)?;
     follow_again()?;
     stored.goes_on()?;
     stored.end(c)
@@ -224,7 +224,7 @@ fn hibernate(c: &mut Ctx, mode: &str) -> TestResult {
 
 /// Until the other kernel is about to run.
 fn kexec(c: &mut Ctx) -> TestResult {
-    t_power::load_again(c, "", 0)?;
+    load_again(c, "", 0)?;
     let symbols = c.read("/proc/kallsyms")?;
     let line = symbols.lines().find(|l| l.ends_with(" machine_kexec"));
     let address = line.and_then(|l| u64::from_str_radix(l.split(' ').next()?, 16).ok());
