@@ -129,8 +129,10 @@ fn attributes(file: &File) -> (Vec<String>, usize) {
             let end = (at..file.tokens.len()).find(|i| word(*i) == ";");
             names.extend(end.and_then(|end| literal(end - 1)).map(Into::into));
         }
-        made += usize::from(is(at, &["attribute", ":", ":", "<"]));
-        made += usize::from(is(at, &["Attribute", ":", ":", "new", ":", ":", "<"]));
+        if is(at, &["=", "attribute", "["]) {
+            let list = (at + 3..file.tokens.len()).take_while(|i| word(*i) != "]");
+            made += list.filter(|i| file.tokens[*i].ident).count();
+        }
     }
     (names, made)
 }
@@ -461,9 +463,9 @@ mod tests {
                 Align: c"align", "Bytes.", |node| 1;
             }
             impl A for C { const NAME: &'static CStr = c"holders"; }
-            static SIZE: Attribute<Node> = attribute::<Node, Size>();
-            static ALIGN: Attribute<Node> = attribute::<Node, Align>();
-            static HOLDERS: Attribute<Node> = Attribute::new::<Holders>();
+            sysfs::attributes! {
+                static ATTRIBUTES: Node = attribute[Size, Align, Holders,];
+            }
         "#;
         let file = File::parse(Path::new("x.rs"), text).unwrap();
         let (names, made) = attributes(&file);
