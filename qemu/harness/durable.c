@@ -20,7 +20,8 @@
  *
  * With record=FILE it also writes down, of a range that the guest names, all from which
  * the states follow that a power cut could leave it in: see `enum event`. That file is
- * complete up to the guest's last request.
+ * complete up to the guest's last request. What the guest has firmware write to the label
+ * area of an NVDIMM meanwhile is in it, too, in its place between the stores.
  *
  * The requests of the guest, by the nop that plugin.h knows, are those of `enum
  * what`. Documentation/durability.md has the model.
@@ -122,6 +123,8 @@ enum event {
 	E_LOCKED,
 	/* A text. */
 	E_ACKNOWLEDGED,
+	/* What is written to the label area at `at`, an offset: as a whole, and durable. */
+	E_LABELS,
 };
 
 struct head {
@@ -467,7 +470,7 @@ static enum state state_of(const struct line *l)
 /* Beside the pc of a store, in 48 bits. */
 #define PAST (1ull << 63)
 
-enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, ALL_CACHES, NEW_TRANSLATIONS };
+enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, ALL_CACHES, NEW_TRANSLATIONS, PORT };
 struct operation {
 	enum kind kind;
 	/* Its store goes past the caches. */
@@ -538,6 +541,11 @@ static void decode(struct operation *op, struct insn *insn)
 		rex = b[i++];
 	if (locked) {
 		op->kind = LOCKED;
+		return;
+	}
+	/* out dx, eax */
+	if (b[i] == 0xef && !data) {
+		op->kind = PORT;
 		return;
 	}
 	if ((b[i] == 0x86 || b[i] == 0x87) && b[i + 1] < 0xc0) {
@@ -652,6 +660,51 @@ static void run_fence(unsigned int n, void *data)
 	pthread_mutex_unlock(&lock);
 }
 
+/*
+ * QEMU's firmware interface for NVDIMMs: the physical address of a request goes to this
+ * port, and is answered before the next instruction.
+ */
+#define NVDIMM_PORT 0x0a18
+#define SET_LABELS 6
+/* As much as a page has behind what describes it. */
+#define LABELS 4076
+
+/* Where requests are, which is in no linear mapping; by what last stored to it. */
+static uint64_t firmware, firmware_from;
+
+static void run_port(unsigned int n, void *data)
+{
+	struct {
+		uint32_t handle, revision, function, offset, length;
+	} in;
+
+	(void)data;
+	pthread_mutex_lock(&lock);
+	if ((reg(gpr[2]) & 0xffff) != NVDIMM_PORT)
+		goto out;
+	__atomic_store_n(&firmware, (uint32_t)reg(gpr[0]), __ATOMIC_RELAXED);
+	if (!recorded.size)
+		goto out;
+	g_byte_array_set_size(bytes, 0);
+	if (!firmware_from || !qemu_plugin_read_memory_vaddr(firmware_from, bytes, sizeof(in)) ||
+	    bytes->len < sizeof(in)) {
+		lost("a request to firmware at", firmware);
+		goto out;
+	}
+	memcpy(&in, bytes->data, sizeof(in));
+	if (!in.handle || in.function != SET_LABELS)
+		goto out;
+	g_byte_array_set_size(bytes, 0);
+	if (in.length > LABELS ||
+	    !qemu_plugin_read_memory_vaddr(firmware_from + sizeof(in), bytes, in.length) ||
+	    bytes->len < in.length)
+		lost("labels at", firmware);
+	else
+		note(E_LABELS, n, in.offset, bytes->data, in.length);
+out:
+	pthread_mutex_unlock(&lock);
+}
+
 union value {
 	unsigned char bytes[16];
 	uint64_t words[2];
@@ -689,6 +742,9 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 			learn(addr, phys);
 			pthread_mutex_unlock(&lock);
 		}
+		if (phys >> PAGE == __atomic_load_n(&firmware, __ATOMIC_RELAXED) >> PAGE)
+			__atomic_store_n(&firmware_from, addr & ~((1ull << PAGE) - 1),
+					 __ATOMIC_RELAXED);
 		if (!two && !line_at(phys))
 			return;
 	}
@@ -1057,6 +1113,8 @@ static void translated(uint64_t id, struct tb *tb)
 			}
 			*kept = op;
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_flush, R_REGS, kept);
+		} else if (op.kind == PORT) {
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_port, R_REGS, NULL);
 		} else if (op.kind != OTHER) {
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_fence, NO_REGS,
 							       (void *)(uintptr_t)op.kind);

@@ -285,7 +285,7 @@ impl Medium {
                 }
                 self.settle(&changed);
             }
-            Event::Acknowledged(_) => {}
+            Event::Acknowledged(_) | Event::Labels { .. } => {}
         }
     }
 
@@ -302,7 +302,7 @@ impl Medium {
         }
     }
 
-    /// Whether this event would make something durable.
+    /// Whether this event would make something durable. What is written to the label area is.
     fn shrinks(&self, event: &Event) -> bool {
         let any = |of: &dyn Fn(&Piece) -> bool| {
             let open = self.open.iter().map(|at| &self.lines[at]);
@@ -316,6 +316,7 @@ impl Medium {
             Event::Fence { cpu } => {
                 any(&|p| (p.past == Some(*cpu) && !p.fenced) || (p.back >> cpu) & 1 != 0)
             }
+            Event::Labels { .. } => true,
             _ => false,
         }
     }
@@ -462,7 +463,7 @@ struct Plan {
     complete: bool,
 }
 
-/// At most `n` states of a recording, different ones.
+/// At most `n` states of a recording, different ones; at least one of each moment, if `n` is enough for that.
 fn plan(recording: &Recording, whole: Whole, n: u64, seed: u64) -> Plan {
     let mut moments: Vec<(usize, Vec<Slot>)> = Vec::new();
     let mut medium = Medium::new(recording, whole);
@@ -486,9 +487,15 @@ fn plan(recording: &Recording, whole: Whole, n: u64, seed: u64) -> Plan {
     // A seed of 0 would draw the same for ever.
     let mut rng = Rng(seed ^ 0x9e37_79b9_7f4a_7c15 | 1);
     let (mut left, mut turns) = (if complete { 0 } else { n }, 64 * n);
+    // Each moment has its turn before chance decides.
+    let mut all_moments = moments.iter().filter(|_| n >= moments.len() as u64);
     while left > 0 && turns > 0 {
         turns -= 1;
-        let (at, slots) = &moments[rng.below(moments.len() as u64) as usize];
+        let next = all_moments.next();
+        let (at, slots) = match next {
+            Some(moment) => moment,
+            None => &moments[rng.below(moments.len() as u64) as usize],
+        };
         let choice = draw(&mut rng, slots);
         left -= u64::from(chosen.entry(*at).or_default().insert(choice));
     }
@@ -510,6 +517,7 @@ fn plan(recording: &Recording, whole: Whole, n: u64, seed: u64) -> Plan {
 /// - `b`: a page of the base: where, of 8 bytes, and the page; others are zeroes.
 /// - `d`: what is durable of a line from now on: where, and the line.
 /// - `a`: a text of so many bytes, 2 of them, is acknowledged.
+/// - `l`: from now on the label area has, where, of 8 bytes, so many, of 2, bytes.
 /// - `s`: a state: its number and the moment, of 8 bytes, how many lines of it are not what is durable, of 4,
 ///   and those, as of `d`.
 struct States<W>(W);
@@ -527,9 +535,9 @@ impl<W: Write + Seek> States<W> {
         self.0.write_all(line)
     }
 
-    fn text(&mut self, text: &str) -> std::io::Result<()> {
-        self.0.write_all(&(text.len() as u16).to_le_bytes())?;
-        self.0.write_all(text.as_bytes())
+    fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(&(bytes.len() as u16).to_le_bytes())?;
+        self.0.write_all(bytes)
     }
 
     /// Adds those of a recording that are planned, or one alone; how many it has added.
@@ -542,7 +550,7 @@ impl<W: Write + Seek> States<W> {
     ) -> std::io::Result<u64> {
         let start = self.0.stream_position()?;
         self.0.write_all(&[0; 8])?;
-        self.text(&r.name)?;
+        self.bytes(r.name.as_bytes())?;
         self.0.write_all(&(r.base.len() as u64).to_le_bytes())?;
         for (n, page) in r.base.chunks(PAGE).enumerate() {
             if page.iter().any(|b| *b != 0) {
@@ -560,9 +568,17 @@ impl<W: Write + Seek> States<W> {
                     continue;
                 }
                 for event in &r.events[said..moment] {
-                    if let Event::Acknowledged(text) = event {
-                        self.0.write_all(b"a")?;
-                        self.text(text)?;
+                    match event {
+                        Event::Acknowledged(text) => {
+                            self.0.write_all(b"a")?;
+                            self.bytes(text.as_bytes())?;
+                        }
+                        Event::Labels { at, bytes } => {
+                            self.0.write_all(b"l")?;
+                            self.0.write_all(&(*at as u64).to_le_bytes())?;
+                            self.bytes(bytes)?;
+                        }
+                        _ => {}
                     }
                 }
                 said = moment;
@@ -747,6 +763,48 @@ mod tests {
     fn stores_to_a_line_keep_their_order() {
         let want = set(&[(0, [0, 0]), (0, [1, 0]), (0, [1, 2])]);
         assert_eq!(of(vec![store(0, 1), store(8, 2)], [0, 8]), want);
+    }
+
+    #[test]
+    fn no_moment_is_left_out() {
+        // Ten lines wait at each of many fences, so that there are too many states for chance alone.
+        let mut events = Vec::new();
+        for n in 0..40 {
+            events.extend((0..10).map(|line| store(n * 64 % PAGE + line * 64 % PAGE, 1)));
+            events.extend([back(n * 64), FENCE]);
+        }
+        let r = recording(events);
+        let few = plan(&r, Whole::Words, 41, 1);
+        assert!(!few.complete);
+        assert_eq!((few.moments, few.choices.len()), (41, 41));
+    }
+
+    #[test]
+    fn labels_have_a_place_among_stores() {
+        let labels = |n: u8| Event::Labels {
+            at: 9,
+            bytes: vec![n; 2],
+        };
+        let r = recording(vec![store(0, 1), labels(5), back(0), FENCE, labels(6)]);
+        let plan = plan(&r, Whole::Words, 100, 0);
+        // Before each of both, before the fence, and in the end.
+        assert_eq!((plan.moments, plan.all), (4, 2 + 2 + 1 + 1));
+        let (_, file) = written(&r, Whole::Words, &plan, None);
+        let place = |n: u8| {
+            let event = [b"l\x09\0\0\0\0\0\0\0\x02\0", &[n; 2][..]].concat();
+            file.windows(event.len()).position(|w| w == event).unwrap()
+        };
+        let states = |from: usize, to: usize| {
+            let is = |w: &&[u8]| w[0] == b's' && w[2..] == [0; 7];
+            file[from..to].windows(9).filter(is).count()
+        };
+        let (first, second) = (place(5), place(6));
+        let all = [
+            states(0, first),
+            states(first, second),
+            states(second, file.len()),
+        ];
+        assert_eq!(all, [2, 3, 1]);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub enum Event {
     Fence { cpu: u8 },
     /// What the text says is acknowledged.
     Acknowledged(String),
+    /// What was written to the label area from an offset on, as a whole; it is durable.
+    Labels { at: usize, bytes: Vec<u8> },
 }
 
 #[derive(Debug)]
@@ -163,6 +165,10 @@ fn parse(bytes: &[u8]) -> Result<Vec<Recording>, String> {
             6 => Event::Flushed { at: place },
             7 | 8 => Event::Fence { cpu },
             9 => Event::Acknowledged(String::from_utf8_lossy(data).into_owned()),
+            10 => Event::Labels {
+                at: at as usize,
+                bytes: data.to_vec(),
+            },
             other => return Err(format!("an event {other}")),
         });
     }
@@ -177,8 +183,12 @@ fn parse(bytes: &[u8]) -> Result<Vec<Recording>, String> {
 pub fn figures(all: &[Recording]) -> Vec<String> {
     let figure = |r: &Recording| {
         let count = |of: fn(&Event) -> bool| r.events.iter().filter(|e| of(e)).count();
+        let labels = match count(|e| matches!(e, Event::Labels { .. })) {
+            0 => String::new(),
+            n => format!(", {n} label writes"),
+        };
         format!(
-            "recorded {}: {} stores, {} flushes, {} fences, {} acknowledged",
+            "recorded {}: {} stores, {} flushes, {} fences, {} acknowledged{labels}",
             r.name,
             count(|e| matches!(e, Event::Store { .. })),
             count(|e| matches!(e, Event::WrittenBack { .. } | Event::Flushed { .. })),
@@ -232,6 +242,7 @@ mod tests {
             event(5, AT, b""),
             event(6, AT + 64, b""),
             event(7, 0, b""),
+            event(10, 5, b"label"),
             event(9, 0, b"done"),
             end.clone(),
         ]))
@@ -248,6 +259,10 @@ mod tests {
             Event::WrittenBack { at: 0, cpu: 1 },
             Event::Flushed { at: 64 },
             Event::Fence { cpu: 1 },
+            Event::Labels {
+                at: 5,
+                bytes: b"label".to_vec(),
+            },
             Event::Acknowledged("done".into()),
         ];
         assert_eq!(all[0].events, want);
