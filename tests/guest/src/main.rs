@@ -34,6 +34,7 @@ mod t_block;
 mod t_calls;
 mod t_crash;
 mod t_cross;
+mod t_cut;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
@@ -89,6 +90,7 @@ fn registry() -> Vec<&'static Test> {
         t_crash::sectors::TESTS,
         t_crash::files::TESTS,
         t_cross::TESTS,
+        t_cut::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,

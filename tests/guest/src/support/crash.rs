@@ -21,6 +21,9 @@ pub struct Alias {
     map: Map,
     /// Physical address of the NVDIMM's own first byte.
     start: u64,
+    /// Its bytes, without the label area, and those of that, once they are known.
+    size: usize,
+    labels: usize,
 }
 
 impl Alias {
@@ -48,11 +51,32 @@ impl Alias {
         Ok(Alias {
             map: Map::shared(&f, 0, len)?,
             start: c.read_u64(c.nd(&region).join("resource"))?,
+            size: c.read_u64(c.nd(&region).join("size"))? as usize,
+            labels: 0,
         })
     }
 
     fn offset(&self, phys: u64) -> usize {
         (phys - self.start) as usize
+    }
+
+    /// All of it: physical address and length.
+    pub fn range(&self) -> (u64, usize) {
+        (self.start, self.size)
+    }
+
+    /// Has these bytes, and zeroes after them, in the label area: the end of the file.
+    fn set_labels(&mut self, c: &Ctx, labels: &[u8]) -> TestResult {
+        const COPY: &str = "/run/labels";
+        if self.labels == 0 {
+            c.ok(&["ndctl", "read-labels", "all", "-o", COPY])?;
+            self.labels = fs::metadata(COPY)?.len() as usize;
+        }
+        let start = self.map.len() - self.labels;
+        let area = &mut self.map.slice_mut()[start..];
+        area[..labels.len()].copy_from_slice(labels);
+        area[labels.len()..].fill(0);
+        Ok(())
     }
 
     pub fn get(&self, phys: u64, len: usize) -> &[u8] {
@@ -71,6 +95,8 @@ pub struct States {
     /// What is durable at the moment of the next state.
     image: Vec<u8>,
     pub acknowledged: Vec<String>,
+    /// The label area, as long as has been written to; it was zeroes.
+    labels: Vec<u8>,
 }
 
 /// Which one it is: its number, and how many events came before it.
@@ -114,6 +140,7 @@ impl States {
                     input: BufReader::with_capacity(1 << 20, f.take(left)),
                     image: vec![0; size],
                     acknowledged: Vec::new(),
+                    labels: Vec::new(),
                 });
             }
             f.seek(SeekFrom::Start(end))?;
@@ -133,6 +160,14 @@ impl States {
                 b'a' => {
                     let text = text(&mut self.input)?;
                     self.acknowledged.push(text);
+                }
+                b'l' => {
+                    let at = word(&mut self.input, 8)? as usize;
+                    let end = at + word(&mut self.input, 2)? as usize;
+                    if self.labels.len() < end {
+                        self.labels.resize(end, 0);
+                    }
+                    self.input.read_exact(&mut self.labels[at..end])?;
                 }
                 b's' => break,
                 other => fail!("not an event: {other}"),
@@ -189,6 +224,9 @@ pub fn explore(
         wrong: Vec::new(),
     };
     while let Some(which) = states.next(alias.get_mut(phys, len))? {
+        if !states.labels.is_empty() {
+            alias.set_labels(c, &states.labels)?;
+        }
         all.states += 1;
         if let Err(why) = look(which.number, &states.acknowledged) {
             all.wrong.push(format!(
