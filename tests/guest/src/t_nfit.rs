@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = crate::tests! {
     nfit_messages => messages,
     nfit_write_clears => write_clears,
     nfit_probe => probe,
+    nfit_cut => cut,
     nfit_info_block => info_block,
     nfit_map => map,
     nfit_events => events,
@@ -292,6 +293,66 @@ fn probe(c: &mut Ctx) -> TestResult {
     check_eq!(write(&dev, 24, 2, 13), 0);
     bad.becomes(&[])?;
     check_written(&dev, 24, 2, 13)
+}
+
+/// What a power cut can leave of a write over bad pages, which clears and stores them one after the other: so
+/// many are cleared, and of those each sector is old or new. What is not cleared is still refused, and
+/// the write can be done again.
+fn cut(c: &mut Ctx) -> TestResult {
+    const PAGES: u64 = 4;
+    const OF_PAGE: u64 = (PAGE / 512) as u64;
+    const ALL: u64 = PAGES * OF_PAGE;
+    // Behind where info blocks may be.
+    const BASE: u64 = 4096;
+    let Raw { ns, disk, .. } = Raw::new(c)?;
+    let dev = format!("/dev/{disk}");
+    let seed = |new: bool, sector: u64| u64::from(new) << 32 | sector;
+    let mut states = 0;
+    let long = c.rounds(0, 1) == 1;
+    for cleared in if long { 0..=PAGES } else { 2..=2 } {
+        // Sectors of a cleared page that are new: none, all, and every other one.
+        for new in [0u64, 0xff, 0x55] {
+            if new != 0x55 && !long {
+                continue;
+            }
+            let is_new =
+                |sector: u64| sector < cleared * OF_PAGE && new >> (sector % OF_PAGE) & 1 != 0;
+            let file = disk::direct(&dev)?;
+            for sector in 0..ALL {
+                check_eq!(
+                    write(&file, BASE + sector, 1, seed(is_new(sector), sector)),
+                    0
+                );
+            }
+            drop(file);
+            c.unbind(&c.driver, &ns)?;
+            let first = cleared * OF_PAGE;
+            if first < ALL {
+                inject(c, &ns, BASE + first, ALL - first, &["--no-notify"])?;
+            }
+            c.ok(&["ndctl", "start-scrub", "nfit_test.0"])?;
+            scrubbed(c)?;
+            c.bind(&c.driver, &ns)?;
+            check_eq!(c.disk_of(&ns)?, disk);
+            let bad = Badblocks::of_disk(&disk)?;
+            let still: &[_] = &[(BASE + first, ALL - first)];
+            check_eq!(bad.get()?, if first < ALL { still } else { &[] });
+            let file = disk::direct(&dev)?;
+            for sector in 0..ALL {
+                if sector < first {
+                    check_written(&file, BASE + sector, 1, seed(is_new(sector), sector))?;
+                } else {
+                    check_eq!(read(&file, BASE + sector, 1), libc::EIO, "sector {sector}");
+                }
+            }
+            check_eq!(write(&file, BASE, ALL as usize, 14), 0);
+            bad.becomes(&[])?;
+            check_written(&file, BASE, ALL as usize, 14)?;
+            states += 1;
+        }
+    }
+    println!("result: {states} states");
+    Ok(())
 }
 
 /// What is in a namespace whose info block cannot be read is not known: no disk, until somebody says
