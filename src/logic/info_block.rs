@@ -178,51 +178,119 @@ pub fn parse(
     if bytes::<16>(block, 32) != namespace.uuid {
         return Ok(None);
     }
-    let minor = le16(block, 54);
+    let fields = Fields::read(block, platform);
+    let map = page_map(block, &fields, platform)?;
+    if fields.data_offset < RESERVE {
+        return damage(
+            "data offset inside the info block",
+            fields.data_offset,
+            RESERVE,
+        );
+    }
+    let align = alignment(kind, &fields, namespace, platform)?;
+    let mapped = mapped_range(&fields, align, namespace, platform)?;
 
-    // Fields are valid from the minor version on that brought them in.
-    let (start_pad, end_trunc) = if minor < 1 {
-        (0, 0)
-    } else {
-        (le32(block, 76), le32(block, 80))
-    };
-    let align = if minor < 2 {
-        0
-    } else {
-        u64::from(le32(block, 84))
-    };
-    let (page_size, page_struct_size) = if minor < 4 {
-        (platform.page_size, 64)
-    } else {
-        (u64::from(le32(block, 88)), le16(block, 92))
-    };
-
-    let map = match le32(block, 72) {
-        1 => PageMapLocation::Ram,
-        2 => PageMapLocation::Pmem,
-        mode => return damage("mode (1 map=mem, 2 map=dev)", mode.into(), 2),
-    };
-
-    let data_offset = le64(block, 56);
-    if map == PageMapLocation::Pmem {
-        if page_size > platform.page_size {
-            return damage("page size of the page map", page_size, platform.page_size);
-        }
-        if page_struct_size < platform.page_struct_size {
+    // The number of pages is in units of the page size of the kernel that made the block.
+    let npfns = le64(block, 64);
+    match npfns.checked_mul(fields.page_size) {
+        Some(len) if len <= mapped - fields.data_offset => (),
+        _ => {
             return damage(
-                "struct page size of the page map",
-                page_struct_size,
-                platform.page_struct_size,
-            );
+                "size, more pages than the namespace holds",
+                npfns,
+                (mapped - fields.data_offset) / fields.page_size.max(1),
+            )
         }
     }
-    if data_offset < RESERVE {
-        return damage("data offset inside the info block", data_offset, RESERVE);
+
+    Ok(Some(InfoBlock {
+        kind,
+        map,
+        uuid: bytes(block, 16),
+        data_offset: fields.data_offset,
+        start_pad: fields.start_pad,
+        end_trunc: fields.end_trunc,
+        align,
+    }))
+}
+
+/// Fields that a minor version brought in, with what holds without them, and where the data begins.
+struct Fields {
+    start_pad: u32,
+    end_trunc: u32,
+    align: u64,
+    page_size: u64,
+    page_struct_size: u64,
+    data_offset: u64,
+}
+
+impl Fields {
+    fn read(block: &[u8; SIZE], platform: &Platform) -> Fields {
+        let minor = le16(block, 54);
+        let (start_pad, end_trunc) = if minor < 1 {
+            (0, 0)
+        } else {
+            (le32(block, 76), le32(block, 80))
+        };
+        let align = if minor < 2 {
+            0
+        } else {
+            u64::from(le32(block, 84))
+        };
+        let (page_size, page_struct_size) = if minor < 4 {
+            (platform.page_size, 64)
+        } else {
+            (u64::from(le32(block, 88)), le16(block, 92))
+        };
+        Fields {
+            start_pad,
+            end_trunc,
+            align,
+            page_size,
+            page_struct_size,
+            data_offset: le64(block, 56),
+        }
     }
-    let align = if align == 0 {
-        1 << data_offset.ilog2()
-    } else {
-        align
+}
+
+/// Where the page map is. On the medium it has room for what this kernel puts there.
+fn page_map(
+    block: &[u8; SIZE],
+    fields: &Fields,
+    platform: &Platform,
+) -> Result<PageMapLocation, Damage> {
+    match le32(block, 72) {
+        1 => return Ok(PageMapLocation::Ram),
+        2 => {}
+        mode => return damage("mode (1 map=mem, 2 map=dev)", mode.into(), 2),
+    }
+    if fields.page_size > platform.page_size {
+        return damage(
+            "page size of the page map",
+            fields.page_size,
+            platform.page_size,
+        );
+    }
+    if fields.page_struct_size < platform.page_struct_size {
+        return damage(
+            "struct page size of the page map",
+            fields.page_struct_size,
+            platform.page_struct_size,
+        );
+    }
+    Ok(PageMapLocation::Pmem)
+}
+
+/// The alignment in bytes: that of the data offset, if none is given.
+fn alignment(
+    kind: Kind,
+    fields: &Fields,
+    namespace: &Namespace,
+    platform: &Platform,
+) -> Result<u64, Damage> {
+    let align = match fields.align {
+        0 => 1 << fields.data_offset.ilog2(),
+        align => align,
     };
     if !align.is_power_of_two() {
         return damage("alignment, not a power of two", align, platform.page_size);
@@ -233,6 +301,17 @@ pub fn parse(
     if align > namespace.size {
         return damage("alignment beyond the namespace", align, namespace.size);
     }
+    Ok(align)
+}
+
+/// The bytes between the padding at both ends, the info block included.
+fn mapped_range(
+    fields: &Fields,
+    align: u64,
+    namespace: &Namespace,
+    platform: &Platform,
+) -> Result<u64, Damage> {
+    let data_offset = fields.data_offset;
     if data_offset >= namespace.size {
         return damage(
             "data offset beyond the namespace",
@@ -241,7 +320,7 @@ pub fn parse(
         );
     }
 
-    let (pad, trunc) = (u64::from(start_pad), u64::from(end_trunc));
+    let (pad, trunc) = (u64::from(fields.start_pad), u64::from(fields.end_trunc));
     let Some(mapped) = namespace
         .size
         .checked_sub(pad)
@@ -278,27 +357,5 @@ pub fn parse(
             platform.compat_align,
         );
     }
-
-    // The number of pages is in units of the page size of the kernel that made the block.
-    let npfns = le64(block, 64);
-    match npfns.checked_mul(page_size) {
-        Some(len) if len <= mapped - data_offset => (),
-        _ => {
-            return damage(
-                "size, more pages than the namespace holds",
-                npfns,
-                (mapped - data_offset) / page_size.max(1),
-            )
-        }
-    }
-
-    Ok(Some(InfoBlock {
-        kind,
-        map,
-        uuid: bytes(block, 16),
-        data_offset,
-        start_pad,
-        end_trunc,
-        align,
-    }))
+    Ok(mapped)
 }
