@@ -37,10 +37,11 @@ const GO: Programs = [
     &["/usr/lib/rpmem/rpmem-log-cgo1"],
     &["/usr/lib/rpmem/rpmem-log-cgo0"],
 ];
+// It starts often and does little: compilers would take longer than they save, on an emulated CPU.
 const JAVA: Programs = [
     &[
         "java",
-        "-XX:TieredStopAtLevel=1",
+        "-Xint",
         "--enable-native-access=ALL-UNNAMED",
         "-Drpmem.library=/usr/lib/rpmem/libpersist.so",
         "-cp",
@@ -49,7 +50,7 @@ const JAVA: Programs = [
     ],
     &[
         "java",
-        "-XX:TieredStopAtLevel=1",
+        "-Xint",
         "--enable-native-access=ALL-UNNAMED",
         "-cp",
         "/usr/lib/rpmem",

@@ -306,7 +306,7 @@ fn cut(c: &mut Ctx) -> TestResult {
     const BASE: u64 = 4096;
     let Raw { ns, disk, .. } = Raw::new(c)?;
     let dev = format!("/dev/{disk}");
-    let seed = |new: bool, sector: u64| u64::from(new) << 32 | sector;
+    let seed = |new: bool, sector: u64| (u64::from(new) << 32) | sector;
     let mut states = 0;
     let long = c.rounds(0, 1) == 1;
     for cleared in if long { 0..=PAGES } else { 2..=2 } {
@@ -316,7 +316,7 @@ fn cut(c: &mut Ctx) -> TestResult {
                 continue;
             }
             let is_new =
-                |sector: u64| sector < cleared * OF_PAGE && new >> (sector % OF_PAGE) & 1 != 0;
+                |sector: u64| sector < cleared * OF_PAGE && (new >> (sector % OF_PAGE)) & 1 != 0;
             let file = disk::direct(&dev)?;
             for sector in 0..ALL {
                 check_eq!(
