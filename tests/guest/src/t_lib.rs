@@ -5,13 +5,12 @@ use crate::log::{Error, Identity, Log};
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
 use crate::support::disk;
 use crate::support::durable::{self, Medium};
+use crate::support::memory::Faulty;
 use crate::support::node::Node;
 use crate::support::tools::{self, HUGE};
 use crate::{check, check_eq, fail};
 use rpmem::cache::Instruction;
 use rpmem::{Device, LeaseState, Memory};
-use std::cell::Cell;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -123,40 +122,6 @@ fn record(n: usize) -> Vec<u8> {
     (0..n * 37 % 3000).map(|k| (n * 31 + k) as u8).collect()
 }
 
-/// What makes stores durable as long as it is told to.
-struct Switched<M> {
-    memory: M,
-    on: Cell<bool>,
-}
-
-impl<M: Memory> Memory for Switched<M> {
-    fn size(&self) -> usize {
-        self.memory.size()
-    }
-
-    fn load(&self, at: usize, bytes: &mut [u8]) {
-        self.memory.load(at, bytes);
-    }
-
-    fn store(&self, at: usize, bytes: &[u8]) {
-        self.memory.store(at, bytes);
-    }
-
-    fn flush(&self, at: usize, len: usize) -> io::Result<()> {
-        match self.on.get() {
-            true => self.memory.flush(at, len),
-            false => Ok(()),
-        }
-    }
-
-    fn drain(&self) -> io::Result<()> {
-        match self.on.get() {
-            true => self.memory.drain(),
-            false => Ok(()),
-        }
-    }
-}
-
 /// The log, by the mapping that the device has for it.
 fn log_memory(device: &Device) -> TestResult<Box<dyn Memory>> {
     Ok(match device.info()?.synchronous {
@@ -171,10 +136,7 @@ fn append_until(c: &Ctx, end: impl FnOnce(&Ctx) -> TestResult) -> TestResult {
     let h = Node::nth(c, 0)?;
     let device = Device::open(&h.path)?;
     let memory = log_memory(&device)?;
-    let memory = Switched {
-        memory: &*memory,
-        on: Cell::new(true),
-    };
+    let memory = Faulty::new(&*memory);
     check!(
         matches!(Log::open(&memory, |_| {}), Err(Error::NotALog)),
         "a log, before there is one"
@@ -183,7 +145,8 @@ fn append_until(c: &Ctx, end: impl FnOnce(&Ctx) -> TestResult) -> TestResult {
     for n in 0..RECORDS {
         log.append(&record(n))?;
     }
-    memory.on.set(false);
+    memory.flushes.set(false);
+    memory.drains.set(false);
     log.append(&record(RECORDS))?;
     end(c)
 }

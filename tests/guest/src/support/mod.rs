@@ -12,6 +12,7 @@ pub mod hibernate;
 pub mod host;
 pub mod infoblock;
 pub mod kexec;
+pub mod memory;
 pub mod namespace;
 pub mod node;
 pub mod peer;

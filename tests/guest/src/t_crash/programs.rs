@@ -6,10 +6,10 @@ use crate::log::{Identity, Log};
 use crate::store::{self, Store};
 use crate::support::crash::{self, Explored};
 use crate::support::ctx::{Ctx, Outcome, Test, TestResult};
+use crate::support::memory::Faulty;
 use crate::{check, check_eq};
 use rpmem::{Device, Memory};
 use std::collections::BTreeMap;
-use std::io;
 
 pub const TESTS: &[Test] = crate::tests! {
     crash_record_log => |c| record_program(c, &LOG, true, true),
@@ -146,41 +146,6 @@ const STORE: Program = Program {
     },
 };
 
-/// What makes stores durable, less what is left out.
-struct Broken<M> {
-    memory: M,
-    flush: bool,
-    drain: bool,
-}
-
-impl<M: Memory> Memory for Broken<M> {
-    fn size(&self) -> usize {
-        self.memory.size()
-    }
-
-    fn load(&self, at: usize, bytes: &mut [u8]) {
-        self.memory.load(at, bytes);
-    }
-
-    fn store(&self, at: usize, bytes: &[u8]) {
-        self.memory.store(at, bytes);
-    }
-
-    fn flush(&self, at: usize, len: usize) -> io::Result<()> {
-        match self.flush {
-            true => self.memory.flush(at, len),
-            false => Ok(()),
-        }
-    }
-
-    fn drain(&self) -> io::Result<()> {
-        match self.drain {
-            true => self.memory.drain(),
-            false => Ok(()),
-        }
-    }
-}
-
 fn with_memory<T>(
     c: &Ctx,
     p: &Program,
@@ -198,11 +163,9 @@ fn record_program(c: &Ctx, p: &Program, flush: bool, drain: bool) -> TestResult 
         // Page faults would be fences.
         let mut bytes = vec![0; ROOM];
         memory.load(0, &mut bytes);
-        let memory = Broken {
-            memory,
-            flush,
-            drain,
-        };
+        let memory = Faulty::new(memory);
+        memory.flushes.set(flush);
+        memory.drains.set(drain);
         record(c, p.name, range, |recording| {
             let mut n = 0;
             (p.run)(&memory, &mut || {
