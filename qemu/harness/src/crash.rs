@@ -466,10 +466,23 @@ struct Plan {
 /// At most `n` states of a recording, different ones; at least one of each moment, if `n` is enough for that.
 fn plan(recording: &Recording, whole: Whole, n: u64, seed: u64) -> Plan {
     let mut moments: Vec<(usize, Vec<Slot>)> = Vec::new();
+    // Between two acknowledgements, with nothing done: what the first one says has a moment of its own, and
+    // few have, so those come first.
+    let mut quiet = Vec::new();
+    let mut is_quiet = false;
     let mut medium = Medium::new(recording, whole);
     for (at, event) in recording.events.iter().enumerate() {
-        if medium.shrinks(event) {
+        let ends_quiet = is_quiet && matches!(event, Event::Acknowledged(_));
+        if ends_quiet {
+            quiet.push(moments.len());
+        }
+        if ends_quiet || medium.shrinks(event) {
             moments.push((at, medium.slots()));
+        }
+        match event {
+            Event::Acknowledged(_) => is_quiet = true,
+            Event::Store { .. } | Event::Labels { .. } => is_quiet = false,
+            _ => {}
         }
         medium.apply(event);
     }
@@ -487,15 +500,18 @@ fn plan(recording: &Recording, whole: Whole, n: u64, seed: u64) -> Plan {
     // A seed of 0 would draw the same for ever.
     let mut rng = Rng(seed ^ 0x9e37_79b9_7f4a_7c15 | 1);
     let (mut left, mut turns) = (if complete { 0 } else { n }, 64 * n);
-    // Each moment has its turn before chance decides.
-    let mut all_moments = moments.iter().filter(|_| n >= moments.len() as u64);
+    // Each moment has its turn before chance decides, if there are as many turns.
+    let each = 0..if n >= moments.len() as u64 {
+        moments.len()
+    } else {
+        0
+    };
+    let mut first = quiet.into_iter().chain(each);
     while left > 0 && turns > 0 {
         turns -= 1;
-        let next = all_moments.next();
-        let (at, slots) = match next {
-            Some(moment) => moment,
-            None => &moments[rng.below(moments.len() as u64) as usize],
-        };
+        let moment = first.next();
+        let (at, slots) =
+            &moments[moment.unwrap_or_else(|| rng.below(moments.len() as u64) as usize)];
         let choice = draw(&mut rng, slots);
         left -= u64::from(chosen.entry(*at).or_default().insert(choice));
     }
@@ -763,6 +779,24 @@ mod tests {
     fn stores_to_a_line_keep_their_order() {
         let want = set(&[(0, [0, 0]), (0, [1, 0]), (0, [1, 2])]);
         assert_eq!(of(vec![store(0, 1), store(8, 2)], [0, 8]), want);
+    }
+
+    #[test]
+    fn what_is_acknowledged_has_a_moment() {
+        let says = |text: &str| Event::Acknowledged(text.into());
+        let mut events = Vec::new();
+        for n in 0..40 {
+            events.extend([store(n * 64, 1), back(n * 64), FENCE]);
+        }
+        let quiet = events.len() + 2;
+        // The fence is somebody else's.
+        events.extend([says("is"), FENCE, says("to")]);
+        events.extend([store(0, 2), back(0), FENCE]);
+        let r = recording(events);
+        for seed in 0..20 {
+            let plan = plan(&r, Whole::Words, 2, seed);
+            assert!(plan.choices.contains_key(&quiet), "{:?}", plan.choices);
+        }
     }
 
     #[test]
