@@ -14,6 +14,11 @@
 //! excludes unmapping in the same address space. What the core does by itself needs no such care, as
 //! it holds the VMA for writing, and refuses `MADV_DONTNEED` on page frames.
 //!
+//! # Page tables that move
+//!
+//! Whoever moves a page table excludes unmapping as well: while the table is nowhere, unmapping would find
+//! nothing, when TLBs still have what was in it.
+//!
 //! # Examples
 //!
 //! `Node::new()` in `src/driver/map.rs` makes one, and `Node::unmap_window()` unmaps in it.
@@ -46,7 +51,7 @@ pub(crate) struct AddressSpace {
     /// Inside of the mmap lock and the locks of VMAs, outside of the lock of the address space and of
     /// those of page tables.
     #[pin]
-    gigantic: Mutex<()>,
+    unmap_lock: Mutex<()>,
 }
 
 // SAFETY: A `struct file` is reference counted and not tied to a thread.
@@ -111,7 +116,7 @@ impl AddressSpace {
             Ok(try_pin_init!(Self {
                 file,
                 mapping,
-                gigantic <- new_mutex!(()),
+                unmap_lock <- new_mutex!(()),
             }? Error))
         })
     }
@@ -121,15 +126,27 @@ impl AddressSpace {
         self.mapping.as_ptr()
     }
 
-    /// Excludes unmapping, for the time in which an entry of 1 GiB is made. Context: may sleep.
-    pub(super) fn lock_gigantic(&self) -> Guard<'_, (), MutexBackend> {
-        self.gigantic.lock()
+    /// Excludes unmapping, for the time in which an entry of 1 GiB is made or a page table moved. Context:
+    /// may sleep.
+    pub(super) fn exclude_unmap(&self) -> Guard<'_, (), MutexBackend> {
+        self.unmap_lock.lock()
+    }
+
+    /// Waits if a page table is being moved: the places that it comes from and goes to get no entry
+    /// meanwhile. Context: may sleep.
+    #[inline(always)]
+    pub(super) fn wait_for_move(&self) {
+        // SAFETY: By the type invariants the address space is valid; the word is written as a whole.
+        let moving = unsafe { (&raw const (*(*self.as_raw()).host).i_private).read_volatile() };
+        if !moving.is_null() {
+            drop(self.exclude_unmap());
+        }
     }
 
     /// Takes `pages` pages from file offset `pgoff` (in pages) on out of every page table. Context:
     /// may sleep.
     pub(crate) fn unmap(&self, pgoff: u64, pages: u64) {
-        let _guard = self.gigantic.lock();
+        let _guard = self.unmap_lock.lock();
         // SAFETY: By the type invariants the address space is valid.
         unsafe {
             bindings::unmap_mapping_pages(self.as_raw(), pgoff as usize, pages as usize, true)
@@ -138,7 +155,7 @@ impl AddressSpace {
 
     /// Takes everything out of every page table. Context: may sleep.
     pub(crate) fn unmap_all(&self) {
-        let _guard = self.gigantic.lock();
+        let _guard = self.unmap_lock.lock();
         // SAFETY: As above; 0 pages stand for all that follow.
         unsafe { bindings::unmap_mapping_pages(self.as_raw(), 0, 0, true) };
     }

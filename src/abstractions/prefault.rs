@@ -136,6 +136,10 @@ fn prefault_step<T: Operations>(
     end: u64,
     write: bool,
 ) -> Result<u64> {
+    let huge = (bindings::PAGE_SIZE as u64) << PMD_ORDER;
+    if write && at & (huge - 1) == 0 && end - at >= huge {
+        owner.expect_stores(vma, at);
+    }
     let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
     if write {
         flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
@@ -163,7 +167,7 @@ fn prefault_step<T: Operations>(
         return Ok(next);
     }
     // There is a page table now, so that the rest of it takes no faults.
-    let table = (at | (((bindings::PAGE_SIZE as u64) << PMD_ORDER) - 1)) + 1;
+    let table = (at | (huge - 1)) + 1;
     let to = table.min(end).min(vma.area().end);
     if next >= to {
         return Ok(next);

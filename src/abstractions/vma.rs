@@ -16,9 +16,12 @@
 //!
 //! `Node::insert_pages()` in `src/driver/map/fault.rs` makes entries of both kinds.
 
-use super::memremap::{
-    Folios,
-    Frames, //
+use super::{
+    address_space::AddressSpace,
+    memremap::{
+        Folios,
+        Frames, //
+    }, //
 };
 use crate::{
     bindings,
@@ -187,8 +190,8 @@ impl DeviceVma<'_> {
     /// store. Gives how many pages it was for: none if there is a huge entry, or no page table and
     /// no fault that could bring one; the access is tried again then.
     ///
-    /// With `marks` there is a mark for each page, from before its entry until that can have been
-    /// unmapped: who takes a mark away and unmaps the page then has seen all stores to it.
+    /// With `marks` there is a mark for each page, or one for all of them, from before its entry until that
+    /// can have been unmapped: who takes a mark away and unmaps the page then has seen all stores to it.
     ///
     /// If it is for a fault in this mapping, that is `near`: the page table is its own.
     pub(crate) fn insert(
@@ -204,23 +207,17 @@ impl DeviceVma<'_> {
             _ => return (FaultResult::Sigbus, 0),
         };
         let pages = frames.pages().min(room);
-        let (bits, first, any) = match marks {
-            None => (core::ptr::null_mut(), 0, core::ptr::null_mut()),
-            Some(marks) => {
-                if marks.bits.len() as u64 * 64 < marks.first.saturating_add(pages) {
-                    return (FaultResult::Sigbus, 0);
-                }
-                (
-                    marks.bits.as_ptr().cast_mut().cast(),
-                    marks.first as usize,
-                    marks.any.as_ptr(),
-                )
-            }
-        };
+        if marks.is_some_and(|marks| !marks.are_for(pages)) {
+            return (FaultResult::Sigbus, 0);
+        }
+        if let Some(users) = frames.users() {
+            users.wait_for_move();
+        }
+        let marks = marks.map(|marks| marks.to_raw());
         // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in it
         // and in one page table, that of the fault if there is one. The frames are memory that is
         // mapped write-back while they are borrowed, and their entries are taken away from this
-        // address space when that ends. There are as many bits as pages, checked above, and all
+        // address space when that ends. There are as many marks as pages, checked above, and all
         // accesses to them are atomic.
         let done = unsafe {
             bindings::rpmem_helper_insert_pfns(
@@ -230,9 +227,9 @@ impl DeviceVma<'_> {
                 frames.first().0 as usize,
                 pages as usize,
                 write,
-                bits,
-                first,
-                any,
+                marks
+                    .as_ref()
+                    .map_or(core::ptr::null(), core::ptr::from_ref),
             )
         };
         (FaultResult::NoPage, if done { pages } else { 0 })
@@ -288,12 +285,43 @@ impl DeviceVma<'_> {
 /// Where stores to pages are remembered.
 #[derive(Clone, Copy)]
 pub(crate) struct Marks<'a> {
-    /// A bit per page.
+    /// The bits.
     pub(crate) bits: &'a [Atomic<u64>],
     /// The bit of the first page.
     pub(crate) first: u64,
+    /// Whether there is one bit for all pages, instead of one for each.
+    pub(crate) is_one: bool,
     /// Becomes 1 when a bit is set, after it.
     pub(crate) any: &'a Atomic<i32>,
+}
+
+impl Marks<'_> {
+    /// Whether there are that many, in what there is of bits.
+    fn are_for(&self, pages: u64) -> bool {
+        let marks = if self.is_one { 1 } else { pages };
+        self.bits.len() as u64 * 64 >= self.first.saturating_add(marks)
+    }
+
+    fn to_raw(self) -> bindings::rpmem_marks {
+        bindings::rpmem_marks {
+            bits: self.bits.as_ptr().cast_mut().cast(),
+            first: self.first as usize,
+            step: usize::from(!self.is_one),
+            any: self.any.as_ptr(),
+        }
+    }
+}
+
+/// The page tables near the place of a fault, that has none.
+pub(crate) struct TablesNear {
+    /// A bit for each place that has one, which is for this mapping alone, and which is its own.
+    pub(crate) tables: u64,
+    /// The place of the fault.
+    pub(crate) at: u32,
+    /// The place where the 32 begin that it is one of.
+    pub(crate) block: u32,
+    /// The user address of the first place.
+    first: u64,
 }
 
 /// A page fault.
@@ -339,21 +367,95 @@ impl<'a> Fault<'a> {
         frames.pages() == pages && frames.first().0 & (pages - 1) == 0 && self.vma.takes(frames)
     }
 
+    /// The page tables near its place, which has none and is about to get one.
+    pub(crate) fn tables_near(&self) -> TablesNear {
+        let mut first = 0;
+        // SAFETY: By the type invariants this is a fault in a VMA, which is locked.
+        let tables = unsafe { bindings::rpmem_helper_tables_near(self.vmf.as_ptr(), &mut first) };
+        let first = first as u64;
+        let number = |address: u64| address >> (bindings::PAGE_SHIFT + PMD_ORDER);
+        let at = (number(self.address()) - number(first)) as u32;
+        TablesNear {
+            tables,
+            at,
+            block: at.saturating_sub((number(self.address()) % 32) as u32),
+            first,
+        }
+    }
+
+    /// Gives the place of this fault the page table of another place: what was mapped there loses its
+    /// entries. `space` is the one that the mapping is in. Gives whether that could be. Context: may sleep.
+    pub(crate) fn move_table(&self, space: &AddressSpace, near: &TablesNear, from: u32) -> bool {
+        // SAFETY: By the type invariants the mapping has a file.
+        let own = unsafe { (*(*self.vma.0.as_ptr()).vm_file).f_mapping };
+        if !core::ptr::eq(space.as_raw(), own)
+            || near.tables.checked_shr(from).is_none_or(|t| t & 1 == 0)
+        {
+            return false;
+        }
+        let from = near.first + (u64::from(from) << (bindings::PAGE_SHIFT + PMD_ORDER));
+        let _guard = space.exclude_unmap();
+        // SAFETY: By the type invariants this is a fault in a VMA, which is locked; `TablesNear` is of
+        // places in the table of PMDs that this is in, and those with page tables lie in the VMA. Nobody
+        // unmaps, or moves another one.
+        unsafe { bindings::rpmem_helper_move_table(self.vmf.as_ptr(), from as usize) }
+    }
+
+    /// How many of `pages` pages from user address `address` on have been stored to since they got their
+    /// entries, as far as the page table tells: that of this fault, where they are. The bits in `which` say
+    /// which of them count.
+    pub(crate) fn count_dirty(&self, address: u64, which: &[u64; 8], pages: u64) -> u64 {
+        let same_table = |at: u64| (at ^ self.address()) >> (bindings::PAGE_SHIFT + PMD_ORDER) == 0;
+        let last = address + (pages.max(1) - 1) * bindings::PAGE_SIZE as u64;
+        if pages > 512 || !same_table(address) || !same_table(last) {
+            return 0;
+        }
+        // SAFETY: By the type invariants this is a fault in a VMA, which is locked; the pages are in its
+        // page table, checked above, and there is a bit for each.
+        unsafe {
+            bindings::rpmem_helper_count_dirty(
+                self.vmf.as_ptr(),
+                address as usize,
+                which.as_ptr().cast(),
+                pages as usize,
+            ) as u64
+        }
+    }
+
     /// Maps `frames` with one entry of 2^`order` pages. Fails with [`FaultResult::Fallback`] for any
-    /// other than the orders of PMD and PUD. Context: may sleep.
-    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> FaultResult {
+    /// other than the orders of PMD and PUD. With `marks` there is one mark for all of it, from before the
+    /// entry until that can have been unmapped; an entry of a PUD has none. Context: may sleep.
+    pub(crate) fn insert_huge(
+        &self,
+        frames: Frames<'_>,
+        order: u32,
+        write: bool,
+        marks: Option<Marks<'_>>,
+    ) -> FaultResult {
         let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
-        if self.vma.has_folios() || !self.is_whole(&frames, order) {
+        let can_mark = |marks: Marks<'_>| order == PMD_ORDER && marks.is_one && marks.are_for(1);
+        if self.vma.has_folios()
+            || !self.is_whole(&frames, order)
+            || marks.is_some_and(|marks| !can_mark(marks))
+        {
             return FaultResult::Fallback;
         }
+        if let Some(users) = frames.users() {
+            users.wait_for_move();
+        }
+        let marks = marks.map(|marks| marks.to_raw());
+        let marks = marks
+            .as_ref()
+            .map_or(core::ptr::null(), core::ptr::from_ref);
         let code = match (order, frames.users()) {
             // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is
             // locked; the frame is aligned, and memory that is mapped write-back while it is
             // borrowed, and its entries are taken away from this address space when that ends. That
-            // the entry lies in the VMA follows from the core's call of `->huge_fault` for it.
-            (PMD_ORDER, _) => unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write) },
+            // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. If there are
+            // marks there is one, checked above, and all accesses to it are atomic.
+            (PMD_ORDER, _) => unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write, marks) },
             (PUD_ORDER, Some(users)) => {
-                let _guard = users.lock_gigantic();
+                let _guard = users.exclude_unmap();
                 // SAFETY: As above; nobody unmaps in this address space meanwhile.
                 unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) }
             }

@@ -10,6 +10,7 @@
 #include <linux/ratelimit.h>
 #include <linux/srcu.h>
 
+#include "page_table.h"
 #include "vm.h"
 
 int rpmem_helper_init_srcu_struct(struct srcu_struct *ssp)
@@ -101,36 +102,47 @@ struct rpmem_insert {
 	/* What the entry of the next page is. */
 	pte_t entry;
 	bool write;
-	/* Where stores are remembered: a bit per page, and whether there are any. */
-	unsigned long *bits;
+	/* Where the store is that this is for, if it is for one. */
+	unsigned long store;
+	/* Where stores are remembered, if they are, and the bit of the next page. */
+	const struct rpmem_marks *marks;
 	unsigned long bit;
-	int *any;
 };
 
 /*
- * Under the page table lock, and that is where stores to a page are remembered, too: who takes
- * the bits out and unmaps the pages then, under that lock, leaves no writable entry without a bit.
- * An entry that is there is only ever made writable.
+ * Under the lock of the table that the entry is in: who takes the bits out and unmaps the pages then,
+ * under that lock, leaves no writable entry without a bit.
+ */
+static __always_inline void rpmem_mark(const struct rpmem_marks *marks, unsigned long bit)
+{
+	if (!test_bit(bit, marks->bits))
+		set_bit(bit, marks->bits);
+	/* The bit before what leads to it, */
+	smp_mb__after_atomic();
+	if (!READ_ONCE(*marks->any))
+		WRITE_ONCE(*marks->any, 1);
+	/* and both before the entry. */
+	smp_wmb();
+}
+
+/*
+ * An entry that is there is only ever made writable. Where stores are remembered, entries are clean until
+ * there is one.
  */
 static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 					      struct rpmem_insert *ins)
 {
 	pte_t old = ptep_get(pte);
+	pte_t new = ins->entry;
 
-	if (ins->bits) {
-		if (!test_bit(ins->bit, ins->bits))
-			set_bit(ins->bit, ins->bits);
-		/* The bit before what leads to it, */
-		smp_mb__after_atomic();
-		if (!READ_ONCE(*ins->any))
-			WRITE_ONCE(*ins->any, 1);
-		/* and both before the entry. */
-		smp_wmb();
-		ins->bit++;
+	if (ins->marks) {
+		rpmem_mark(ins->marks, ins->bit);
+		ins->bit += ins->marks->step;
+		if (addr == ins->store)
+			new = pte_mkdirty(new);
 	}
-	if (pte_none(old) ||
-	    (ins->write && !pte_write(old) && pte_pfn(old) == pte_pfn(ins->entry)))
-		set_pte_at(ins->vma->vm_mm, addr, pte, ins->entry);
+	if (pte_none(old) || (ins->write && !pte_write(old) && pte_pfn(old) == pte_pfn(new)))
+		set_pte_at(ins->vma->vm_mm, addr, pte, new);
 	ins->entry = pte_next_pfn(ins->entry);
 }
 
@@ -162,12 +174,6 @@ static noinline pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, 
 	if (pmd_leaf(pmdp_get(pmd)))
 		*leaf = PMD_SIZE;
 	return pmd;
-}
-
-/* Whether there is a page table at @pmd. A huge entry is a bad one. */
-static __always_inline bool rpmem_is_table(pmd_t pmd)
-{
-	return pmd_present(pmd) && !pmd_bad(pmd);
 }
 
 /*
@@ -213,7 +219,7 @@ static noinline bool rpmem_install_table(struct vm_fault *vmf)
 	if (!vmf->prealloc_pte)
 		return false;
 	ptl = pmd_lock(mm, vmf->pmd);
-	if (pmd_none(*vmf->pmd)) {
+	if (pmd_none(*vmf->pmd) && !rpmem_is_moving(vmf->vma, vmf->pmd)) {
 		mm_inc_nr_ptes(mm);
 		/* The table is zeroed before it can be seen. */
 		smp_wmb();
@@ -235,21 +241,24 @@ static noinline bool rpmem_install_table(struct vm_fault *vmf)
  */
 bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, unsigned long addr,
 			      unsigned long pfn, unsigned long nr, bool write,
-			      unsigned long *bits, unsigned long first, int *any)
+			      const struct rpmem_marks *marks)
 {
 	struct rpmem_insert ins = {
 		.vma = vma,
 		.entry = pte_mkyoung(pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot))),
 		.write = write,
-		.bits = bits,
-		.bit = first,
-		.any = any,
+		.store = vmf ? vmf->address & PAGE_MASK : -1UL,
+		.marks = marks,
+		.bit = marks ? marks->first : 0,
 	};
 	unsigned long leaf;
 	pmd_t *pmd;
 
+	/* Without a fault all of them are going to be stored to. */
+	if (write && (!marks || !vmf))
+		ins.entry = pte_mkdirty(ins.entry);
 	if (write)
-		ins.entry = pte_mkwrite_novma(pte_mkdirty(ins.entry));
+		ins.entry = pte_mkwrite_novma(ins.entry);
 	pmd = vmf ? vmf->pmd : rpmem_find_pmd(vma->vm_mm, addr, &leaf);
 	if (!pmd)
 		return false;
@@ -286,8 +295,12 @@ static bool rpmem_upgrade_pmd(struct vm_fault *vmf, unsigned long pfn)
 	return true;
 }
 
-/* A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses that. */
-vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write)
+/*
+ * A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses that. With @marks
+ * there is one mark for all of it.
+ */
+vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write,
+				   const struct rpmem_marks *marks)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
@@ -298,10 +311,14 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 	if (write)
 		pmd = rpmem_mkwrite_pmd(vma, pmd);
 	ptl = pmd_lock(vma->vm_mm, vmf->pmd);
-	if (pmd_none(*vmf->pmd))
+	if (marks)
+		rpmem_mark(marks, marks->first);
+	if (!pmd_none(*vmf->pmd)) {
+		if (write)
+			rpmem_upgrade_pmd(vmf, pfn);
+	} else if (!rpmem_is_moving(vma, vmf->pmd)) {
 		set_pmd_at(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
-	else if (write)
-		rpmem_upgrade_pmd(vmf, pfn);
+	}
 	spin_unlock(ptl);
 	return VM_FAULT_NOPAGE;
 }

@@ -153,9 +153,45 @@ impl DirtySet {
         let marks = Marks {
             bits,
             first,
+            is_one: false,
             any: &chunk.any,
         };
         Ok((marks, (CHUNK - first).min(range.end - range.start)))
+    }
+
+    /// Where one number is added by who makes its entry: see [`DirtySet::marks`].
+    pub(super) fn mark(&self, number: u64) -> Result<Marks<'_>> {
+        let (marks, _) = self.marks(&(number..number + 1))?;
+        Ok(Marks {
+            is_one: true,
+            ..marks
+        })
+    }
+
+    /// Which numbers from `first` on are there, as far as they are in its chunk: a bit for each.
+    pub(super) fn members(&self, first: u64) -> [u64; 8] {
+        let Some((group, place)) = self.group(first / CHUNK) else {
+            return [0; 8];
+        };
+        let chunk = group.as_ref().map(|all| &all[place]);
+        let Some(bits) = chunk.and_then(|chunk| chunk.bits.as_ref()) else {
+            return [0; 8];
+        };
+        let word = |n: u64| bits.get(n as usize).map_or(0, |word| word.read_once());
+        let (at, shift) = (first % CHUNK / WORD, first % WORD);
+        core::array::from_fn(|n| {
+            let at = at + n as u64;
+            // Two shifts, as one by all bits of a word is none.
+            word(at) >> shift | (word(at + 1) << 1) << (WORD - 1 - shift)
+        })
+    }
+
+    /// Removes the numbers in `range`. Context: may sleep.
+    pub(super) fn remove(&self, range: &Range<u64>, scratch: &mut DrainedChunk) {
+        let mut at = range.start;
+        while let Some(first) = self.drain_chunk(at, range, scratch) {
+            at = first + CHUNK;
+        }
     }
 
     /// Adds the numbers in `range`. What is there already is not written again: that is a cache

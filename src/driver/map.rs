@@ -16,8 +16,9 @@
 //!
 //! # Who maps what
 //!
-//! A mapping whose stores are tracked and that can be written has entries of one page only. In all
-//! others an entry is as large as its address, its place on the device and the poison near it allow.
+//! A mapping whose stores are tracked and that can be written has entries that are read-only before a store, and
+//! of 2 MiB at most: writable ones of that size where stores are dense (`logic/tracking.rs`). In all others an
+//! entry is as large as its address, its place on the device and the poison near it allow.
 //! Two faults may disagree on that, when poison comes or huge pages are switched off: the one that
 //! comes second finds an entry or a table of the other size, leaves it alone, and the access is tried
 //! again.
@@ -95,6 +96,7 @@ use kernel::{
     prelude::*,
     str::CString,
     sync::{
+        atomic::Atomic,
         poll::PollCondVar,
         Arc,
         Mutex, //
@@ -147,6 +149,8 @@ pub(super) struct Node {
     /// What msync has to write back.
     #[pin]
     tracker: WriteTracker,
+    /// How many faults have looked for a page table to take.
+    moves: Atomic<i32>,
 }
 
 const _: () = assert!(align_of::<Node>() >= Tag::ALIGN);
@@ -168,7 +172,7 @@ impl Node {
         let folios = dax.data().mapping().folio_order();
         let numa_node = dax.data().region().numa_node();
         let lease = dax.data().lease().clone();
-        let tracker = WriteTracker::new(pages)?;
+        let tracker = WriteTracker::new(pfn, pages)?;
         let space = match folios {
             Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
             None => Arc::pin_init(AddressSpace::new(c"[rpmem]"), GFP_KERNEL)?,
@@ -203,6 +207,7 @@ impl Node {
                 claim: None,
             }),
             tracker <- tracker,
+            moves: Atomic::new(0),
         }? Error))
     }
 

@@ -9,14 +9,15 @@
 //!
 //! A mapping that can be written is of one of two kinds, each with a set of its own:
 //!
-//! - *Tracked* mappings have entries of one page, read-only until the first store. A fault makes an entry
-//!   writable and adds its page to `dirty_pages` under one lock, that of the page table that the entry is in
-//!   (`rpmem_helper_insert_pfns()`, with the marks that [`WriteTracker::marks`] gives). Write-back first
-//!   drains the page from the set, then unmaps it, which takes the same lock, then flushes the CPU caches. A
-//!   fault that came before loses its entry, after its stores and before the flush; a later one adds the
-//!   page again. So a page that is neither in the set nor being written back has no writable entry.
+//! - *Tracked* mappings have entries that are read-only until a store. A fault makes entries writable and marks
+//!   them under one lock, that of the page table that they are in (`rpmem_helper_insert_pfns()` and
+//!   `rpmem_helper_insert_pmd()`, with the [`Marks`] given here). Where stores are few each page has a mark, in
+//!   `dirty_pages`; where they are many its unit has one, in `dense_units`: `logic/tracking.rs` says when. Write-back
+//!   first drains the mark from its set, then unmaps what it is for, which takes the same lock, then flushes the
+//!   CPU caches. A fault that came before loses its entry, after its stores and before the flush; a later one
+//!   marks it again. So what has no mark and is not being written back has no writable entry.
 //! - *Untracked* mappings have entries of any size, writable at once, and are not unmapped. Before such an
-//!   entry is made, its units of 2^[`UNIT_ORDER`] pages are added to `dirty_units`
+//!   entry is made, its units of [`UNIT`] pages are added to `dirty_units`
 //!   ([`WriteTracker::mark_units`]). As long as such a mapping lives, or somebody has pinned the pages, stores
 //!   can go on: write-back flushes the unit and puts it back into the set. `untracked_mappings` counts these
 //!   mappings. A mapping is counted ([`WriteTracker::opened`]) before it adds a unit, and write-back reads the
@@ -41,7 +42,11 @@ use super::dirty::{
 };
 use crate::{
     abstractions::vma::Marks,
-    logic::dirty::runs, //
+    logic::{
+        dirty::runs,
+        geometry::Pfn,
+        tracking::UNIT, //
+    }, //
 };
 use core::ops::Range;
 use kernel::{
@@ -58,9 +63,6 @@ use kernel::{
         Mutex, //
     }, //
 };
-
-/// log2 of the pages of a unit, in which stores to untracked mappings are remembered.
-const UNIT_ORDER: u32 = 9;
 
 /// Where the pages are. Ranges are of pages of the device. Context: may sleep.
 pub(super) trait Medium {
@@ -89,34 +91,52 @@ pub(super) trait Medium {
     fn flush(&self) -> Result;
 }
 
+/// What write-back drains from sets.
+struct Drained {
+    first: KBox<DrainedChunk>,
+    second: KBox<DrainedChunk>,
+}
+
 /// The pages of a device that have to be written back: see the head of this file.
 #[pin_data]
 pub(super) struct WriteTracker {
     pages: u64,
     #[pin]
-    writeback: Mutex<KBox<DrainedChunk>>,
+    writeback: Mutex<Drained>,
     dirty_pages: DirtySet,
+    dense_units: DirtySet,
     dirty_units: DirtySet,
+    /// The place of the first page in its unit. Units begin where an entry of a PMD can.
+    skew: u64,
     /// Mappings, and how many of them are not tracked.
     mappings: Atomic<i64>,
     untracked_mappings: Atomic<i64>,
 }
 
 impl WriteTracker {
-    /// One for a device of that many pages, none of them stored to.
+    /// One for a device of that many pages from `first` on, none of them stored to.
     ///
     /// # Errors
     ///
     /// `ENOMEM`. Context: may sleep.
-    pub(super) fn new(pages: u64) -> Result<impl PinInit<Self>> {
+    pub(super) fn new(first: Pfn, pages: u64) -> Result<impl PinInit<Self>> {
+        let skew = first.0 % UNIT;
+        let units = (skew + pages).div_ceil(UNIT);
         let dirty_pages = DirtySet::new(pages)?;
-        let dirty_units = DirtySet::new(pages.div_ceil(1 << UNIT_ORDER))?;
-        let drained = KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?;
+        let dense_units = DirtySet::new(units)?;
+        let dirty_units = DirtySet::new(units)?;
+        let chunk = || KBox::init(pin_init::init_zeroed(), GFP_KERNEL);
+        let drained = Drained {
+            first: chunk()?,
+            second: chunk()?,
+        };
         Ok(pin_init!(Self {
             pages,
             writeback <- new_mutex!(drained),
             dirty_pages,
+            dense_units,
             dirty_units,
+            skew,
             mappings: Atomic::new(0),
             untracked_mappings: Atomic::new(0),
         }))
@@ -144,7 +164,28 @@ impl WriteTracker {
         self.mappings.load(Relaxed).max(0)
     }
 
-    /// Where pages of a tracked mapping are added, by who makes their writable entries, and how many of
+    /// The unit that a page is in.
+    #[inline(always)]
+    fn unit(&self, page: u64) -> u64 {
+        (page + self.skew) / UNIT
+    }
+
+    /// The pages of units.
+    fn pages_of(&self, units: &Range<u64>) -> Range<u64> {
+        let page = |unit: u64| (unit * UNIT).saturating_sub(self.skew).min(self.pages);
+        page(units.start)..page(units.end)
+    }
+
+    /// The pages of a tracked mapping that one call of [`WriteTracker::marks`] can be for: those of the unit that
+    /// `page` is in.
+    pub(super) fn pages_near(&self, page: u64) -> Range<u64> {
+        let unit = self.unit(page);
+        let pages = self.pages_of(&(unit..unit + 1));
+        let chunk = page / CHUNK * CHUNK;
+        pages.start.max(chunk)..pages.end.min(chunk + CHUNK)
+    }
+
+    /// Where pages of a tracked mapping are marked, by who makes their writable entries, and how many of
     /// them there are. Context: may sleep.
     ///
     /// # Errors
@@ -155,6 +196,37 @@ impl WriteTracker {
         self.dirty_pages.marks(pages)
     }
 
+    /// Where the unit of a page is marked, as above: for entries of pages of that unit.
+    ///
+    /// # Errors
+    ///
+    /// See [`DirtySet::marks`].
+    pub(super) fn unit_mark(&self, page: u64) -> Result<Marks<'_>> {
+        self.dense_units.mark(self.unit(page))
+    }
+
+    /// The unit of a page is going to be stored to so much. Context: may sleep.
+    ///
+    /// # Errors
+    ///
+    /// See [`DirtySet::add`].
+    pub(super) fn expect_dense(&self, page: u64) -> Result {
+        let unit = self.unit(page);
+        self.dense_units.add(unit..unit + 1)
+    }
+
+    /// Whether the unit of a page has been stored to so much that it has a mark as a whole.
+    #[inline(always)]
+    pub(super) fn is_dense(&self, page: u64) -> bool {
+        let unit = self.unit(page);
+        self.dense_units.contains(unit, unit)
+    }
+
+    /// Which pages from `first` on are marked, as far as they are of the unit that this is in: a bit for each.
+    pub(super) fn marked(&self, first: u64) -> [u64; 8] {
+        self.dirty_pages.members(first)
+    }
+
     /// Remembers that pages of an untracked mapping could be stored to, before their entry is made.
     /// Context: may sleep.
     ///
@@ -162,7 +234,7 @@ impl WriteTracker {
     ///
     /// See [`DirtySet::add`].
     pub(super) fn mark_units(&self, first: u64, pages: u64) -> Result {
-        let (first, last) = (first >> UNIT_ORDER, (first + (pages - 1)) >> UNIT_ORDER);
+        let (first, last) = (self.unit(first), self.unit(first + (pages - 1)));
         if self.dirty_units.contains(first, last) {
             return Ok(());
         }
@@ -191,10 +263,31 @@ impl WriteTracker {
 
     /// Writes back the CPU caches of what has been stored to; gives whether there was any.
     fn clean(&self, pages: Range<u64>, medium: &impl Medium) -> Result<bool> {
+        if pages.is_empty() {
+            return Ok(false);
+        }
         let mut any = false;
-        let mut drained = self.writeback.lock();
+        let mut guard = self.writeback.lock();
+        let Drained {
+            first: drained,
+            second: scratch,
+        } = &mut *guard;
+        let units = self.unit(pages.start)..self.unit(pages.end - 1) + 1;
+        let mut at = units.start;
+        while let Some(first) = self.dense_units.drain_chunk(at, &units, drained) {
+            any = true;
+            for run in runs(&**drained) {
+                let pages = self.pages_of(&(first + run.start..first + run.end));
+                // What was marked by the page is written back with it.
+                self.dirty_pages.remove(&pages, scratch);
+                medium.unmap_tracked(pages.clone());
+                medium.flush_cache(pages)?;
+            }
+            at = first + CHUNK;
+        }
+
         let mut at = pages.start;
-        while let Some(first) = self.dirty_pages.drain_chunk(at, &pages, &mut drained) {
+        while let Some(first) = self.dirty_pages.drain_chunk(at, &pages, drained) {
             any = true;
             // Pages are added under the lock of the page table that their entry is in, which unmapping
             // takes: the next store to any of them adds it again.
@@ -206,16 +299,15 @@ impl WriteTracker {
             at = first + CHUNK;
         }
 
-        let units = pages.start >> UNIT_ORDER..pages.end.div_ceil(1 << UNIT_ORDER);
         let mut at = units.start;
-        while let Some(first) = self.dirty_units.drain_chunk(at, &units, &mut drained) {
+        while let Some(first) = self.dirty_units.drain_chunk(at, &units, drained) {
             any = true;
             // Stores through untracked mappings can go on: while there are any, units stay in the set.
             // One that has added a unit which is drained now was counted before that.
             let live = self.untracked_mappings.load(Acquire) != 0;
             for run in runs(&**drained) {
                 let run = first + run.start..first + run.end;
-                let pages = run.start << UNIT_ORDER..(run.end << UNIT_ORDER).min(self.pages);
+                let pages = self.pages_of(&run);
                 // So can those who have pinned pages, after the mapping has gone.
                 if live || medium.are_pinned(pages.clone())? {
                     self.dirty_units.add(run)?;

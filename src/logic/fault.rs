@@ -9,6 +9,7 @@ use super::geometry::{
     Pfn,
     PAGE_SHIFT, //
 };
+use core::ops::Range;
 
 /// A mapping, as far as faults are concerned.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,20 @@ pub struct Run {
     pub pfn: Pfn,
     /// How many.
     pub pages: u64,
+}
+
+impl Run {
+    /// What is around this page of a mapping: `pages`, which it is one of, and which the mapping and the memory
+    /// have.
+    pub fn cut(&self, pages: &Range<u64>) -> Run {
+        let before = self.page.saturating_sub(pages.start);
+        Run {
+            address: self.address.wrapping_sub(before << PAGE_SHIFT),
+            page: self.page - before,
+            pfn: Pfn(self.pfn.0.wrapping_sub(before)),
+            pages: pages.end.saturating_sub(pages.start),
+        }
+    }
 }
 
 /// The answer to a fault.

@@ -17,3 +17,4 @@ pub mod info_block;
 pub mod ioctl;
 pub mod lease;
 pub mod mmap;
+pub mod tracking;

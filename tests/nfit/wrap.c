@@ -13,6 +13,7 @@
 #include <linux/vmalloc.h>
 
 #include "nfit_test.h"
+#include "vm.h"
 
 void *__wrap_memremap_pages(struct dev_pagemap *pgmap, int nid);
 void __wrap_memunmap_pages(struct dev_pagemap *pgmap);
@@ -21,8 +22,9 @@ int __wrap_rpmem_helper_folio_ref_count(const struct folio *folio);
 unsigned long __wrap_rpmem_helper_folio_share(const struct folio *folio);
 bool __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
-				     bool write, unsigned long *bits, unsigned long first, int *any);
-vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write);
+				     bool write, const struct rpmem_marks *marks);
+vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write,
+					  const struct rpmem_marks *marks);
 vm_fault_t __wrap_rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write);
 
 struct page *__real_rpmem_helper_pfn_to_page(unsigned long pfn);
@@ -30,7 +32,7 @@ int __real_rpmem_helper_folio_ref_count(const struct folio *folio);
 unsigned long __real_rpmem_helper_folio_share(const struct folio *folio);
 bool __real_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
-				     bool write, unsigned long *bits, unsigned long first, int *any);
+				     bool write, const struct rpmem_marks *marks);
 
 /* Where the byte at physical address @phys is, or NULL. */
 static void *nfit_address(resource_size_t phys)
@@ -76,22 +78,26 @@ unsigned long __wrap_rpmem_helper_folio_share(const struct folio *folio)
 /* Consecutive addresses are pages anywhere, here. */
 bool __wrap_rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
-				     bool write, unsigned long *bits, unsigned long first, int *any)
+				     bool write, const struct rpmem_marks *marks)
 {
 	unsigned long i;
 	bool done = true;
 
 	for (i = 0; i < nr && done; i++) {
+		struct rpmem_marks one = marks ? *marks : (struct rpmem_marks){};
 		void *from = nfit_address(PFN_PHYS(pfn + i));
+
+		one.first += i * one.step;
 
 		done = __real_rpmem_helper_insert_pfns(vma, vmf, addr + (i << PAGE_SHIFT),
 						       from ? vmalloc_to_pfn(from) : pfn + i,
-						       1, write, bits, first + i, any);
+						       1, write, marks ? &one : NULL);
 	}
 	return done;
 }
 
-vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write)
+vm_fault_t __wrap_rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write,
+					  const struct rpmem_marks *marks)
 {
 	return VM_FAULT_FALLBACK;
 }

@@ -32,6 +32,10 @@ use crate::{
         }, //
     },
     logic::{
+        dirty::{
+            mask,
+            WORD, //
+        },
         fault::{
             plan,
             widen,
@@ -49,10 +53,21 @@ use crate::{
         mmap::{
             self,
             Window, //
+        },
+        tracking::{
+            grant,
+            victim,
+            Grant,
+            Place,
+            UNIT, //
         }, //
     }, //
 };
-use kernel::prelude::*;
+use core::ops::Range;
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
 
 /// Pages that a fault of one page brings in at most.
 const FAULT_AROUND: u64 = 64;
@@ -149,16 +164,108 @@ impl Node {
         Ok(vma.insert(run.address, frames, write, marks, near))
     }
 
+    /// Answers a store to a page of a tracked mapping, whose entry is not writable: `one` is the page.
+    #[inline(never)]
+    fn insert_stored(
+        &self,
+        dax: &DaxDevice,
+        fault: &Fault<'_>,
+        area: &Area,
+        one: Run,
+    ) -> Result<FaultResult> {
+        // What there is in its page table, of its unit.
+        let wide = widen(area, &self.pfns, one, UNIT, |_, _| false);
+        let near = self.tracker.pages_near(one.page);
+        let pages = wide.page.max(near.start)..(wide.page + wide.pages).min(near.end);
+        let is_dense = self.tracker.is_dense(one.page);
+        let head_start = self.take_table(fault, one, is_dense);
+        let (mut run, mut unit) = if is_dense {
+            (one.cut(&pages), true)
+        } else {
+            match self.grant(fault, one, &pages, head_start) {
+                Grant::Unit => (one.cut(&pages), true),
+                Grant::Pages(pages) => (one.cut(&pages), false),
+            }
+        };
+        if self.is_bad(dax, run.page, run.pages) {
+            if self.is_bad(dax, one.page, one.pages) {
+                return Ok(FaultResult::HwPoison);
+            }
+            (run, unit) = (one, false);
+        }
+        let (marks, len) = if unit {
+            (self.tracker.unit_mark(run.page)?, run.pages)
+        } else {
+            self.tracker.marks(&(run.page..run.page + run.pages))?
+        };
+        let frames = dax.data().mapping().frames(run.pfn, len)?;
+        let vma = fault.vma();
+        Ok(vma
+            .insert(run.address, frames, true, Some(marks), Some(fault))
+            .0)
+    }
+
+    /// What a store to `one` makes writable, of `pages`.
+    fn grant(&self, fault: &Fault<'_>, one: Run, pages: &Range<u64>, head_start: bool) -> Grant {
+        let len = pages.end - pages.start;
+        let mut marks = self.tracker.marked(pages.start);
+        for (word, n) in marks.iter_mut().zip(0..) {
+            *word &= mask(n, &(0..len));
+        }
+        let marked = marks.iter().map(|word| u64::from(word.count_ones())).sum();
+        let dirty = match marked {
+            0 => 0,
+            _ => fault.count_dirty(one.cut(pages).address, &marks, len),
+        };
+        let place = Place {
+            pages: pages.clone(),
+            marked,
+            dirty,
+            head_start,
+        };
+        grant(&place, one.page, |page| {
+            let at = page.wrapping_sub(pages.start);
+            at < len && marks[(at / WORD) as usize] >> (at % WORD) & 1 == 1
+        })
+    }
+
+    /// Has the fault take the page table of another place, if it needs one and there are enough; whether that
+    /// was the dense unit before. If its own is dense and gets no huge entry, neither would others that are.
+    fn take_table(&self, fault: &Fault<'_>, one: Run, is_dense: bool) -> bool {
+        let near = fault.tables_near();
+        if near.tables == 0 {
+            return false;
+        }
+        let can_be_huge = !is_dense
+            && self.may_have(PMD_ORDER)
+            && (one.address >> PAGE_SHIFT ^ one.pfn.0) % UNIT == 0;
+        let is_dense = |at: u32| {
+            let page = one.page + u64::from(at) * UNIT;
+            page.checked_sub(u64::from(near.at) * UNIT)
+                .is_some_and(|page| can_be_huge && self.tracker.is_dense(page))
+        };
+        // Any number will do that is not always the same.
+        let turn = self.moves.fetch_add(1, Relaxed);
+        match victim(near.tables, near.at, near.block, turn as u32, is_dense) {
+            Some((from, head_start)) => fault.move_table(&self.space, &near, from) && head_start,
+            None => false,
+        }
+    }
+
     /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
     /// that most of those that are too large end here, without a lock.
     fn plan_entry(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
         let vma = fault.vma();
-        // Stores are tracked by the page.
-        if order != 0 && vma.is_tracked() && vma.may_write() || !self.may_have(order) {
+        let tracked = order != 0 && vma.is_tracked() && vma.may_write();
+        // There are marks for pages, and for what an entry of a PMD maps.
+        if tracked && order != PMD_ORDER || !self.may_have(order) {
             return None;
         }
         let area = self.area(vma)?;
         match plan(&area, &self.pfns, fault.address(), order, |_, _| false) {
+            Plan::Map(run) if tracked && fault.is_write() && !self.tracker.is_dense(run.page) => {
+                None
+            }
             Plan::Map(run) => Some((area, run)),
             _ => None,
         }
@@ -174,13 +281,12 @@ impl Node {
         let vma = fault.vma();
         let is_bad = |page, pages| self.is_bad(dax, page, pages);
         if order == 0 {
-            // Stores are tracked by the page; what else is near is mapped with it.
             let write = fault.is_write();
-            let wide = if vma.is_tracked() && write {
-                run
-            } else {
-                widen(&area, &self.pfns, run, FAULT_AROUND, is_bad)
-            };
+            if write && vma.is_tracked() {
+                return self.insert_stored(dax, fault, &area, run);
+            }
+            // What else is near is mapped with it.
+            let wide = widen(&area, &self.pfns, run, FAULT_AROUND, is_bad);
             if wide == run && is_bad(run.page, run.pages) {
                 return Ok(FaultResult::HwPoison);
             }
@@ -189,16 +295,22 @@ impl Node {
         if is_bad(run.page, run.pages) {
             return Ok(FaultResult::Fallback);
         }
-        if vma.may_write() {
+        let write = fault.is_write();
+        let mut marks = None;
+        if vma.is_tracked() {
+            if write {
+                marks = Some(self.tracker.unit_mark(run.page)?);
+            }
+        } else if vma.may_write() {
             self.tracker.mark_units(run.page, run.pages)?;
         }
         let memory = dax.data().mapping();
         if vma.has_folios() {
             let folio = memory.folios(run.pfn, run.pages)?;
-            return Ok(fault.insert_folio(folio, order, fault.is_write()));
+            return Ok(fault.insert_folio(folio, order, write));
         }
         let frames = memory.frames(run.pfn, run.pages)?;
-        Ok(fault.insert_huge(frames, order, fault.is_write()))
+        Ok(fault.insert_huge(frames, order, write, marks))
     }
 }
 
@@ -265,6 +377,19 @@ impl vm::Operations for Node {
             (FaultResult::NoPage, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
             (FaultResult::Oom, _) => Err(ENOMEM),
             _ => Err(EFAULT),
+        }
+    }
+
+    fn expect_stores(&self, vma: &DeviceVma<'_>, address: u64) {
+        if !vma.is_tracked() || !self.may_have(PMD_ORDER) {
+            return;
+        }
+        let Some(area) = self.area(vma) else {
+            return;
+        };
+        if let Plan::Map(run) = plan(&area, &self.pfns, address, PMD_ORDER, |_, _| false) {
+            // Without memory for that it is tracked by the page.
+            let _ = self.tracker.expect_dense(run.page);
         }
     }
 
