@@ -124,6 +124,7 @@ fn registry() -> Vec<&'static Test> {
         t_map::prefault::TESTS,
         t_map::write_back::TESTS,
         t_map::revoke::TESTS,
+        t_map::tracking::TESTS,
         t_namespace::TESTS,
         t_range::TESTS,
         t_removal::TESTS,

@@ -5,6 +5,7 @@ pub mod access;
 pub mod prefault;
 pub mod request;
 pub mod revoke;
+pub mod tracking;
 pub mod write_back;
 
 use crate::support::ctx::{Ctx, TestResult};

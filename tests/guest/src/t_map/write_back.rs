@@ -40,7 +40,7 @@ fn msync(c: &mut Ctx) -> TestResult {
     m.msync()?;
     check_eq!(written()?, 0, "only read");
 
-    for at in [0, 7 * PAGE, 8 * PAGE, HUGE + 3 * PAGE, 4 * HUGE - 1] {
+    for at in [0, 7 * PAGE, 9 * PAGE, HUGE + 3 * PAGE, 4 * HUGE - 1] {
         m.write8(at, at as u8);
     }
     restart()?;
