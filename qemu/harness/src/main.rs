@@ -19,6 +19,7 @@ mod plot;
 mod profile;
 mod qemu;
 mod record;
+mod rows;
 mod run;
 mod selftest;
 mod spec;
