@@ -41,7 +41,7 @@ const fn plain(fixture: &'static str, test: &'static str) -> Bench {
 }
 
 /// The longest first.
-const BOOTS: [Bench; 8] = [
+const BOOTS: [Bench; 9] = [
     plain("bench-smp", "bench_threads"),
     plain("bench", "bench_map"),
     Bench {
@@ -57,6 +57,7 @@ const BOOTS: [Bench; 8] = [
         profile: Some(",stores=on"),
         timed: None,
     },
+    plain("bench", "bench_calls"),
     plain("bench", "bench_msync"),
     plain("bench", "bench_block"),
     plain("bench-large", "bench_probe"),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// Symbols of a window that are shown.
-const SHOWN: usize = 30;
+const SHOWN: usize = 60;
 
 #[derive(Default)]
 pub struct Window {

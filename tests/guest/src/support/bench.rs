@@ -105,8 +105,9 @@ pub fn each(window: &str, n: usize, mut f: impl FnMut(usize) -> TestResult) -> T
 }
 
 /// The same of something that lasts as long as timer interrupts are apart, or longer: it begins just
-/// after one, so that there are always as many of them in it.
-pub fn bulk<T>(f: impl FnOnce() -> T) -> (u64, T) {
+/// after one, so that there are always as many of them in it. `n` operations, in a window of the profile.
+pub fn bulk<T>(window: &str, n: usize, f: impl FnOnce() -> T) -> (u64, T) {
+    let window = Profile::text(window, n);
     let start = now();
     let mut last = start;
     // A machine without timer interrupts would be a surprise, but nothing to hang for.
@@ -117,7 +118,10 @@ pub fn bulk<T>(f: impl FnOnce() -> T) -> (u64, T) {
         }
         last = at;
     }
-    cost(f)
+    let profile = Profile::open(&window);
+    let result = cost(f);
+    drop(profile);
+    result
 }
 
 /// A request to the plugins qemu/harness/profile.c, cover.c and durable.c: a nop, without them.
@@ -140,7 +144,15 @@ pub struct Profile;
 impl Profile {
     /// In which `n` operations are made.
     pub fn of(name: &str, n: usize) -> Profile {
-        request_text::<1>(&format!("{name} {n}"));
+        Profile::open(&Profile::text(name, n))
+    }
+
+    fn text(name: &str, n: usize) -> String {
+        format!("{name} {n}")
+    }
+
+    fn open(text: &str) -> Profile {
+        request_text::<1>(text);
         Profile
     }
 }

@@ -2,6 +2,9 @@
 //! Benchmarks: this driver and the kernel's own on the same machine in the same boot, in guest
 //! instructions. The host makes the table: qemu/harness/src/bench.rs, which has the names of the rows.
 
+mod calls;
+mod plain;
+
 use crate::support::bench::{
     bulk, calibrate, cost, dax_node, each, fact, give, median, quiet, report, shuffled, tell_scope,
     tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
@@ -18,6 +21,7 @@ use std::os::fd::AsRawFd;
 pub const TESTS: &[Test] = crate::tests! {
     bench_block => block,
     bench_map => map,
+    bench_calls => calls::calls,
     bench_msync => msync,
     bench_fs => fs,
     bench_probe => probe,
@@ -132,21 +136,35 @@ fn label(side: Side, row: &str) -> String {
 /// A device to map, and how.
 struct Target {
     file: File,
+    node: String,
     flags: i32,
     side: Side,
+    /// What its rows begin with.
+    prefix: &'static str,
 }
 
 impl Target {
-    fn open(node: &str, side: Side) -> TestResult<Target> {
+    fn open(node: String, side: Side, prefix: &'static str) -> TestResult<Target> {
         Ok(Target {
-            file: tools::open_rw(node)?,
+            file: tools::open_rw(&node)?,
+            node,
             // device-dax has no MAP_SYNC, and is as if it had.
             flags: match side {
                 Side::Theirs => libc::MAP_SHARED,
                 Side::Ours => SYNC,
             },
             side,
+            prefix,
         })
+    }
+
+    fn key(&self, row: &str) -> String {
+        format!("{}.{row}", self.prefix)
+    }
+
+    /// The name of a window of the profile.
+    fn label(&self, row: &str) -> String {
+        label(self.side, &self.key(row))
     }
 
     /// All of `w` mapped and nothing touched.
@@ -161,7 +179,7 @@ impl Target {
         for i in 0..n {
             w.map(&self.file, i * PAGE, (i * PAGE) as u64, PAGE, self.flags)?;
         }
-        each(&label(self.side, row), n, |i| {
+        each(&self.label(row), n, |i| {
             if write {
                 w.store(i * PAGE)
             } else {
@@ -172,25 +190,27 @@ impl Target {
     }
 
     /// Per page.
-    fn touch(&self, w: &Window, order: impl Iterator<Item = usize>) -> TestResult<f64> {
+    fn touch(&self, row: &str, w: &Window, order: impl Iterator<Item = usize>) -> TestResult<f64> {
         self.fresh(w, AREA)?;
         let order: Vec<usize> = order.collect();
-        let (cost, ()) = bulk(|| order.iter().for_each(|page| w.store(page * PAGE)));
+        let (cost, ()) = bulk(&self.label(row), order.len(), || {
+            order.iter().for_each(|page| w.store(page * PAGE))
+        });
         Ok(cost as f64 / order.len() as f64)
     }
 
     /// The whole munmap(2) of what has been touched.
-    fn unmap(&self, w: &Window, step: usize) -> TestResult<f64> {
+    fn unmap(&self, row: &str, w: &Window, step: usize) -> TestResult<f64> {
         self.fresh(w, AREA)?;
         (0..AREA).step_by(step).for_each(|at| w.store(at));
-        let (cost, ()) = bulk(|| w.unmap());
+        let (cost, ()) = bulk(&self.label(row), 1, || w.unmap());
         Ok(cost as f64)
     }
 
     /// mmap(2) with everything mapped when it returns, per entry.
-    fn prefault(&self, w: &Window, entry: usize) -> TestResult<f64> {
+    fn prefault(&self, row: &str, w: &Window, entry: usize) -> TestResult<f64> {
         w.unmap();
-        let (cost, result) = bulk(|| -> TestResult {
+        let (cost, result) = bulk(&self.label(row), AREA / entry, || -> TestResult {
             match self.side {
                 Side::Theirs => w.map(&self.file, 0, 0, AREA, self.flags | libc::MAP_POPULATE),
                 Side::Ours => {
@@ -206,9 +226,11 @@ impl Target {
     }
 
     /// A store to each 2 MiB of 1 GiB, all of it.
-    fn fill(&self, w: &Window) -> TestResult<f64> {
+    fn fill(&self, row: &str, w: &Window) -> TestResult<f64> {
         self.fresh(w, GIB)?;
-        let (cost, ()) = bulk(|| (0..GIB).step_by(HUGE).for_each(|at| w.store(at)));
+        let (cost, ()) = bulk(&self.label(row), GIB / HUGE, || {
+            (0..GIB).step_by(HUGE).for_each(|at| w.store(at));
+        });
         Ok(cost as f64)
     }
 
@@ -225,7 +247,7 @@ impl Target {
         let mut samples = Vec::new();
         while samples.len() < n {
             self.fresh(&w, len)?;
-            let profile = Profile::of(&label(self.side, row), len / entry);
+            let profile = Profile::of(&self.label(row), len / entry);
             // The first one makes the page table, too.
             for at in (0..len).step_by(entry) {
                 let (cost, ()) = cost(|| if write { w.store(at) } else { w.load(at) });
@@ -249,61 +271,57 @@ fn least(mut f: impl FnMut() -> TestResult<f64>) -> TestResult<f64> {
 /// Keys and values.
 type Rows = Vec<(String, f64)>;
 
-fn small_pages(t: &Target, prefix: &str) -> TestResult<Rows> {
+fn small_pages(t: &Target) -> TestResult<Rows> {
     let mut rows = Rows::new();
-    let key = |row: &str| format!("{prefix}.{row}");
     // Not congruent with the medium, so that there can be no large entries.
     let w = Window::new(AREA, HUGE, PAGE)?;
     let pages = AREA / PAGE;
-    t.touch(&w, 0..pages)?;
-    let value = least(|| t.touch(&w, 0..pages))?;
-    rows.push((key("touch.sequential"), value));
-    let value = least(|| t.touch(&w, shuffled(pages)))?;
-    rows.push((key("touch.random"), value));
-    let value = least(|| t.unmap(&w, PAGE))?;
-    rows.push((key("munmap4k"), value));
-    let value = least(|| t.prefault(&w, PAGE))?;
-    rows.push((key("prefault4k"), value));
+    let row = "touch.sequential";
+    t.touch(row, &w, 0..pages)?;
+    let value = least(|| t.touch(row, &w, 0..pages))?;
+    rows.push((t.key(row), value));
+    let row = "touch.random";
+    let value = least(|| t.touch(row, &w, shuffled(pages)))?;
+    rows.push((t.key(row), value));
+    let row = "munmap4k";
+    rows.push((t.key(row), least(|| t.unmap(row, &w, PAGE))?));
+    let row = "prefault4k";
+    rows.push((t.key(row), least(|| t.prefault(row, &w, PAGE))?));
     for (row, write) in [("fault4k.read", false), ("fault4k.write", true)] {
-        let row = key(row);
-        let value = t.one_page(&row, write, SAMPLES)?;
-        rows.push((row, value));
+        rows.push((t.key(row), t.one_page(row, write, SAMPLES)?));
     }
     Ok(rows)
 }
 
-fn huge_pages(t: &Target, prefix: &str) -> TestResult<Rows> {
+fn huge_pages(t: &Target) -> TestResult<Rows> {
     let mut rows = Rows::new();
-    let key = |row: &str| format!("{prefix}.{row}");
     let w = Window::new(AREA, HUGE, 0)?;
-    t.unmap(&w, HUGE)?;
-    let value = least(|| t.unmap(&w, HUGE))?;
-    rows.push((key("munmap2m"), value));
-    let value = least(|| t.prefault(&w, HUGE))?;
-    rows.push((key("prefault2m"), value));
+    let row = "munmap2m";
+    t.unmap(row, &w, HUGE)?;
+    rows.push((t.key(row), least(|| t.unmap(row, &w, HUGE))?));
+    let row = "prefault2m";
+    rows.push((t.key(row), least(|| t.prefault(row, &w, HUGE))?));
     for (row, write) in [("fault2m.read", false), ("fault2m.write", true)] {
-        let row = key(row);
-        let value = t.one_huge(&row, AREA, HUGE, write, SAMPLES)?;
-        rows.push((row, value));
+        rows.push((t.key(row), t.one_huge(row, AREA, HUGE, write, SAMPLES)?));
     }
     Ok(rows)
 }
 
-fn gigantic_pages(t: &Target, prefix: &str) -> TestResult<Rows> {
+fn gigantic_pages(t: &Target) -> TestResult<Rows> {
     let mut rows = Rows::new();
-    if prefix == "devdax" {
+    if t.prefix == "devdax" {
         let w = Window::new(GIB, GIB, 0)?;
-        t.fill(&w)?;
-        rows.push((format!("{prefix}.fill1g"), least(|| t.fill(&w))?));
+        let row = "fill1g";
+        t.fill(row, &w)?;
+        rows.push((t.key(row), least(|| t.fill(row, &w))?));
         // Folios have no entries of 1 GiB here.
         if t.side == Side::Ours {
             return Ok(rows);
         }
     }
-    let row = format!("{prefix}.fault1g.write");
-    t.one_huge(&row, GIB, GIB, true, 1)?;
-    let value = t.one_huge(&row, GIB, GIB, true, 33)?;
-    rows.push((row, value));
+    let row = "fault1g.write";
+    t.one_huge(row, GIB, GIB, true, 1)?;
+    rows.push((t.key(row), t.one_huge(row, GIB, GIB, true, 33)?));
     Ok(rows)
 }
 
@@ -320,14 +338,12 @@ fn watched(c: &Ctx, t: &Target, n: usize) -> TestResult<Rows> {
         c.write(enable, "1")?;
         match n {
             0 => {
-                let row = format!("raw.fault4k.read.{how}");
-                let value = t.one_page(&row, false, SAMPLES)?;
-                rows.push((row, value));
+                let row = format!("fault4k.read.{how}");
+                rows.push((t.key(&row), t.one_page(&row, false, SAMPLES)?));
             }
             1 => {
-                let row = format!("raw.fault2m.read.{how}");
-                let value = t.one_huge(&row, AREA, HUGE, false, SAMPLES)?;
-                rows.push((row, value));
+                let row = format!("fault2m.read.{how}");
+                rows.push((t.key(&row), t.one_huge(&row, AREA, HUGE, false, SAMPLES)?));
             }
             _ => {}
         }
@@ -365,11 +381,12 @@ impl Spaces {
             Side::Ours => format!("/dev/r{}", c.disk_of(nd)?),
         };
         c.wait_exists(&node)?;
-        Target::open(&node, side)
+        Target::open(node, side, "devdax")
     }
 
     fn raw(&self, c: &Ctx) -> TestResult<Target> {
-        Target::open(&format!("/dev/r{}", c.disk_of(&self.raw)?), Side::Ours)
+        let node = format!("/dev/r{}", c.disk_of(&self.raw)?);
+        Target::open(node, Side::Ours, "raw")
     }
 }
 
@@ -382,10 +399,10 @@ fn map(c: &mut Ctx) -> TestResult {
     quiet(c)?;
     for (pass, side) in TURNS {
         for (n, group) in groups.into_iter().enumerate() {
-            let mut rows = group(&spaces.devdax(c, n, side)?, "devdax")?;
+            let mut rows = group(&spaces.devdax(c, n, side)?)?;
             if side == Side::Ours {
                 let raw = spaces.raw(c)?;
-                rows.extend(group(&raw, "raw")?);
+                rows.extend(group(&raw)?);
                 rows.extend(watched(c, &raw, n)?);
             }
             for (row, value) in rows {
@@ -401,36 +418,43 @@ fn msync(c: &mut Ctx) -> TestResult {
     calibrate()?;
     c.init_labels()?;
     let nd = create(c, &["-m", "raw", "-s", "1G"])?;
-    let f = tools::open_rw(format!("/dev/r{}", c.disk_of(&nd)?))?;
-    let w = Window::new(GIB, HUGE, 0)?;
     quiet(c)?;
     for (pass, side) in TURNS {
-        w.unmap();
-        match side {
-            Side::Theirs => {
-                w.map(&f, 0, 0, GIB, SYNC)?;
-                check_eq!(prefault(&f, w.address(), GIB), (GIB as u64, 0));
-                let value = least(|| Ok(bulk(|| w.write_back(GIB)).0 as f64))?;
-                report(pass, side, "msync.whole", value);
-            }
-            Side::Ours => {
-                w.map(&f, 0, 0, GIB, libc::MAP_SHARED)?;
-                let mut samples = Vec::new();
-                for i in 0..33 {
-                    w.store(i * 31 * HUGE % GIB);
-                    let (cost, result) = cost(|| w.msync(GIB));
-                    result?;
-                    samples.push(cost);
-                }
-                report(pass, side, "msync.one", median(&mut samples));
-                (0..GIB).step_by(PAGE).for_each(|at| w.store(at));
-                let (cost, result) = bulk(|| w.msync(GIB));
-                result?;
-                report(pass, side, "msync.all", cost as f64);
-            }
+        for (row, value) in msync_rows(c, &nd, side)? {
+            report(pass, side, row, value);
         }
     }
     Ok(())
+}
+
+fn msync_rows(c: &Ctx, nd: &str, side: Side) -> TestResult<Vec<(&'static str, f64)>> {
+    let f = tools::open_rw(format!("/dev/r{}", c.disk_of(nd)?))?;
+    let w = Window::new(GIB, HUGE, 0)?;
+    if side == Side::Theirs {
+        let row = "msync.whole";
+        w.map(&f, 0, 0, GIB, SYNC)?;
+        check_eq!(prefault(&f, w.address(), GIB), (GIB as u64, 0));
+        let value = least(|| Ok(bulk(&label(side, row), 1, || w.write_back(GIB)).0 as f64))?;
+        return Ok(vec![(row, value)]);
+    }
+    w.map(&f, 0, 0, GIB, libc::MAP_SHARED)?;
+    let row = "msync.one";
+    let mut samples = Vec::new();
+    for i in 0..33 {
+        w.store(i * 31 * HUGE % GIB);
+        let profile = Profile::of(&label(side, row), 1);
+        let (cost, result) = cost(|| w.msync(GIB));
+        drop(profile);
+        result?;
+        samples.push(cost);
+    }
+    let mut rows = vec![(row, median(&mut samples))];
+    let row = "msync.all";
+    (0..GIB).step_by(PAGE).for_each(|at| w.store(at));
+    let (cost, result) = bulk(&label(side, row), 1, || w.msync(GIB));
+    result?;
+    rows.push((row, cost as f64));
+    Ok(rows)
 }
 
 /// Files by direct access, on each driver in turn.
@@ -661,8 +685,8 @@ fn gate_values(c: &mut Ctx, spaces: &Spaces) -> TestResult<Values> {
         drop(f);
         for (n, group) in [small_pages, huge_pages].into_iter().enumerate() {
             let rows = match side {
-                Side::Theirs => group(&spaces.devdax(c, n, side)?, "devdax")?,
-                Side::Ours => group(&spaces.raw(c)?, "raw")?,
+                Side::Theirs => group(&spaces.devdax(c, n, side)?)?,
+                Side::Ours => group(&spaces.raw(c)?)?,
             };
             values.extend(rows.into_iter().map(|(row, value)| ((side, row), value)));
         }
@@ -694,7 +718,7 @@ fn gate_worse(values: &Values) -> TestResult<Vec<String>> {
 fn profile(c: &mut Ctx) -> TestResult {
     const FEW: usize = 64;
     let spaces = Spaces::create(c, &ALIGNMENTS)?;
-    let nd = create(c, &["-m", "raw", "-s", "256M"])?;
+    let nd = create(c, &["-m", "raw", "-s", "1G"])?;
     c.modprobe("nd_pmem")?;
     for (function, module, excluded) in [
         ("submit_bio", "nd_pmem", false),
@@ -707,31 +731,42 @@ fn profile(c: &mut Ctx) -> TestResult {
     }
     let mut buf = Buf::pattern(MIB, 1);
     for side in [Side::Theirs, Side::Ours] {
-        give(c, &nd, name(side, "nd_pmem"))?;
-        let f = disk::direct(&format!("/dev/{}", c.disk_of(&nd)?))?;
+        let driver = name(side, "nd_pmem");
         // Once before, so that nothing is done for the first time.
+        for _ in 0..2 {
+            give(c, &nd, driver)?;
+            c.settle();
+            c.unbind(driver, &nd)?;
+            c.settle();
+            let profile = Profile::of(&label(side, "bind"), 1);
+            c.write(format!("/sys/bus/nd/drivers/{driver}/bind"), &nd)?;
+            drop(profile);
+            c.settle();
+        }
+        let f = disk::direct(&format!("/dev/{}", c.disk_of(&nd)?))?;
         for n in [8, FEW] {
             block_rows(&f, &mut buf, side, n)?;
         }
         for n in 0..3 {
-            let mut all = vec![(spaces.devdax(c, n, side)?, "devdax")];
+            let mut all = vec![spaces.devdax(c, n, side)?];
             if side == Side::Ours {
-                all.push((spaces.raw(c)?, "raw"));
+                all.push(spaces.raw(c)?);
             }
-            for (t, prefix) in all {
+            for t in all {
                 for (write, how) in [(false, "read"), (true, "write")] {
                     match n {
-                        0 => t.one_page(&format!("{prefix}.fault4k.{how}"), write, FEW),
-                        1 => {
-                            let row = format!("{prefix}.fault2m.{how}");
-                            t.one_huge(&row, AREA, HUGE, write, FEW)
-                        }
-                        _ => t.one_huge(&format!("{prefix}.fault1g.{how}"), GIB, GIB, write, 1),
+                        0 => t.one_page(&format!("fault4k.{how}"), write, FEW),
+                        1 => t.one_huge(&format!("fault2m.{how}"), AREA, HUGE, write, FEW),
+                        _ => t.one_huge(&format!("fault1g.{how}"), GIB, GIB, write, 1),
                     }?;
+                }
+                if n < calls::SPACES.len() {
+                    calls::group(&t, n, FEW)?;
                 }
             }
         }
     }
+    msync_rows(c, &nd, Side::Ours)?;
     tell_symbols(c)
 }
 

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Plain mappings, MAP_SHARED alone, whose stores are tracked: what finding out costs, in instructions, in
+//! faults and in page tables.
+
+use super::{Rows, Target, AREA, GIB};
+use crate::support::bench::{bulk, each, Side, Window, HUGE, PAGE};
+use crate::support::ctx::TestResult;
+
+/// Faults of this process so far.
+fn faults() -> u64 {
+    // SAFETY: the structure is ours.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        (usage.ru_minflt + usage.ru_majflt) as u64
+    }
+}
+
+/// Bytes of page tables of this process.
+fn tables() -> TestResult<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find(|l| l.starts_with("VmPTE:"));
+    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Ok(kib.ok_or("no VmPTE")? * 1024)
+}
+
+/// A store to each `step` bytes of 1 GiB: instructions of one, and faults and bytes of page tables of all.
+fn stores(t: &Target, row: &str, step: usize) -> TestResult<Rows> {
+    let w = Window::new(GIB, HUGE, 0)?;
+    let before = (faults(), tables()?);
+    w.map(&t.file, 0, 0, GIB, libc::MAP_SHARED)?;
+    let n = GIB / step;
+    let (cost, ()) = bulk(&t.label(row), n, || {
+        (0..GIB).step_by(step).for_each(|at| w.store(at));
+    });
+    let after = (faults(), tables()?);
+    Ok(vec![
+        (t.key(row), cost as f64 / n as f64),
+        (t.key(&format!("{row}.faults")), (after.0 - before.0) as f64),
+        (t.key(&format!("{row}.tables")), (after.1 - before.1) as f64),
+    ])
+}
+
+/// The first store to a page after msync(2), of mappings of one page and of a large one, per page. device-dax
+/// has no msync(2) and no such fault: of it, it is the first store.
+fn after_msync(t: &Target, n: usize) -> TestResult<Rows> {
+    let w = Window::new(n * PAGE, HUGE, PAGE)?;
+    let single = || -> TestResult {
+        for i in 0..n {
+            w.map(&t.file, i * PAGE, (i * PAGE) as u64, PAGE, libc::MAP_SHARED)?;
+        }
+        Ok(())
+    };
+    let clean = |w: &Window, len: usize| match t.side {
+        Side::Theirs => Ok(()),
+        Side::Ours => {
+            (0..len).step_by(PAGE).for_each(|at| w.store(at));
+            w.msync(len)
+        }
+    };
+    single()?;
+    clean(&w, n * PAGE)?;
+    let row = "after_msync.one";
+    let value = each(&t.label(row), n, |i| {
+        w.store(i * PAGE);
+        Ok(())
+    })?;
+    let mut rows = vec![(t.key(row), value)];
+    drop(w);
+    let w = Window::new(AREA, HUGE, 0)?;
+    w.map(&t.file, 0, 0, AREA, libc::MAP_SHARED)?;
+    clean(&w, AREA)?;
+    let row = "after_msync.all";
+    let (cost, ()) = bulk(&t.label(row), AREA / PAGE, || {
+        (0..AREA).step_by(PAGE).for_each(|at| w.store(at));
+    });
+    rows.push((t.key(row), cost as f64 / (AREA / PAGE) as f64));
+    Ok(rows)
+}
+
+/// With device-dax on a node whose entries are of 4 KiB, as such mappings know each page.
+pub fn group(t: &Target, samples: usize) -> TestResult<Rows> {
+    let mut rows = stores(t, "plain.dense", PAGE)?;
+    rows.extend(stores(t, "plain.sparse", HUGE)?);
+    rows.extend(after_msync(t, samples)?);
+    Ok(rows)
+}
