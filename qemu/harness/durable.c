@@ -4,7 +4,7 @@
  * written back by which CPU, fenced by that CPU. The guest says where that memory
  * is, and of which ranges it claims that they are durable.
  *
- *	-plugin durable.so,out=FILE[,record=FILE]
+ *	-plugin durable.so,out=FILE[,record=FILE][,loads=on]
  *
  * FILE gets, as text, at the very moment, so that it is there when QEMU is killed:
  *
@@ -15,6 +15,10 @@
  *	count LINES STORED WRITTEN TEXT	lines, those that wait for a write-back, and
  *					those that wait for a fence
  *	later TEXT			a claim follows, when the guest goes down
+ *	tally LOADED STORED PAST FLUSHES AGAIN FENCES TEXT
+ *					what one CPU did meanwhile: lines loaded from (with
+ *					loads=on), stored to, stored to past the caches; flushes,
+ *					those of lines flushed before and not stored to since; fences
  *	line ADDRESS STATE CPUS PC TEXT	one that is BAD: what it is, and the last store
  *	lost WHY			the plugin does not know what the CPUs do
  *
@@ -99,6 +103,8 @@ enum what {
 	HOLD,
 	/* 1 if it is acknowledged by instructions alone, which reach no file of the host's. */
 	CLAIM_HELD,
+	/* What this CPU does until the next one, whose argument is 0, is counted. */
+	TALLY,
 };
 
 /*
@@ -155,6 +161,11 @@ struct line {
 	uint64_t dirty : 1;
 	/* Stored to since the last claim. */
 	uint64_t touched : 1;
+	/* Since the tally began. */
+	uint64_t loaded_now : 1;
+	uint64_t stored_now : 1;
+	uint64_t past_now : 1;
+	uint64_t flushed_now : 1;
 	/* Written back by these, any one of which has to have a fence... */
 	uint16_t back;
 	/* ...and stored to past the caches by these, all of which have to. */
@@ -205,10 +216,20 @@ static struct cpu {
 	} cached[CACHED];
 } cpus[CPUS];
 
+/* What one CPU does, from one moment to another. */
+static struct {
+	bool active;
+	unsigned int cpu;
+	uint64_t loaded, stored, past, flushes, again, fences;
+	struct line **lines;
+	size_t n, room;
+} tally;
+
 /* Where the kernel has all of the memory, less its physical address; 0: not known. */
 static uint64_t linear;
 static char name[256];
 static FILE *out, *recording;
+static bool with_loads;
 /* What is recorded, and where the next contents are. */
 static struct {
 	uint64_t start;
@@ -333,20 +354,93 @@ static struct line *line_at(uint64_t phys)
 	return r ? &r->lines[(phys - r->start) >> LINE] : NULL;
 }
 
-static void waits(unsigned int n, struct line *l)
+/* Adds to a list of @n that has room for @room. */
+static void push(struct line ***list, size_t *n, size_t *room, struct line *l)
 {
-	struct cpu *cpu = &cpus[n];
-
-	if (cpu->n == cpu->room) {
-		cpu->room = cpu->room ? 2 * cpu->room : 1024;
-		cpu->waiting = realloc(cpu->waiting, cpu->room * sizeof(*cpu->waiting));
-		if (!cpu->waiting) {
+	if (*n == *room) {
+		*room = *room ? 2 * *room : 1024;
+		*list = realloc(*list, *room * sizeof(**list));
+		if (!*list) {
 			perror("durable");
 			exit(1);
 		}
 	}
-	cpu->waiting[cpu->n++] = l;
+	(*list)[(*n)++] = l;
 }
+
+static void waits(unsigned int n, struct line *l)
+{
+	struct cpu *cpu = &cpus[n];
+
+	push(&cpu->waiting, &cpu->n, &cpu->room, l);
+}
+
+/* The tally. */
+
+static bool is_tallied(unsigned int n)
+{
+	return __atomic_load_n(&tally.active, __ATOMIC_RELAXED) && tally.cpu == n;
+}
+
+/* That the line has been seen, to be forgotten in the end. */
+static void seen(struct line *l)
+{
+	if (!l->loaded_now && !l->stored_now && !l->past_now && !l->flushed_now)
+		push(&tally.lines, &tally.n, &tally.room, l);
+}
+
+static void tally_load(struct line *l)
+{
+	seen(l);
+	tally.loaded += !l->loaded_now;
+	l->loaded_now = 1;
+}
+
+static void tally_store(struct line *l, bool past)
+{
+	seen(l);
+	tally.stored += !past && !l->stored_now;
+	tally.past += past && !l->past_now;
+	if (past)
+		l->past_now = 1;
+	else
+		l->stored_now = 1;
+	l->flushed_now = 0;
+}
+
+static void tally_flush(struct line *l)
+{
+	seen(l);
+	tally.flushes++;
+	/* What has gone past the caches needs none either. */
+	tally.again += l->flushed_now || (l->past_now && !l->stored_now);
+	l->flushed_now = 1;
+}
+
+static void count_from_here(unsigned int n)
+{
+	tally.loaded = tally.stored = tally.past = tally.flushes = tally.again = tally.fences = 0;
+	tally.cpu = n;
+	__atomic_store_n(&tally.active, true, __ATOMIC_RELAXED);
+}
+
+static void count_to_here(void)
+{
+	if (!tally.active)
+		return lost("a tally that has not begun", 0);
+	__atomic_store_n(&tally.active, false, __ATOMIC_RELAXED);
+	fprintf(out,
+		"tally %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %s\n",
+		tally.loaded, tally.stored, tally.past, tally.flushes, tally.again, tally.fences,
+		name);
+	while (tally.n) {
+		struct line *l = tally.lines[--tally.n];
+
+		l->loaded_now = l->stored_now = l->past_now = l->flushed_now = 0;
+	}
+}
+
+/* Lines again. */
 
 static void stored(unsigned int n, uint64_t phys, uint64_t pc, bool past)
 {
@@ -354,6 +448,8 @@ static void stored(unsigned int n, uint64_t phys, uint64_t pc, bool past)
 
 	if (!l)
 		return;
+	if (is_tallied(n))
+		tally_store(l, past);
 	l->pc = pc;
 	l->cpu = n;
 	l->touched = 1;
@@ -377,6 +473,8 @@ static void written_back(unsigned int n, uint64_t phys, bool at_once)
 {
 	struct line *l = line_at(phys);
 
+	if (l && is_tallied(n))
+		tally_flush(l);
 	if (!l || range_at(phys)->of_host || (!l->dirty && !l->back && !l->back_by_name))
 		return;
 	l->dirty = 0;
@@ -650,6 +748,8 @@ static void run_fence(unsigned int n, void *data)
 		cpu->any_cached = false;
 		return;
 	}
+	if (kind == FENCE && is_tallied(n % CPUS))
+		tally.fences++;
 	if (kind != ALL_CACHES && cpu->n == (kind == FENCE ? 0 : cpu->locked))
 		return;
 	pthread_mutex_lock(&lock);
@@ -770,6 +870,28 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 		if (recorded.size)
 			note_store(n % CPUS, phys, value.bytes, first, past);
 	}
+	pthread_mutex_unlock(&lock);
+}
+
+static void run_load(unsigned int n, uint32_t info, uint64_t addr, void *data)
+{
+	uint64_t last = addr + (1u << qemu_plugin_mem_size_shift(info)) - 1, phys;
+	struct hwaddr *at;
+	struct line *l;
+
+	(void)data;
+	if (!is_tallied(n % CPUS))
+		return;
+	at = qemu_plugin_get_hwaddr(info, addr);
+	if (!at || qemu_plugin_hwaddr_is_io(at))
+		return;
+	phys = qemu_plugin_hwaddr_phys_addr(at);
+	pthread_mutex_lock(&lock);
+	l = line_at(phys);
+	if (l)
+		tally_load(l);
+	if (l && addr >> LINE != last >> LINE && addr >> PAGE == last >> PAGE)
+		tally_load(l + 1);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -1075,6 +1197,12 @@ static void request(unsigned int n, void *data)
 	case CLAIM_HELD:
 		claim_held(a);
 		break;
+	case TALLY:
+		if (a)
+			count_from_here(n % CPUS);
+		else
+			count_to_here();
+		break;
 	default:
 		look_at(what, a, b, BY_LOCK);
 	}
@@ -1100,7 +1228,7 @@ static void translated(uint64_t id, struct tb *tb)
 			qemu_plugin_register_vcpu_insn_exec_cb(
 				insn, run_there, NO_REGS,
 				(void *)(uintptr_t)qemu_plugin_insn_vaddr(insn));
-		if ((what >= FOLLOW && what <= ACKNOWLEDGED) || (what >= CLAIM_LATER && what <= CLAIM_HELD))
+		if ((what >= FOLLOW && what <= ACKNOWLEDGED) || (what >= CLAIM_LATER && what <= TALLY))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
 							       (void *)(uintptr_t)what);
 		decode(&op, insn);
@@ -1121,6 +1249,8 @@ static void translated(uint64_t id, struct tb *tb)
 		}
 		qemu_plugin_register_vcpu_mem_cb(insn, run_store, NO_REGS, MEM_W,
 						 (void *)(uintptr_t)(pc | (op.past ? PAST : 0)));
+		if (with_loads)
+			qemu_plugin_register_vcpu_mem_cb(insn, run_load, NO_REGS, MEM_R, NULL);
 	}
 }
 
@@ -1171,6 +1301,8 @@ EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **a
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "out=", 4)) {
 			out = fopen(argv[i] + 4, "a");
+		} else if (!strcmp(argv[i], "loads=on")) {
+			with_loads = true;
 		} else if (!strncmp(argv[i], "record=", 7)) {
 			recording = fopen(argv[i] + 7, "w");
 			if (!recording || fputs(RECORDING, recording) == EOF) {

@@ -32,7 +32,7 @@ struct mem_value {
 	uint64_t high;
 };
 enum { NO_REGS, R_REGS };
-enum { MEM_W = 2 };
+enum { MEM_R = 1, MEM_W = 2 };
 
 void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, void (*cb)(uint64_t id, struct tb *tb));
 void qemu_plugin_register_vcpu_tb_exec_cb(struct tb *tb, void (*cb)(unsigned int cpu, void *data),

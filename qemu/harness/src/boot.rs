@@ -9,6 +9,7 @@ use crate::monitor::{self, Monitor};
 use crate::qemu::{self, Accel, Machine, Serial};
 use crate::record;
 use crate::spec::{Boot, Fixture, TCG_FACTOR};
+use crate::tally;
 use crate::ui::Ui;
 use crate::verdict::{self, End, Ended, Verdict, CUT_MARKER, KTAP_HEADER};
 use crate::volatile;
@@ -387,7 +388,8 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     let lines = logs.join("lines.log");
     let recording = boot.record.then(|| dir.join(RECORDING));
     if boot.durable {
-        args.extend(durable::args(&env.durable, &lines, recording.as_deref()));
+        let recording = recording.as_deref();
+        args.extend(durable::args(&env.durable, &lines, recording, boot.tally));
         // Nothing of a boot before this one.
         ctx(fs::write(&lines, ""), &lines)?;
     }
@@ -570,7 +572,14 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     }
     if boot.durable {
         let text = ctx(fs::read_to_string(&lines), &lines)?;
-        let seen = durable::judge(&text, &boot.driver, fixture.cpus, !boot.record, env.long);
+        let claims = !boot.record && !boot.tally;
+        let mut seen = durable::judge(&text, &boot.driver, fixture.cpus, claims, env.long);
+        if boot.tally {
+            let tallies = tally::judge(&text, env.long);
+            seen.reasons.extend(tallies.reasons);
+            seen.figures.extend(tallies.figures);
+            seen.rows += &tallies.rows;
+        }
         verdict.reasons.extend(seen.reasons);
         verdict.figures.extend(seen.figures);
         ctx(fs::write(logs.join("durable.txt"), seen.rows), logs)?;

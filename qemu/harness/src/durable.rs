@@ -11,9 +11,12 @@ use std::path::Path;
 const CLAIMS: usize = 12;
 const SHOWN: usize = 4;
 
-/// What QEMU gets. What is recorded goes to `record`.
-pub fn args(plugin: &Path, out: &Path, record: Option<&Path>) -> [String; 2] {
+/// What QEMU gets. What is recorded goes to `record`; loads are counted with `tally`.
+pub fn args(plugin: &Path, out: &Path, record: Option<&Path>, tally: bool) -> [String; 2] {
     let mut arg = format!("{},out={}", plugin.display(), out.display());
+    if tally {
+        arg += ",loads=on";
+    }
     if let Some(record) = record {
         arg += &format!(",record={}", record.display());
     }
@@ -48,7 +51,7 @@ pub struct Seen {
 }
 
 /// `N` numbers, and what follows.
-fn numbers<const N: usize>(rest: &str) -> Option<([u64; N], &str)> {
+pub fn numbers<const N: usize>(rest: &str) -> Option<([u64; N], &str)> {
     let mut all = [0; N];
     let mut rest = rest;
     for n in &mut all {
@@ -65,7 +68,8 @@ fn read(text: &str, seen: &mut Seen) -> BTreeMap<String, Row> {
     for line in text.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let understood = match word {
-            "follow" => Some(()),
+            // tally.rs reads those.
+            "follow" | "tally" => Some(()),
             "lost" => {
                 seen.reasons.push(format!("durability: lost {rest}"));
                 Some(())

@@ -23,6 +23,7 @@ mod rows;
 mod run;
 mod selftest;
 mod spec;
+mod tally;
 mod ui;
 mod verdict;
 mod volatile;

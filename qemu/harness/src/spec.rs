@@ -24,7 +24,7 @@
 //!                           "allow_skip": true, "needs": ["TRANSPARENT_HUGEPAGE"] }],
 //!               "end": "exit", "driver": "none", "params": [], "cmdline": "",
 //!               "chained": false, "system": "dracut", "host": "installed", "repeat": 1, "long_repeat": 10, "expect_console": ["text"], "allow_splat": ["text"], "allow_trace": ["text"], "allow_core_races": false,
-//!               "five_levels": false, "durable": false, "record": false, "states": 0, "long_states": 0, "blocks": ["name"], "resume": "bound",
+//!               "five_levels": false, "durable": false, "record": false, "tally": false, "states": 0, "long_states": 0, "blocks": ["name"], "resume": "bound",
 //!               "before": [{ "action": "patch", "nvdimm": 0, "offset": "4K", "hex": "00ff" },
 //!                          { "action": "seal-info-block", "nvdimm": 0, "offset": "4K" },
 //!                          { "action": "snapshot", "name": "s", "offset": 0, "length": "1M" }],
@@ -53,6 +53,7 @@
 //! followed, and what tests claim to be durable has to be: durable.rs. With `record` as well it is written
 //! down what tests do to ranges that they name, from which crash.rs tells what a power cut may leave of them: a later boot has `states` of each of those on the
 //! file states.img of its fixture. What was written to a disk is there by the block in those of `blocks`.
+//! With `tally` it is counted what operations do to lines: tally.rs.
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
@@ -343,6 +344,8 @@ pub struct Boot {
     pub durable: bool,
     /// And what happens to those that tests name is written down.
     pub record: bool,
+    /// What operations do to them is counted, beside another driver.
+    pub tally: bool,
     /// How many states of each recording that was made before it gets; and in the long form, if that is different.
     pub states: u64,
     long_states: Option<u64>,
@@ -469,6 +472,7 @@ impl Default for Boot {
             five_levels: false,
             durable: false,
             record: false,
+            tally: false,
             states: 0,
             long_states: None,
             blocks: Vec::new(),
@@ -606,8 +610,10 @@ pub fn scenario(name: &str, text: &str) -> Res<Scenario> {
         if b.repeat == 0 {
             return bad("\"repeat\" is not at least 1".into());
         }
-        if b.record && !b.durable {
-            return bad("\"record\" without \"durable\"".into());
+        for (needs, name) in [(b.record, "record"), (b.tally, "tally")] {
+            if needs && !b.durable {
+                return bad(format!("\"{name}\" without \"durable\""));
+            }
         }
         b.system = match (b.initramfs, b.host.clone()) {
             (Some(initramfs), host) => Some(System {
@@ -760,6 +766,7 @@ mod tests {
                 boot(r#""tests":["a"],"record":true"#),
                 &["record", "durable"],
             ),
+            (boot(r#""tests":["a"],"tally":true"#), &["tally", "durable"]),
             (act(r#""action":"wipe""#), &["wipe", "`patch`"]),
             (
                 act(r#""action":"patch","hex":"00","name":"x""#),

@@ -31,6 +31,7 @@ mod support;
 mod t_bench;
 mod t_bind;
 mod t_block;
+mod t_bytes;
 mod t_calls;
 mod t_crash;
 mod t_cross;
@@ -78,6 +79,7 @@ use support::ctx::Test;
 fn registry() -> Vec<&'static Test> {
     let areas: &[&'static [Test]] = &[
         t_bench::TESTS,
+        t_bytes::TESTS,
         t_bind::TESTS,
         t_block::io::TESTS,
         t_block::flush::TESTS,

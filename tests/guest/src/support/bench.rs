@@ -6,6 +6,7 @@
 
 use crate::support::ctx::{Ctx, TestResult};
 pub use crate::support::sys::{HUGE, PAGE};
+use crate::support::tools::{self, Space};
 use crate::{check, fail};
 use std::fs::File;
 use std::io;
@@ -349,6 +350,25 @@ pub fn shuffled(n: usize) -> impl Iterator<Item = usize> {
     })
 }
 
+/// A new namespace; the nd device that a driver binds.
+pub fn create(c: &Ctx, options: &[&str]) -> TestResult<String> {
+    let before: Vec<String> = tools::spaces(c)?.into_iter().map(|s| s.nd).collect();
+    c.create_namespace(options)?;
+    let new = |s: &Space| !before.contains(&s.nd);
+    match tools::spaces(c)?.into_iter().find(new) {
+        Some(s) => Ok(s.nd),
+        None => Err("there is no disk on the new namespace".into()),
+    }
+}
+
+/// Who has the device.
+pub fn name(side: Side, theirs: &'static str) -> &'static str {
+    match side {
+        Side::Theirs => theirs,
+        Side::Ours => "rpmem",
+    }
+}
+
 /// Gives an nd device to another driver.
 pub fn give(c: &Ctx, nd: &str, driver: &str) -> TestResult {
     match c.bound_to(nd) {
@@ -367,7 +387,7 @@ pub fn give(c: &Ctx, nd: &str, driver: &str) -> TestResult {
 /// The device of device-dax on top of an nd device.
 pub fn dax_node(c: &Ctx, nd: &str) -> TestResult<String> {
     let find = || {
-        let names = crate::support::tools::names(c.nd(nd));
+        let names = tools::names(c.nd(nd));
         let is_node = |n: &String| n.starts_with("dax") && c.nd(nd).join(n).join("dev").exists();
         names.into_iter().find(is_node)
     };

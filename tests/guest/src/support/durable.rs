@@ -195,6 +195,16 @@ pub fn count(text: &str, phys: u64, len: u64) {
     request::<19>(phys, len);
 }
 
+/// What this CPU does to lines while `make` runs is counted, for a boot with `tally`. The text is "driver; what
+/// is done; lines that it has to move".
+pub fn tally<T>(text: &str, make: impl FnOnce() -> T) -> T {
+    name(text);
+    request::<36>(1, 0);
+    let made = make();
+    request::<36>(0, 0);
+    made
+}
+
 /// `make` leaves all of these lines in this state, but for the times that the kernel fences by chance.
 pub fn planted(text: &str, phys: u64, len: u64, state: State, make: impl FnOnce()) {
     name(text);

@@ -193,6 +193,26 @@ pub fn pwrite_raw(f: &File, at: *const u8, len: usize, offset: u64) -> io::Resul
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
+/// With flags as `RWF_DSYNC`.
+pub fn pwrite_flags(
+    f: &File,
+    at: *const u8,
+    len: usize,
+    offset: u64,
+    flags: i32,
+) -> io::Result<usize> {
+    let io = libc::iovec {
+        iov_base: at.cast_mut().cast(),
+        iov_len: len,
+    };
+    let (fd, offset) = (f.as_raw_fd(), offset as libc::off_t);
+    // SAFETY: one vector; the kernel tells whether the memory is there.
+    match unsafe { libc::pwritev2(fd, &io, 1, offset, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        done => Ok(done as usize),
+    }
+}
+
 /// A number from /proc/self/smaps for the mapping that starts at `addr`, in KiB.
 pub fn smaps(c: &Ctx, addr: usize, field: &str) -> TestResult<u64> {
     let v = smaps_text(c, addr, field)?;

@@ -6,17 +6,16 @@ mod calls;
 mod plain;
 
 use crate::support::bench::{
-    bulk, calibrate, cost, dax_node, each, fact, give, median, quiet, report, shuffled, tell_scope,
-    tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
+    bulk, calibrate, cost, create, dax_node, each, fact, give, median, name, quiet, report,
+    shuffled, tell_scope, tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::sys::{self, SYNC};
-use crate::support::tools::{self, Space};
+use crate::support::tools;
 use crate::support::uapi;
 use crate::{check_eq, fail};
 use std::fs::File;
-use std::os::fd::AsRawFd;
 
 pub const TESTS: &[Test] = crate::tests! {
     bench_block => block,
@@ -39,24 +38,6 @@ const GIB: usize = 1 << 30;
 const AREA: usize = 128 * MIB;
 /// Samples of one operation.
 const SAMPLES: usize = 512;
-
-/// A new namespace; the nd device that a driver binds.
-fn create(c: &Ctx, options: &[&str]) -> TestResult<String> {
-    let before: Vec<String> = tools::spaces(c)?.into_iter().map(|s| s.nd).collect();
-    c.create_namespace(options)?;
-    let new = |s: &Space| !before.contains(&s.nd);
-    match tools::spaces(c)?.into_iter().find(new) {
-        Some(s) => Ok(s.nd),
-        None => Err("there is no disk on the new namespace".into()),
-    }
-}
-
-fn name(side: Side, theirs: &'static str) -> &'static str {
-    match side {
-        Side::Theirs => theirs,
-        Side::Ours => "rpmem",
-    }
-}
 
 /// Block I/O on a namespace without struct pages, past the page cache.
 fn block(c: &mut Ctx) -> TestResult {
@@ -112,16 +93,10 @@ fn block_rows(
     }
     let row = "block.flush";
     rows.push((row, each(&label(side, row), n, |_| Ok(f.sync_data()?))?));
-    let io = libc::iovec {
-        iov_base: at.cast(),
-        iov_len: PAGE,
-    };
     let row = "block.fua";
     let value = each(&label(side, row), n, |i| {
-        let (fd, offset) = (f.as_raw_fd(), random(i) as libc::off_t);
-        // SAFETY: one vector of a buffer of that length.
-        let done = unsafe { libc::pwritev2(fd, &io, 1, offset, libc::RWF_DSYNC) };
-        check_eq!(done, PAGE as isize, "{}", std::io::Error::last_os_error());
+        let done = tools::pwrite_flags(f, at, PAGE, random(i), libc::RWF_DSYNC)?;
+        check_eq!(done, PAGE);
         Ok(())
     })?;
     rows.push((row, value));
