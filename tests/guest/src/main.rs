@@ -125,6 +125,7 @@ fn registry() -> Vec<&'static Test> {
         t_map::access::TESTS,
         t_map::prefault::TESTS,
         t_map::write_back::TESTS,
+        t_map::confined::TESTS,
         t_map::revoke::TESTS,
         t_map::tracking::TESTS,
         t_namespace::TESTS,

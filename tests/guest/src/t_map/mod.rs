@@ -2,6 +2,7 @@
 //! /dev/rpmemN: the contract of Documentation/mmap.md.
 
 pub mod access;
+pub mod confined;
 pub mod prefault;
 pub mod request;
 pub mod revoke;
