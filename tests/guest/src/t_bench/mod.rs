@@ -425,10 +425,16 @@ fn msync_rows(c: &Ctx, nd: &str, side: Side) -> TestResult<Vec<(&'static str, f6
     }
     let mut rows = vec![(row, median(&mut samples))];
     let row = "msync.all";
-    (0..GIB).step_by(PAGE).for_each(|at| w.store(at));
-    let (cost, result) = bulk(&label(side, row), 1, || w.msync(GIB));
-    result?;
-    rows.push((row, cost as f64));
+    let all = least(|| {
+        // Places that had few stores before have page tables, which those that are dense then keep.
+        w.unmap();
+        w.map(&f, 0, 0, GIB, libc::MAP_SHARED)?;
+        (0..GIB).step_by(PAGE).for_each(|at| w.store(at));
+        let (cost, result) = bulk(&label(side, row), 1, || w.msync(GIB));
+        result?;
+        Ok(cost as f64)
+    })?;
+    rows.push((row, all));
     Ok(rows)
 }
 

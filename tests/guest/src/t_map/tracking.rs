@@ -9,11 +9,12 @@ use crate::support::tools::HUGE;
 use crate::support::trace::Trace;
 use crate::{check, check_eq};
 use libc::MAP_SHARED;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub const TESTS: &[Test] = crate::tests! {
     track_dense => dense,
     track_sparse => sparse,
+    track_moved => moved,
     track_races => races,
 };
 
@@ -121,6 +122,45 @@ fn sparse(c: &mut Ctx) -> TestResult {
     Ok(())
 }
 
+/// A thread stores on and on where a page table is taken from, on a CPU that knows the entry.
+fn moved(c: &mut Ctx) -> TestResult {
+    let (_h, m, _) = map(c, 8)?;
+    for unit in [0, 2, 4, 6] {
+        let page = unit * 512 + 5;
+        (0..512).for_each(|n| m.write8((unit * 512 + n) * PAGE, 1));
+        let (stored, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| -> TestResult {
+            let (at, stored, done) = (m.as_ptr() as usize + page * PAGE, &stored, &done);
+            let thread = scope.spawn(move || {
+                while !done.load(Ordering::Acquire) {
+                    // SAFETY: a byte of the mapping, which outlives the thread.
+                    unsafe { (at as *mut u8).write_volatile(2) };
+                    stored.fetch_add(1, Ordering::Release);
+                }
+            });
+            let some_more = || {
+                let seen = stored.load(Ordering::Acquire);
+                while stored.load(Ordering::Acquire) < seen + 2 {
+                    std::thread::yield_now();
+                }
+            };
+            some_more();
+            m.write8((unit + 1) * HUGE, 1);
+            // SAFETY: our mapping, and nobody has a reference into it.
+            let r = unsafe { libc::msync(m.as_ptr().cast(), 8 * HUGE, libc::MS_SYNC) };
+            some_more();
+            done.store(true, Ordering::Release);
+            check!(thread.join().is_ok(), "the thread");
+            check_eq!(r, 0, "msync");
+            Ok(())
+        })?;
+        let written = msync(c, &m)?;
+        let has = |(first, n): &(u64, u64)| (*first..first + n).contains(&(page as u64));
+        check!(written.iter().any(has), "unit {unit}: {written:?}");
+    }
+    Ok(())
+}
+
 /// Threads that take each other's page tables, one that writes back and one that cuts the mapping: a byte
 /// that is stored after it was written back is written back again.
 fn races(c: &mut Ctx) -> TestResult {
@@ -154,10 +194,13 @@ fn races(c: &mut Ctx) -> TestResult {
             })
             .collect();
         while !done.load(Ordering::Relaxed) {
-            m.msync()?;
-            // SAFETY: nobody has a reference into it; the stores wait.
-            let r = unsafe { libc::madvise(m.as_ptr().cast(), HUGE, libc::MADV_RANDOM) };
-            check_eq!(r, 0);
+            // Not of `Map`, which claims what has been stored, when threads go on storing.
+            // SAFETY: our mapping, and nobody has a reference into it.
+            let r = unsafe {
+                libc::madvise(m.as_ptr().cast(), HUGE, libc::MADV_RANDOM);
+                libc::msync(m.as_ptr().cast(), units * HUGE, libc::MS_SYNC)
+            };
+            check_eq!(r, 0, "msync");
         }
         for thread in stores {
             check!(thread.join().is_ok(), "a thread");
