@@ -134,7 +134,6 @@ impl AddressSpace {
 
     /// Waits if a page table is being moved: the places that it comes from and goes to get no entry
     /// meanwhile. Context: may sleep.
-    #[inline(always)]
     pub(super) fn wait_for_move(&self) {
         // SAFETY: By the type invariants the address space is valid; the word is written as a whole.
         let moving = unsafe { (&raw const (*(*self.as_raw()).host).i_private).read_volatile() };

@@ -36,6 +36,9 @@ use kernel::{
     prelude::*, //
 };
 
+/// Bytes of an entry of a PMD.
+const HUGE: u64 = (bindings::PAGE_SIZE as u64) << PMD_ORDER;
+
 /// Maps what `owner` has at the user addresses from `start` to `end` of the calling process, with
 /// the largest entries that are possible, writable ones if `write`. Gives the address up to which
 /// that is done, and why it stopped if that is not `end`.
@@ -108,6 +111,14 @@ fn prefault_locked<T: Operations>(
     let vma = unsafe { DeviceVma::from_raw(vma) };
     let stop = end.min(vma.area().end);
     let mut done = at;
+    if write && vma.is_tracked() {
+        let huge = at.next_multiple_of(HUGE);
+        for at in (huge..stop).step_by(HUGE as usize).take(STEPS) {
+            if stop - at >= HUGE {
+                owner.expect_stores(&vma, at);
+            }
+        }
+    }
     for _ in 0..STEPS {
         let step = if kernel::current!().signal_pending() {
             Err(EINTR)
@@ -136,10 +147,6 @@ fn prefault_step<T: Operations>(
     end: u64,
     write: bool,
 ) -> Result<u64> {
-    let huge = (bindings::PAGE_SIZE as u64) << PMD_ORDER;
-    if write && at & (huge - 1) == 0 && end - at >= huge {
-        owner.expect_stores(vma, at);
-    }
     let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
     if write {
         flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
@@ -167,7 +174,7 @@ fn prefault_step<T: Operations>(
         return Ok(next);
     }
     // There is a page table now, so that the rest of it takes no faults.
-    let table = (at | (huge - 1)) + 1;
+    let table = (at | (HUGE - 1)) + 1;
     let to = table.min(end).min(vma.area().end);
     if next >= to {
         return Ok(next);

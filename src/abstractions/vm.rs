@@ -67,7 +67,8 @@ pub(crate) trait Operations: Send + Sync + Sized + 'static {
     /// `ENOMEM`.
     fn populate(&self, vma: &DeviceVma<'_>, from: u64, to: u64, write: bool) -> Result<u64>;
 
-    /// All that an entry of a PMD at user address `address` would map is going to be written. Context: as above.
+    /// All that an entry of a PMD of a tracked mapping at user address `address` would map is going to be
+    /// written. Context: as above.
     fn expect_stores(&self, vma: &DeviceVma<'_>, address: u64);
 
     /// Whether there is poison in the page at user address `address`. Context: as above.

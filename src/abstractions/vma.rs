@@ -210,9 +210,6 @@ impl DeviceVma<'_> {
         if marks.is_some_and(|marks| !marks.are_for(pages)) {
             return (FaultResult::Sigbus, 0);
         }
-        if let Some(users) = frames.users() {
-            users.wait_for_move();
-        }
         let marks = marks.map(|marks| marks.to_raw());
         // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in it
         // and in one page table, that of the fault if there is one. The frames are memory that is
@@ -232,7 +229,13 @@ impl DeviceVma<'_> {
                     .map_or(core::ptr::null(), core::ptr::from_ref),
             )
         };
-        (FaultResult::NoPage, if done { pages } else { 0 })
+        if done {
+            return (FaultResult::NoPage, pages);
+        }
+        if let Some(users) = frames.users() {
+            users.wait_for_move();
+        }
+        (FaultResult::NoPage, 0)
     }
 
     /// The C structure of the fault, if `address` is in the same page table.
@@ -423,44 +426,74 @@ impl<'a> Fault<'a> {
     }
 
     /// Maps `frames` with one entry of 2^`order` pages. Fails with [`FaultResult::Fallback`] for any
-    /// other than the orders of PMD and PUD. With `marks` there is one mark for all of it, from before the
-    /// entry until that can have been unmapped; an entry of a PUD has none. Context: may sleep.
-    pub(crate) fn insert_huge(
+    /// other than the orders of PMD and PUD. Context: may sleep.
+    #[inline(always)]
+    pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> FaultResult {
+        let Some(users) = self.takes_huge(&frames, order) else {
+            return FaultResult::Fallback;
+        };
+        match order {
+            PMD_ORDER => self.insert_pmd(users, &frames, write, core::ptr::null()),
+            PUD_ORDER => {
+                let _guard = users.exclude_unmap();
+                let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
+                // SAFETY: As in `insert_pmd`; nobody unmaps in this address space meanwhile.
+                FaultResult::of(unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) })
+            }
+            _ => FaultResult::Fallback,
+        }
+    }
+
+    /// The same for the order of PMD alone. With `mark`, that is there from before the entry until it can have
+    /// been unmapped.
+    pub(crate) fn insert_marked(
         &self,
         frames: Frames<'_>,
         order: u32,
         write: bool,
-        marks: Option<Marks<'_>>,
+        mark: Option<Marks<'_>>,
     ) -> FaultResult {
-        let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
-        let can_mark = |marks: Marks<'_>| order == PMD_ORDER && marks.is_one && marks.are_for(1);
-        if self.vma.has_folios()
-            || !self.is_whole(&frames, order)
-            || marks.is_some_and(|marks| !can_mark(marks))
-        {
+        let Some(users) = self.takes_huge(&frames, order) else {
+            return FaultResult::Fallback;
+        };
+        if order != PMD_ORDER || mark.is_some_and(|mark| !mark.is_one || !mark.are_for(1)) {
             return FaultResult::Fallback;
         }
-        if let Some(users) = frames.users() {
-            users.wait_for_move();
+        match mark.map(|mark| mark.to_raw()) {
+            Some(mark) => self.insert_pmd(users, &frames, write, &mark),
+            None => self.insert_pmd(users, &frames, write, core::ptr::null()),
         }
-        let marks = marks.map(|marks| marks.to_raw());
-        let marks = marks
-            .as_ref()
-            .map_or(core::ptr::null(), core::ptr::from_ref);
-        let code = match (order, frames.users()) {
-            // SAFETY: By the type invariants this is a fault in a VMA of page frames, which is
-            // locked; the frame is aligned, and memory that is mapped write-back while it is
-            // borrowed, and its entries are taken away from this address space when that ends. That
-            // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. If there are
-            // marks there is one, checked above, and all accesses to it are atomic.
-            (PMD_ORDER, _) => unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write, marks) },
-            (PUD_ORDER, Some(users)) => {
-                let _guard = users.exclude_unmap();
-                // SAFETY: As above; nobody unmaps in this address space meanwhile.
-                unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) }
-            }
-            _ => return FaultResult::Fallback,
-        };
+    }
+
+    /// Where the entries of `frames` are, if one of 2^`order` pages can be for all of them.
+    #[inline(always)]
+    fn takes_huge<'b>(&self, frames: &Frames<'b>, order: u32) -> Option<&'b AddressSpace> {
+        if self.vma.has_folios() || !self.is_whole(frames, order) {
+            return None;
+        }
+        frames.users()
+    }
+
+    /// `mark` is null, or one whose bit is there.
+    #[inline(always)]
+    fn insert_pmd(
+        &self,
+        users: &AddressSpace,
+        frames: &Frames<'_>,
+        write: bool,
+        mark: *const bindings::rpmem_marks,
+    ) -> FaultResult {
+        let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
+        // SAFETY: By the type invariants this is a fault in a VMA, which is locked, of page frames, as
+        // `takes_huge` has seen; the frame is aligned, and memory that is mapped write-back while it is
+        // borrowed, and its entries are taken away from this address space when that ends. That
+        // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. All accesses to the
+        // mark are atomic.
+        let code = unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write, mark) };
+        if code == bindings::vm_fault_reason_VM_FAULT_RETRY {
+            users.wait_for_move();
+            return FaultResult::NoPage;
+        }
         FaultResult::of(code)
     }
 

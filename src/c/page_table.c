@@ -8,6 +8,8 @@
 #include "page_table.h"
 #include "vm.h"
 
+atomic_t rpmem_moves = ATOMIC_INIT(0);
+
 /*
  * How many of the @nr pages from @addr on have an entry that is dirty; @pages has a bit for each that
  * counts. They are in the page table of @vmf.
@@ -98,6 +100,7 @@ bool rpmem_helper_move_table(struct vm_fault *vmf, unsigned long from)
 		dec_tlb_flush_pending(mm);
 		return false;
 	}
+	atomic_inc(&rpmem_moves);
 	WRITE_ONCE(*rpmem_moving(vma), rpmem_table_of_pmds(pmd));
 	/* Who has locked the table is done with it then. */
 	ptl = pte_lockptr(mm, &table);
@@ -118,6 +121,7 @@ bool rpmem_helper_move_table(struct vm_fault *vmf, unsigned long from)
 	smp_wmb();
 	set_pmd(vmf->pmd, table);
 	WRITE_ONCE(*rpmem_moving(vma), NULL);
+	atomic_dec(&rpmem_moves);
 	spin_unlock(pml);
 	return true;
 }

@@ -3,6 +3,7 @@
 #ifndef RPMEM_PAGE_TABLE_H
 #define RPMEM_PAGE_TABLE_H
 
+#include <linux/atomic.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -27,9 +28,13 @@ static inline void *rpmem_table_of_pmds(pmd_t *pmd)
 	return (void *)((unsigned long)pmd & PAGE_MASK);
 }
 
-static inline bool rpmem_is_moving(const struct vm_area_struct *vma, pmd_t *pmd)
+/* How many tables are being moved anywhere: mostly none. */
+extern atomic_t rpmem_moves;
+
+static __always_inline bool rpmem_is_moving(const struct vm_area_struct *vma, pmd_t *pmd)
 {
-	return unlikely(READ_ONCE(*rpmem_moving(vma)) == rpmem_table_of_pmds(pmd));
+	return unlikely(atomic_read(&rpmem_moves)) &&
+	       READ_ONCE(*rpmem_moving(vma)) == rpmem_table_of_pmds(pmd);
 }
 
 #endif /* RPMEM_PAGE_TABLE_H */

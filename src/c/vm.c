@@ -298,12 +298,15 @@ static bool rpmem_upgrade_pmd(struct vm_fault *vmf, unsigned long pfn)
 /*
  * A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses that. With @marks
  * there is one mark for all of it.
+ *
+ * Return: VM_FAULT_RETRY if a page table is being moved there; no lock has been dropped.
  */
 vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write,
 				   const struct rpmem_marks *marks)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	pmd_t pmd = pmd_mkspecial(pmd_mkhuge(pfn_pmd(pfn, vma->vm_page_prot)));
+	vm_fault_t ret = VM_FAULT_NOPAGE;
 	spinlock_t *ptl;	/* of the entries of PMDs */
 
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || arch_needs_pgtable_deposit())
@@ -318,9 +321,11 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 			rpmem_upgrade_pmd(vmf, pfn);
 	} else if (!rpmem_is_moving(vma, vmf->pmd)) {
 		set_pmd_at(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
+	} else {
+		ret = VM_FAULT_RETRY;
 	}
 	spin_unlock(ptl);
-	return VM_FAULT_NOPAGE;
+	return ret;
 }
 
 /* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see address_space.rs. */

@@ -141,6 +141,24 @@ impl DirtySet {
         all_set(first, last, word) && chunk.any.read_once() != 0
     }
 
+    /// As [`DirtySet::contains`], for one number.
+    #[inline(always)]
+    pub(super) fn has(&self, number: u64) -> bool {
+        let at = number / CHUNK;
+        let Some(group) = self.groups.get((at / GROUP as u64) as usize) else {
+            return false;
+        };
+        let Some(chunks) = group.as_ref() else {
+            return false;
+        };
+        let chunk = &chunks[(at % GROUP as u64) as usize];
+        let Some(bits) = chunk.bits.as_ref() else {
+            return false;
+        };
+        let word = bits[(number / WORD % WORDS as u64) as usize].read_once();
+        word >> (number % WORD) & 1 == 1 && chunk.any.read_once() != 0
+    }
+
     /// Where the numbers in `range` are added by who makes their entries, and how many of them there
     /// are: the others are in another chunk. Context: may sleep.
     ///

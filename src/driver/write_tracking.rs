@@ -218,8 +218,7 @@ impl WriteTracker {
     /// Whether the unit of a page has been stored to so much that it has a mark as a whole.
     #[inline(always)]
     pub(super) fn is_dense(&self, page: u64) -> bool {
-        let unit = self.unit(page);
-        self.dense_units.contains(unit, unit)
+        self.dense_units.has(self.unit(page))
     }
 
     /// Which pages from `first` on are marked, as far as they are of the unit that this is in: a bit for each.
@@ -233,12 +232,14 @@ impl WriteTracker {
     /// # Errors
     ///
     /// See [`DirtySet::add`].
+    #[inline(always)]
     pub(super) fn mark_units(&self, first: u64, pages: u64) -> Result {
-        let (first, last) = (self.unit(first), self.unit(first + (pages - 1)));
-        if self.dirty_units.contains(first, last) {
+        let (unit, last) = (self.unit(first), self.unit(first + (pages - 1)));
+        // The usual case.
+        if unit == last && self.dirty_units.has(unit) || self.dirty_units.contains(unit, last) {
             return Ok(());
         }
-        self.dirty_units.add(first..last + 1)
+        self.dirty_units.add(unit..last + 1)
     }
 
     /// Makes durable what has been stored to `pages`, and what has left the CPU caches before. Context: may

@@ -255,17 +255,11 @@ impl Node {
     /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
     /// that most of those that are too large end here, without a lock.
     fn plan_entry(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
-        let vma = fault.vma();
-        let tracked = order != 0 && vma.is_tracked() && vma.may_write();
-        // There are marks for pages, and for what an entry of a PMD maps.
-        if tracked && order != PMD_ORDER || !self.may_have(order) {
+        if !self.may_have(order) {
             return None;
         }
-        let area = self.area(vma)?;
+        let area = self.area(fault.vma())?;
         match plan(&area, &self.pfns, fault.address(), order, |_, _| false) {
-            Plan::Map(run) if tracked && fault.is_write() && !self.tracker.is_dense(run.page) => {
-                None
-            }
             Plan::Map(run) => Some((area, run)),
             _ => None,
         }
@@ -295,22 +289,39 @@ impl Node {
         if is_bad(run.page, run.pages) {
             return Ok(FaultResult::Fallback);
         }
-        let write = fault.is_write();
-        let mut marks = None;
-        if vma.is_tracked() {
-            if write {
-                marks = Some(self.tracker.unit_mark(run.page)?);
-            }
-        } else if vma.may_write() {
+        if vma.may_write() {
             self.tracker.mark_units(run.page, run.pages)?;
         }
         let memory = dax.data().mapping();
         if vma.has_folios() {
             let folio = memory.folios(run.pfn, run.pages)?;
-            return Ok(fault.insert_folio(folio, order, write));
+            return Ok(fault.insert_folio(folio, order, fault.is_write()));
         }
         let frames = memory.frames(run.pfn, run.pages)?;
-        Ok(fault.insert_huge(frames, order, write, marks))
+        Ok(fault.insert_huge(frames, order, fault.is_write()))
+    }
+
+    /// As [`Node::map_entry`] for an entry of a mapping whose stores are tracked: there are marks for pages, and
+    /// for what an entry of a PMD maps, if that is dense.
+    #[inline(never)]
+    fn map_tracked(
+        &self,
+        dax: &DaxDevice,
+        fault: &Fault<'_>,
+        order: u32,
+        run: Run,
+    ) -> Result<FaultResult> {
+        let write = fault.is_write();
+        let is_fine = write && !self.tracker.is_dense(run.page);
+        if order != PMD_ORDER || is_fine || self.is_bad(dax, run.page, run.pages) {
+            return Ok(FaultResult::Fallback);
+        }
+        let mark = match write {
+            true => Some(self.tracker.unit_mark(run.page)?),
+            false => None,
+        };
+        let frames = dax.data().mapping().frames(run.pfn, run.pages)?;
+        Ok(fault.insert_marked(frames, order, write, mark))
     }
 }
 
@@ -344,7 +355,13 @@ impl vm::Operations for Node {
         if !self.serves(fault.vma()) {
             return miss;
         }
-        match self.map_entry(&live, fault, order, place) {
+        let vma = fault.vma();
+        let outcome = if order != 0 && vma.is_tracked() && vma.may_write() {
+            self.map_tracked(&live, fault, order, place.1)
+        } else {
+            self.map_entry(&live, fault, order, place)
+        };
+        match outcome {
             Ok(outcome) => outcome,
             Err(ENOMEM) => FaultResult::Oom,
             Err(_) => miss,
@@ -381,7 +398,7 @@ impl vm::Operations for Node {
     }
 
     fn expect_stores(&self, vma: &DeviceVma<'_>, address: u64) {
-        if !vma.is_tracked() || !self.may_have(PMD_ORDER) {
+        if !self.may_have(PMD_ORDER) {
             return;
         }
         let Some(area) = self.area(vma) else {
