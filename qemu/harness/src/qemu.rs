@@ -93,12 +93,14 @@ pub fn args(m: &Machine) -> Vec<String> {
         machine += &format!(",nvdimm-persistence={p}");
     }
     push(&["-machine", &machine]);
-    match m.accel {
+    let features = f.features.iter().fold(String::new(), |s, f| s + "," + f);
+    let (accel, cpu) = match m.accel {
         // Everything TCG can emulate, except fast string instructions: it emulates those byte by
         // byte, and without them the kernel copies and clears by words, eight times faster.
-        Accel::Tcg => push(&["-accel", "tcg", "-cpu", "max,-erms,-fsrm,-fsrs,-fzrm"]),
-        Accel::Kvm => push(&["-accel", "kvm", "-cpu", "host"]),
-    }
+        Accel::Tcg => ("tcg", "max,-erms,-fsrm,-fsrs,-fzrm"),
+        Accel::Kvm => ("kvm", "host"),
+    };
+    push(&["-accel", accel, "-cpu", &format!("{cpu}{features}")]);
     if let Some(shift) = f.icount {
         // An idle machine does not wait: its clock goes on to the next timer.
         push(&["-icount", &format!("shift={shift},sleep=off")]);

@@ -4,7 +4,7 @@
 //! A fixture, `qemu/fixtures/NAME.json`:
 //!
 //! ```json
-//! { "summary": "...", "memory": "1G", "cpus": 2, "cmdline": "for the kernel",
+//! { "summary": "...", "memory": "1G", "cpus": 2, "features": "-hypervisor", "cmdline": "for the kernel",
 //!   "nvdimms": [{ "size": "1G", "label_size": "256K", "uuid": "...", "readonly": false,
 //!                 "unarmed": false, "align": "2M", "node": 0 }],
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
@@ -127,6 +127,8 @@ pub struct Fixture {
     #[serde(deserialize_with = "bytes")]
     pub memory: u64,
     pub cpus: u64,
+    /// Features of the CPU to leave out, "-hypervisor", or to add, "+x", with commas in between.
+    pub features: Option<String>,
     pub cmdline: String,
     pub nvdimms: Vec<Nvdimm>,
     /// Persistence domain that the firmware tells: "cpu", "mem-ctrl", or nothing.
@@ -151,6 +153,7 @@ impl Default for Fixture {
             summary: String::new(),
             memory: 1 << 30,
             cpus: 2,
+            features: None,
             cmdline: String::new(),
             nvdimms: Vec::new(),
             persistence: None,

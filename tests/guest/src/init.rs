@@ -345,8 +345,13 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     }
     // The providers of namespaces; what drives a namespace is the plan's decision.
     load_modules(&["nfit", "nd_e820", "nd_btt"])?;
-    if has_virtio_pmem() {
+    // 0x1040 + VIRTIO_ID_PMEM.
+    if has_pci("device", "0x105b") {
         load_modules(&["virtio_pci", "virtio_pmem"])?;
+    }
+    // PCI_CLASS_MEMORY_CXL, with the interface that CXL has for it.
+    if has_pci("class", "0x050210") {
+        load_modules(&["cxl_acpi", "cxl_pci", "cxl_mem", "cxl_pmem"])?;
     }
     // Kernels without huge pages have no device-dax.
     if p.driver == "nd_pmem" && index(&modules_dir()).contains("/device_dax.ko") {
@@ -380,11 +385,11 @@ fn started_by() -> usize {
     number.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-fn has_virtio_pmem() -> bool {
+/// Whether there is a PCI device whose attribute is that.
+fn has_pci(attribute: &str, value: &str) -> bool {
     let devices = fs::read_dir("/sys/bus/pci/devices");
     devices.into_iter().flatten().flatten().any(|d| {
-        // 0x1040 + VIRTIO_ID_PMEM.
-        fs::read_to_string(d.path().join("device")).is_ok_and(|id| id.trim() == "0x105b")
+        fs::read_to_string(d.path().join(attribute)).is_ok_and(|read| read.trim() == value)
     })
 }
 
