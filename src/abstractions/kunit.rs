@@ -207,6 +207,12 @@ impl TestBus {
         unsafe { bindings::rpmem_kunit_bus_region(self.bus.0.as_ptr()) }
     }
 
+    /// Makes the region one of CXL memory.
+    pub(crate) fn set_cxl(&self) {
+        // SAFETY: By the type invariants the bus is valid.
+        unsafe { bindings::rpmem_kunit_bus_set_cxl(self.bus.0.as_ptr()) };
+    }
+
     /// What flushes from now on answer: 0, an errno, or 1 (`NVDIMM_FLUSH_ASYNC`).
     pub(crate) fn set_flush_result(&self, result: i32) {
         // SAFETY: By the type invariants the bus is valid.
@@ -630,6 +636,7 @@ mod tests {
     const CONSTANTS: &[Value] = values! {
         "ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE" => FLUSH_DCACHE,
         "ARCH_MEMREMAP_PMEM" => ARCH_MEMREMAP_PMEM,
+        "BIT(ND_REGION_CXL)" => REGION_CXL,
         "BLK_FEAT_DAX" => BLK_FEAT_DAX,
         "BLK_FEAT_FUA" => BLK_FEAT_FUA,
         "BLK_FEAT_IO_STAT" => BLK_FEAT_IO_STAT,
@@ -717,7 +724,7 @@ mod tests {
         nd_namespace_common { claim_class dev force_raw }
         nd_namespace_io { bb common res }
         nd_pfn { uuid }
-        nd_region { ro }
+        nd_region { flags ro }
         queue_limits { features logical_block_size max_hw_sectors physical_block_size }
         range { end start }
         request_queue { limits }

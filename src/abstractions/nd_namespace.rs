@@ -23,7 +23,10 @@ use super::{
     },
     device_raw,
     errno::eopnotsupp,
-    nd_region::Region,
+    nd_region::{
+        self,
+        Region, //
+    },
     pagemap::PageMapRange, //
 };
 use crate::bindings;
@@ -148,6 +151,13 @@ impl<'a> Namespace<'a> {
         // SAFETY: By the type invariants `ndns` is valid; the region is its parent, which stays for as
         // long as it does.
         unsafe { Device::<device::Normal>::from_raw((*self.ndns).dev.parent) }.name()
+    }
+
+    /// Whether the memory can go before its users are told, see [`nd_region::can_vanish`].
+    pub(crate) fn can_vanish(&self) -> bool {
+        // SAFETY: By the type invariants `ndns` is valid; the region is its parent, which stays for as
+        // long as it does.
+        unsafe { nd_region::can_vanish(bindings::to_nd_region((*self.ndns).dev.parent)) }
     }
 
     /// The uuid that the btt, pfn or dax device under probe was given, by its info block or by userspace.

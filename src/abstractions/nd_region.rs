@@ -209,6 +209,19 @@ impl Region {
     }
 }
 
+/// Whether the memory can go before its users are told. CXL does that when a memory device is removed, be
+/// it in good order: `__cxl_decoder_detach()` switches the decoders off, and then releases the region.
+///
+/// # Safety
+///
+/// `region` is valid.
+pub(super) unsafe fn can_vanish(region: *const bindings::nd_region) -> bool {
+    // SAFETY: Guaranteed by the caller. What is asked for is set before the region is registered, and
+    // others may change in the same word.
+    let flags = unsafe { (&raw const (*region).flags).read_volatile() };
+    flags & bindings::REGION_CXL != 0
+}
+
 #[kernel::macros::kunit_tests(rpmem_nd_region)]
 mod tests {
     use super::*;
@@ -268,6 +281,17 @@ mod tests {
         let region = Region::of_bus(&bus);
         assert_eq!(region.has_flush(), Err(ENXIO));
         assert!(!region.has_cache() && !region.is_sync());
+        Ok(())
+    }
+
+    #[test]
+    fn memory_of_cxl_can_vanish() -> Result {
+        let bus = TestBus::new()?;
+        // SAFETY: The region is valid.
+        assert!(!unsafe { can_vanish(bus.region()) });
+        bus.set_cxl();
+        // SAFETY: As above.
+        assert!(unsafe { can_vanish(bus.region()) });
         Ok(())
     }
 

@@ -95,6 +95,13 @@ impl PageMapRange {
     pub(crate) fn on_medium(&self) -> bool {
         self.0.flags & bindings::PGMAP_ALTMAP_VALID != 0
     }
+
+    /// The same range with its pages in system memory. Where they would be on the medium, nothing is
+    /// written; what is there has a struct page as well.
+    pub(crate) fn in_system_memory(mut self) -> Self {
+        self.0.flags &= !bindings::PGMAP_ALTMAP_VALID;
+        self
+    }
 }
 
 /// What the struct pages of a range are for.
@@ -447,6 +454,7 @@ mod tests {
         // SAFETY: The structure is valid.
         unsafe { (*range.as_mut_ptr()).flags |= bindings::PGMAP_ALTMAP_VALID };
         assert!(range.on_medium());
+        assert!(!range.in_system_memory().on_medium());
     }
 
     #[test]

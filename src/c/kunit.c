@@ -91,6 +91,7 @@ static const struct rpmem_kunit_value values[] = {
 
 	VALUE(ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE),
 	VALUE(ARCH_MEMREMAP_PMEM),
+	VALUE(BIT(ND_REGION_CXL)),
 	VALUE(DAX_ACCESS),
 	VALUE(DAX_RECOVERY_WRITE),
 	VALUE(DISK_NAME_LEN),
@@ -222,6 +223,7 @@ static const struct rpmem_kunit_value values[] = {
 	OFFSET(nd_pfn_sb, uuid),
 
 	/* As struct nd_pfn. */
+	OFFSET(nd_region, flags),
 	OFFSET(nd_region, ro),
 
 	SIZE(queue_limits),
@@ -468,6 +470,11 @@ struct device *rpmem_kunit_bus_device(struct rpmem_kunit_bus *kbus)
 struct nd_region *rpmem_kunit_bus_region(struct rpmem_kunit_bus *kbus)
 {
 	return kbus->region;
+}
+
+void rpmem_kunit_bus_set_cxl(struct rpmem_kunit_bus *kbus)
+{
+	set_bit(ND_REGION_CXL, &kbus->region->flags);
 }
 
 void rpmem_kunit_bus_flush_result(struct rpmem_kunit_bus *kbus, int result)

@@ -42,6 +42,7 @@ void rpmem_kunit_bio_free(struct rpmem_kunit_bio *kbio);
 struct rpmem_kunit_bus *rpmem_kunit_bus_new(void);
 struct device *rpmem_kunit_bus_device(struct rpmem_kunit_bus *kbus);
 struct nd_region *rpmem_kunit_bus_region(struct rpmem_kunit_bus *kbus);
+void rpmem_kunit_bus_set_cxl(struct rpmem_kunit_bus *kbus);
 void rpmem_kunit_bus_flush_result(struct rpmem_kunit_bus *kbus, int result);
 unsigned int rpmem_kunit_bus_flushes(struct rpmem_kunit_bus *kbus);
 void rpmem_kunit_bus_clear_limit(struct rpmem_kunit_bus *kbus, u64 bytes);

@@ -69,6 +69,7 @@ struct btt {
 #define RPMEM_ND_MEMBERS(MEMBER)	\
 	MEMBER(nd_dax, nd_pfn)		\
 	MEMBER(nd_pfn, uuid)		\
+	MEMBER(nd_region, flags)	\
 	MEMBER(nd_region, ro)
 #if IS_ENABLED(CONFIG_ND_BTT)
 #define RPMEM_BTT_MEMBERS(MEMBER)	\

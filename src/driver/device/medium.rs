@@ -112,6 +112,9 @@ pub(super) fn claimable(namespace: &Namespace<'_>, block: Option<InfoBlock>) -> 
 /// libnvdimm makes range and altmap (and the info block itself, on a device that userspace has just
 /// configured and whose namespace has none, or one left over); they are checked against the block
 /// as it is on the medium.
+///
+/// Struct pages must be there for as long as somebody has the memory in use: those of memory that can vanish
+/// are in system memory, whatever the block says. The data is where it is in any case.
 pub(super) fn setup_pfn(
     dev: &Device<Core<'_>>,
     namespace: &Namespace<'_>,
@@ -149,7 +152,17 @@ pub(super) fn setup_pfn(
         dev_err!(dev, "info block changed while it was used, no device\n");
         return Err(EIO);
     }
-    Ok((range, block))
+    if !range.on_medium() || !namespace.can_vanish() {
+        return Ok((range, block));
+    }
+    let (_, len) = range.range();
+    dev_notice!(
+        dev,
+        "CXL memory can be removed while it is used: {}, {} MiB at most\n",
+        "its struct pages are in system memory, not on the medium",
+        (len / PAGE_SIZE * platform::PAGE_STRUCT_SIZE).div_ceil(1 << 20)
+    );
+    Ok((range.in_system_memory(), block))
 }
 
 /// log2 of the pages of the folios of a devdax namespace: those that can have entries, see
