@@ -98,6 +98,10 @@ impl Region {
     /// `start` are the machine's own, which its firmware has described, and stay.
     pub(crate) fn provider(&self, start: u64, len: u64) -> Option<Provider> {
         let parents = self.parents.as_ref()?;
+        if self.can_vanish() {
+            // CXL describes its memory as firmware does, for as long as it is there.
+            return Some(Provider::new(&parents.0));
+        }
         let is_own = |kind| {
             // SAFETY: No conditions.
             let found = unsafe {
@@ -116,6 +120,12 @@ impl Region {
             return None;
         }
         Some(Provider::new(&parents.0))
+    }
+
+    /// See [`can_vanish`].
+    pub(crate) fn can_vanish(&self) -> bool {
+        // SAFETY: By the type invariants `ptr` is valid.
+        unsafe { can_vanish(self.ptr) }
     }
 
     /// The device whose region this is.
@@ -287,11 +297,10 @@ mod tests {
     #[test]
     fn memory_of_cxl_can_vanish() -> Result {
         let bus = TestBus::new()?;
-        // SAFETY: The region is valid.
-        assert!(!unsafe { can_vanish(bus.region()) });
+        let region = Region::of_bus(&bus);
+        assert!(!region.can_vanish());
         bus.set_cxl();
-        // SAFETY: As above.
-        assert!(unsafe { can_vanish(bus.region()) });
+        assert!(region.can_vanish());
         Ok(())
     }
 
