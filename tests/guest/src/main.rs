@@ -36,6 +36,7 @@ mod t_calls;
 mod t_crash;
 mod t_cross;
 mod t_cut;
+mod t_cxl;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
@@ -93,6 +94,7 @@ fn registry() -> Vec<&'static Test> {
         t_crash::files::TESTS,
         t_cross::TESTS,
         t_cut::TESTS,
+        t_cxl::TESTS,
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,
