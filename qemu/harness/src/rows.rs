@@ -80,6 +80,20 @@ pub const ROWS: &[Row] = &[
         1.0,
     ),
     row(
+        "4 KiB random read, io_uring, fixed buffer",
+        "ring.read4k",
+        "ring.read4k",
+        PMEM,
+        1.0,
+    ),
+    row(
+        "4 KiB random write, io_uring, fixed buffer",
+        "ring.write4k",
+        "ring.write4k",
+        PMEM,
+        1.0,
+    ),
+    row(
         "1 MiB sequential read, O_DIRECT",
         "block.read1m",
         "block.read1m",

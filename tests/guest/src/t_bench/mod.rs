@@ -11,11 +11,13 @@ use crate::support::bench::{
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
+use crate::support::ring::{self, Ring};
 use crate::support::sys::{self, SYNC};
 use crate::support::tools;
 use crate::support::uapi;
 use crate::{check_eq, fail};
 use std::fs::File;
+use std::os::fd::AsRawFd;
 
 pub const TESTS: &[Test] = crate::tests! {
     bench_block => block,
@@ -53,6 +55,18 @@ fn block(c: &mut Ctx) -> TestResult {
         for (row, value) in block_rows(&f, &mut buf, side, SAMPLES)? {
             report(pass, side, row, value);
         }
+    }
+    // Not in between: workers of a ring share the descriptors of the process, and each call then counts
+    // references to its file.
+    for (pass, side) in TURNS {
+        give(c, &nd, name(side, "nd_pmem"))?;
+        let f = disk::direct(&format!("/dev/{}", c.disk_of(&nd)?))?;
+        let mut rings = Rings::of(&f, &mut buf)?;
+        for (row, value) in rings.rows(side, SAMPLES)? {
+            report(pass, side, row, value);
+        }
+        // Neither driver is one to poll: the kernel says so, for both.
+        check_eq!(rings.polled()?, vec![-i64::from(libc::EOPNOTSUPP); 2]);
     }
     Ok(())
 }
@@ -101,6 +115,60 @@ fn block_rows(
     })?;
     rows.push((row, value));
     Ok(rows)
+}
+
+/// I/O of a page each by io_uring(7).
+struct Rings<'a> {
+    file: &'a File,
+    buf: &'a mut Buf,
+    pages: usize,
+}
+
+impl Rings<'_> {
+    // IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED
+    const OPERATIONS: [(&'static str, u64); 2] = [("ring.read4k", 4), ("ring.write4k", 5)];
+
+    fn of<'a>(file: &'a File, buf: &'a mut Buf) -> TestResult<Rings<'a>> {
+        let pages = disk::size(file)? as usize / PAGE;
+        Ok(Rings { file, buf, pages })
+    }
+
+    /// A ring that has the buffer registered.
+    fn ring(&mut self, flags: u32) -> TestResult<Ring> {
+        let ring = Ring::with(flags).map_err(|e| format!("io_uring: {e}"))?;
+        check_eq!(ring.register(self.buf.bytes_mut().as_mut_ptr(), PAGE), 0);
+        Ok(ring)
+    }
+
+    fn run(&mut self, ring: &Ring, operation: u64, i: usize) -> i64 {
+        let head = operation | ((self.file.as_raw_fd() as u64) << 32);
+        let offset = i.wrapping_mul(2_654_435_761) % self.pages * PAGE;
+        let at = self.buf.bytes_mut().as_mut_ptr();
+        ring.run([head, offset as u64, at as u64, PAGE as u64, 0, 0, 0, 0])
+    }
+
+    /// In random order, with a buffer that is registered.
+    fn rows(&mut self, side: Side, n: usize) -> TestResult<Vec<(&'static str, f64)>> {
+        let ring = self.ring(0)?;
+        let mut rows = Vec::new();
+        for (row, operation) in Self::OPERATIONS {
+            let value = each(&label(side, row), n, |i| {
+                check_eq!(self.run(&ring, operation, i), PAGE as i64);
+                Ok(())
+            })?;
+            rows.push((row, value));
+        }
+        Ok(rows)
+    }
+
+    /// What comes of it if completions are polled for.
+    fn polled(&mut self) -> TestResult<Vec<i64>> {
+        let ring = self.ring(ring::SETUP_IOPOLL)?;
+        let operations = Self::OPERATIONS.into_iter();
+        Ok(operations
+            .map(|(_, operation)| self.run(&ring, operation, 0))
+            .collect())
+    }
 }
 
 /// The name of a window of the profile.
