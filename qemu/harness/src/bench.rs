@@ -9,7 +9,7 @@ use crate::boot::{self, interrupted, Env, Job};
 use crate::plot;
 use crate::profile::Profile;
 use crate::qemu::Accel;
-use crate::rows::{Row, OFF, ROWS, SHORT};
+use crate::rows::{Row, GROWTH, ROWS, SHORT};
 use crate::run;
 use crate::spec::{Boot, Fixture};
 use crate::ui::Ui;
@@ -41,7 +41,7 @@ const fn plain(fixture: &'static str, test: &'static str) -> Bench {
 }
 
 /// The longest first.
-const BOOTS: [Bench; 9] = [
+const BOOTS: [Bench; 10] = [
     plain("bench-smp", "bench_threads"),
     plain("bench", "bench_map"),
     Bench {
@@ -58,6 +58,7 @@ const BOOTS: [Bench; 9] = [
         timed: None,
     },
     plain("bench", "bench_calls"),
+    plain("bench", "bench_many"),
     plain("bench", "bench_msync"),
     plain("bench", "bench_block"),
     plain("bench-large", "bench_probe"),
@@ -76,8 +77,8 @@ fn timed(on: Accel) -> impl Iterator<Item = Bench> {
 const TIMEOUT: u64 = 240;
 /// By how much two passes may differ. msync of 1 GiB by the page does by 0.56 % on Linux 7.3.
 const AGREE: f64 = 0.01;
-/// The same for threads, whose places in time differ, and for binding, which depends on what the
-/// allocators have at hand.
+/// The same for threads, whose places in time differ, as those of io_uring's workers do, and for binding, which
+/// depends on what the allocators have at hand.
 pub const AGREE_COARSE: f64 = 0.03;
 
 pub fn tests_used() -> Vec<String> {
@@ -147,16 +148,13 @@ impl Measured {
 
     /// What follows from what was measured: how costs grow, in percent of the least.
     fn derive(&mut self) {
-        for (prefix, sizes) in [
-            ("threads.", ["1", "2", "4", "8"]),
-            ("probe.", ["1g", "1g", "64g", "1024g"]),
-        ] {
+        for (prefix, sizes) in GROWTH {
             for ours in [true, false] {
                 let at = |n: &str| self.value(ours, &format!("{prefix}{n}"));
                 let Some(least) = at(sizes[0]) else {
                     continue;
                 };
-                let grown = sizes[1..].iter().filter_map(|n| Some((n, at(n)? / least)));
+                let grown = sizes.iter().filter_map(|n| Some((n, at(n)? / least)));
                 for (n, value) in grown.collect::<Vec<_>>() {
                     let key = (ours, format!("growth.{prefix}{n}"));
                     self.values.insert(key, vec![value * 100.0]);
@@ -176,7 +174,9 @@ impl Measured {
         let mut worst = (0.0, "nothing".to_string());
         for ((ours, key), all) in &self.values {
             // Which CPU comes first to a cache line is up to the host.
-            let is_coarse = key.starts_with("threads") || key.starts_with("probe");
+            let is_coarse = ["threads", "probe", "scale", "ring"]
+                .iter()
+                .any(|prefix| key.starts_with(prefix));
             if key.starts_with("lines") || is_coarse != coarse {
                 continue;
             }
@@ -248,13 +248,13 @@ fn time_ratio(values: &Values, r: &Row) -> Option<f64> {
         let all = values.get(&(ours, key.to_string()))?;
         all.iter().copied().min_by(f64::total_cmp)
     };
-    Some(least(true, r.ours)? / least(r.against == OFF, r.theirs)?)
+    Some(least(true, r.ours)? / least(r.is_own(), r.theirs)?)
 }
 
 fn lines(m: &Measured, only: bool) -> Result<Vec<Line>, String> {
     let mut all = Vec::new();
     for r in ROWS {
-        let other = m.value(r.against == OFF, r.theirs);
+        let other = m.value(r.is_own(), r.theirs);
         let (Some(ours), Some(theirs)) = (m.value(true, r.ours), other) else {
             if only {
                 continue;
@@ -522,7 +522,7 @@ pub fn run(
             if *limit == AGREE {
                 ""
             } else {
-                " for threads and bind"
+                " for threads, io_uring, bind and what grows"
             }
         );
     }

@@ -14,6 +14,13 @@ pub struct Row {
     pub bar: Option<f64>,
 }
 
+impl Row {
+    /// Whether it is compared with another value of ours.
+    pub fn is_own(&self) -> bool {
+        [OFF, LEAST].contains(&self.against)
+    }
+}
+
 const fn row(
     label: &'static str,
     ours: &'static str,
@@ -48,7 +55,26 @@ const DAX: &str = "device-dax";
 const BOTH: &str = "nd_pmem and device-dax";
 const CLWB: &str = "clwb of all of it";
 /// Not another driver.
-pub const OFF: &str = "rpmem, off";
+const OFF: &str = "rpmem, off";
+const LEAST: &str = "rpmem, the least";
+
+/// What grows, and with what: keys without their end, and their ends, the least first. The rows are of
+/// percentages of that.
+pub const GROWTH: &[(&str, &[&str])] = &[
+    ("threads.", &["1", "2", "4", "8"]),
+    ("threads.plain.", &["1", "2", "4", "8"]),
+    ("scale.io.", &["1", "2", "4", "8"]),
+    ("scale.msync.", &["1", "2", "4", "8"]),
+    ("scale.fault.mappings.", &["1", "64", "4096"]),
+    ("scale.msync.mappings.", &["1", "64", "4096"]),
+    ("scale.munmap.mappings.", &["1", "64", "4096"]),
+    ("scale.bind.spaces.", &["1", "16"]),
+    ("scale.fault.spaces.", &["1", "16"]),
+    ("probe.", &["1g", "64g", "1024g", "4096g"]),
+    ("probe.fault.", &["1g", "64g", "1024g", "4096g"]),
+    ("probe.msync.", &["1g", "64g", "1024g", "4096g"]),
+    ("probe.fsync.", &["1g", "64g", "1024g", "4096g"]),
+];
 
 pub const ROWS: &[Row] = &[
     row(
@@ -242,6 +268,27 @@ pub const ROWS: &[Row] = &[
         "raw.prefault2m",
         "devdax.prefault2m",
         DAX,
+        1.0,
+    ),
+    row(
+        "ext4: store to a page, and msync",
+        "ext4.msync",
+        "ext4.msync",
+        PMEM,
+        1.0,
+    ),
+    row(
+        "xfs: store to a page, and msync",
+        "xfs.msync",
+        "xfs.msync",
+        PMEM,
+        1.0,
+    ),
+    row(
+        "plain: store to a page, and msync",
+        "scale.msync.mappings.1",
+        "xfs.msync",
+        "xfs on nd_pmem",
         1.0,
     ),
     row(
@@ -471,6 +518,146 @@ pub const ROWS: &[Row] = &[
         1.0 + AGREE_COARSE,
     ),
     row(
+        "growth of a fault, plain, with 2 threads on 2 CPUs",
+        "growth.threads.plain.2",
+        "growth.threads.plain.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault, plain, with 4 threads on 2 CPUs",
+        "growth.threads.plain.4",
+        "growth.threads.plain.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault, plain, with 8 threads on 2 CPUs",
+        "growth.threads.plain.8",
+        "growth.threads.plain.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a 4 KiB read, O_DIRECT, with 2 threads on 2 CPUs",
+        "growth.scale.io.2",
+        "growth.scale.io.2",
+        PMEM,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a 4 KiB read, O_DIRECT, with 4 threads on 2 CPUs",
+        "growth.scale.io.4",
+        "growth.scale.io.4",
+        PMEM,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a 4 KiB read, O_DIRECT, with 8 threads on 2 CPUs",
+        "growth.scale.io.8",
+        "growth.scale.io.8",
+        PMEM,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a store and msync with 2 threads on 2 CPUs",
+        "growth.scale.msync.2",
+        "growth.scale.msync.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a store and msync with 4 threads on 2 CPUs",
+        "growth.scale.msync.4",
+        "growth.scale.msync.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a store and msync with 8 threads on 2 CPUs",
+        "growth.scale.msync.8",
+        "growth.scale.msync.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault with 64 mappings of the device",
+        "growth.scale.fault.mappings.64",
+        "growth.scale.fault.mappings.64",
+        DAX,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of msync of a page with 64 mappings of the device",
+        "growth.scale.msync.mappings.64",
+        "growth.scale.msync.mappings.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of munmap with 64 mappings of the device",
+        "growth.scale.munmap.mappings.64",
+        "growth.scale.munmap.mappings.64",
+        DAX,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault with 4096 mappings of the device",
+        "growth.scale.fault.mappings.4096",
+        "growth.scale.fault.mappings.4096",
+        DAX,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of msync of a page with 4096 mappings of the device",
+        "growth.scale.msync.mappings.4096",
+        "growth.scale.msync.mappings.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of munmap with 4096 mappings of the device",
+        "growth.scale.munmap.mappings.4096",
+        "growth.scale.munmap.mappings.4096",
+        DAX,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of bind with 15 namespaces bound",
+        "growth.scale.bind.spaces.16",
+        "growth.scale.bind.spaces.16",
+        PMEM,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault with 16 namespaces bound",
+        "growth.scale.fault.spaces.16",
+        "growth.scale.fault.spaces.1",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of a fault, plain, 4 TiB / 1 GiB",
+        "growth.probe.fault.4096g",
+        "growth.probe.fault.1g",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of msync of a page, 4 TiB / 1 GiB",
+        "growth.probe.msync.4096g",
+        "growth.probe.msync.1g",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
+        "growth of fsync, one page dirty, 4 TiB / 1 GiB",
+        "growth.probe.fsync.4096g",
+        "growth.probe.fsync.1g",
+        LEAST,
+        1.0 + AGREE_COARSE,
+    ),
+    row(
         "stores per fault by the driver to lines of several CPUs",
         "lines.sync",
         "lines.sync",
@@ -487,10 +674,18 @@ pub const ROWS: &[Row] = &[
     free("bind of 1 GiB", "probe.1g", "probe.1g", PMEM),
     free("bind of 64 GiB", "probe.64g", "probe.64g", PMEM),
     free("bind of 1 TiB", "probe.1024g", "probe.1024g", PMEM),
+    free("bind of 4 TiB", "probe.4096g", "probe.4096g", PMEM),
     row(
         "growth of bind, 1 TiB / 1 GiB",
         "growth.probe.1024g",
         "growth.probe.1024g",
+        PMEM,
+        1.0,
+    ),
+    row(
+        "growth of bind, 4 TiB / 1 GiB",
+        "growth.probe.4096g",
+        "growth.probe.4096g",
         PMEM,
         1.0,
     ),

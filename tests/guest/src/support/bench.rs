@@ -297,8 +297,12 @@ impl Window {
     }
 
     pub fn unmap(&self) {
+        self.unmap_at(0, self.len);
+    }
+
+    pub fn unmap_at(&self, at: usize, len: usize) {
         // SAFETY: the range is this window's own.
-        unsafe { libc::munmap(self.start as *mut _, self.len) };
+        unsafe { libc::munmap((self.start + at) as *mut _, len) };
     }
 
     pub fn address(&self) -> usize {
@@ -326,8 +330,12 @@ impl Window {
     }
 
     pub fn msync(&self, len: usize) -> TestResult {
+        self.msync_at(0, len)
+    }
+
+    pub fn msync_at(&self, at: usize, len: usize) -> TestResult {
         // SAFETY: the range is this window's own.
-        match unsafe { libc::msync(self.start as *mut _, len, libc::MS_SYNC) } {
+        match unsafe { libc::msync((self.start + at) as *mut _, len, libc::MS_SYNC) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error().into()),
         }

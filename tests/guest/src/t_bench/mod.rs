@@ -4,10 +4,11 @@
 
 mod calls;
 mod plain;
+mod scale;
 
 use crate::support::bench::{
-    bulk, calibrate, cost, create, dax_node, each, fact, give, median, name, quiet, report,
-    shuffled, tell_scope, tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
+    bulk, calibrate, cost, create, dax_node, each, give, median, name, quiet, report, shuffled,
+    tell_scope, tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
@@ -25,8 +26,9 @@ pub const TESTS: &[Test] = crate::tests! {
     bench_calls => calls::calls,
     bench_msync => msync,
     bench_fs => fs,
-    bench_probe => probe,
-    bench_threads => threads,
+    bench_probe => scale::probe,
+    bench_threads => scale::threads,
+    bench_many => scale::many,
     bench_gate => gate,
     bench_profile => profile,
     bench_lines => lines,
@@ -547,113 +549,17 @@ fn fs(c: &mut Ctx) -> TestResult {
                 Ok(())
             })?;
             report(pass, side, &row, value);
+            drop(w);
+            let w = Window::new(FILE, HUGE, PAGE)?;
+            w.map(&f, 0, 0, FILE, libc::MAP_SHARED)?;
+            let row = format!("{fs}.msync");
+            let value = each(&label(side, &row), SAMPLES, |i| {
+                w.store(random(i) as usize);
+                w.msync_at(random(i) as usize, PAGE)
+            })?;
+            report(pass, side, &row, value);
             drop((w, f));
             c.umount(AT)?;
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of memory that the kernel has free, with nothing in its per-CPU lists and caches that it
-/// could give back.
-fn free_memory(c: &Ctx) -> TestResult<i64> {
-    c.write("/proc/sys/vm/drop_caches", "3")?;
-    tools::drain_lists(c)?;
-    let text = c.read("/proc/meminfo")?;
-    let line = text.lines().find(|l| l.starts_with("MemFree:"));
-    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<i64>().ok());
-    Ok(kib.ok_or("no MemFree")? * 1024)
-}
-
-/// Binding of namespaces without struct pages, of growing sizes.
-fn probe(c: &mut Ctx) -> TestResult {
-    calibrate()?;
-    c.modprobe("nd_pmem")?;
-    quiet(c)?;
-    for (pass, side) in TURNS {
-        for nd in c.namespaces() {
-            let driver = name(side, "nd_pmem");
-            let size = c.read_u64(c.nd(&nd).join("size"))? / GIB as u64;
-            let file = format!("/sys/bus/nd/drivers/{driver}/bind");
-            let mut samples = Vec::new();
-            let mut bytes = i64::MAX;
-            // The first time after the other driver is not like those that follow.
-            for turn in 0..8 {
-                if let Some(now) = c.bound_to(&nd) {
-                    c.unbind(&now, &nd)?;
-                }
-                c.settle();
-                let before = free_memory(c)?;
-                let (cost, result) = cost(|| c.write(&file, &nd));
-                result?;
-                c.settle();
-                if turn > 0 {
-                    samples.push(cost);
-                    bytes = bytes.min(before - free_memory(c)?);
-                }
-            }
-            report(pass, side, &format!("probe.{size}g"), median(&mut samples));
-            fact(
-                &format!("probe.{size}g.{driver}.memory.{pass}"),
-                &bytes.to_string(),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Bytes that the threads of one measurement map together.
-const SHARED: usize = 64 * MIB;
-
-/// Has so many threads store to each `step` bytes of a device, each in a range and a mapping of its
-/// own. Per store, of all CPUs together.
-fn together(t: &Target, flags: i32, count: usize, step: usize, row: &str) -> TestResult<f64> {
-    let part = SHARED / count;
-    let mut windows = Vec::new();
-    for i in 0..count {
-        let w = Window::new(part, HUGE, PAGE)?;
-        w.map(&t.file, 0, (i * part) as u64, part, flags)?;
-        windows.push(w);
-    }
-    let barrier = std::sync::Barrier::new(count + 1);
-    let stores = SHARED / step;
-    let cost = std::thread::scope(|scope| {
-        for (i, w) in windows.iter().enumerate() {
-            let barrier = &barrier;
-            scope.spawn(move || {
-                tools::pin_to(i % 2);
-                barrier.wait();
-                barrier.wait();
-                (0..part).step_by(step).for_each(|at| w.store(at));
-                barrier.wait();
-            });
-        }
-        barrier.wait();
-        let profile = Profile::of(&label(t.side, row), stores);
-        let (cost, ()) = cost(|| {
-            barrier.wait();
-            barrier.wait();
-        });
-        drop(profile);
-        cost
-    });
-    Ok(cost as f64 / stores as f64)
-}
-
-/// Threads that fault disjoint ranges of one device, on two CPUs.
-fn threads(c: &mut Ctx) -> TestResult {
-    calibrate()?;
-    let spaces = Spaces::create(c, &ALIGNMENTS[..1])?;
-    quiet(c)?;
-    for (pass, side) in TURNS {
-        let t = match side {
-            Side::Theirs => spaces.devdax(c, 0, side)?,
-            Side::Ours => spaces.raw(c)?,
-        };
-        // One fault for each page: with MAP_SYNC, this driver would have one for 64.
-        for count in [1, 2, 4, 8] {
-            let value = least(|| together(&t, libc::MAP_SHARED, count, PAGE, "threads"))?;
-            report(pass, side, &format!("threads.{count}"), value);
         }
     }
     Ok(())
@@ -837,16 +743,20 @@ fn lines(c: &mut Ctx) -> TestResult {
             Side::Theirs => spaces.devdax(c, 0, side)?,
             Side::Ours => spaces.raw(c)?,
         };
-        let step = match side {
-            Side::Theirs => 16 * PAGE,
-            Side::Ours => 64 * PAGE,
+        let stores = |step| scale::Stores {
+            len: 64 * MIB,
+            step,
+        };
+        let by = match side {
+            Side::Theirs => stores(16 * PAGE),
+            Side::Ours => stores(64 * PAGE),
         };
         for _ in 0..2 {
-            together(&t, t.flags, 2, step, "lines.sync")?;
+            scale::faults(&t, t.flags, 2, by, "lines.sync")?;
         }
         if side == Side::Ours {
             for _ in 0..2 {
-                together(&t, libc::MAP_SHARED, 2, 16 * PAGE, "lines.plain")?;
+                scale::faults(&t, libc::MAP_SHARED, 2, stores(16 * PAGE), "lines.plain")?;
             }
         }
     }

@@ -24,21 +24,35 @@ fn tables() -> TestResult<u64> {
     Ok(kib.ok_or("no VmPTE")? * 1024)
 }
 
-/// A store to each `step` bytes of 1 GiB: instructions of one, and faults and bytes of page tables of all.
-fn stores(t: &Target, row: &str, step: usize) -> TestResult<Rows> {
+/// A store to each `step` bytes of 1 GiB, of which nothing waits to be written back: instructions of one, and faults
+/// and bytes of page tables of all; the least of so many times.
+fn stores(t: &Target, row: &str, step: usize, times: usize) -> TestResult<Rows> {
     let w = Window::new(GIB, HUGE, 0)?;
-    let before = (faults(), tables()?);
-    w.map(&t.file, 0, 0, GIB, libc::MAP_SHARED)?;
     let n = GIB / step;
-    let (cost, ()) = bulk(&t.label(row), n, || {
-        (0..GIB).step_by(step).for_each(|at| w.store(at));
-    });
-    let after = (faults(), tables()?);
-    Ok(vec![
-        (t.key(row), cost as f64 / n as f64),
-        (t.key(&format!("{row}.faults")), (after.0 - before.0) as f64),
-        (t.key(&format!("{row}.tables")), (after.1 - before.1) as f64),
-    ])
+    let mut least = [f64::MAX; 3];
+    for _ in 0..times {
+        w.unmap();
+        if t.side == Side::Ours {
+            t.file.sync_all()?;
+        }
+        let before = (faults(), tables()?);
+        w.map(&t.file, 0, 0, GIB, libc::MAP_SHARED)?;
+        let (cost, ()) = bulk(&t.label(row), n, || {
+            (0..GIB).step_by(step).for_each(|at| w.store(at));
+        });
+        let after = (faults(), tables()?);
+        let all = [
+            cost as f64 / n as f64,
+            (after.0 - before.0) as f64,
+            (after.1 - before.1) as f64,
+        ];
+        least = std::array::from_fn(|i| all[i].min(least[i]));
+    }
+    let names = ["", ".faults", ".tables"];
+    let rows = names.into_iter().zip(least);
+    Ok(rows
+        .map(|(name, value)| (t.key(&format!("{row}{name}")), value))
+        .collect())
 }
 
 /// The first store to a page after msync(2), of mappings of one page and of a large one, per page. device-dax
@@ -80,8 +94,8 @@ fn after_msync(t: &Target, n: usize) -> TestResult<Rows> {
 
 /// With device-dax on a node whose entries are of 4 KiB, as such mappings know each page.
 pub fn group(t: &Target, samples: usize) -> TestResult<Rows> {
-    let mut rows = stores(t, "plain.dense", PAGE)?;
-    rows.extend(stores(t, "plain.sparse", HUGE)?);
+    let mut rows = stores(t, "plain.dense", PAGE, 1)?;
+    rows.extend(stores(t, "plain.sparse", HUGE, 3)?);
     rows.extend(after_msync(t, samples)?);
     Ok(rows)
 }
