@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The size of the large node of device-dax is for `plain`.
 pub const SPACES: [(&str, &str); 2] = [("4K", "1280M"), ("2M", "256M")];
+/// Entries of a mapping: bytes, and what rows call them.
+const ENTRIES: [(usize, &str); 2] = [(PAGE, "4k"), (HUGE, "2m")];
 /// Mappings of the process that forks and exits.
 const MAPPINGS: usize = 100;
 
@@ -91,8 +93,8 @@ impl Drop for Many {
 }
 
 /// mmap(2), munmap(2) of what was touched, mprotect(2), of mappings of one entry.
-fn mapping(t: &Target, len: usize, n: usize) -> TestResult<Rows> {
-    let size = if len == PAGE { "4k" } else { "2m" };
+pub fn mapping(t: &Target, entry: usize, n: usize) -> TestResult<Rows> {
+    let (len, size) = ENTRIES[entry];
     let mut rows = Rows::new();
     let plain = ("mmap.plain", libc::MAP_SHARED);
     for (row, flags) in [plain, ("mmap.sync", t.flags)] {
@@ -154,8 +156,8 @@ impl Drop for First {
 
 /// fork(2) of a process with many mappings that it has touched, the same and the child's stores to all of
 /// them, and what passes from the child's exit(2) to the parent's wait(2).
-fn processes(t: &Target, len: usize, n: usize) -> TestResult<Rows> {
-    let size = if len == PAGE { "4k" } else { "2m" };
+fn processes(t: &Target, entry: usize, n: usize) -> TestResult<Rows> {
+    let (len, size) = ENTRIES[entry];
     let all = Many::of(t, len, MAPPINGS)?;
     all.store();
     let shared = tools::anonymous(PAGE)?;
@@ -188,7 +190,7 @@ fn processes(t: &Target, len: usize, n: usize) -> TestResult<Rows> {
 }
 
 /// What is asked of the file alone, while another one of the node is open.
-fn files(t: &Target, n: usize) -> TestResult<Rows> {
+pub fn files(t: &Target, n: usize) -> TestResult<Rows> {
     let mut rows = Rows::new();
     let path = std::ffi::CString::new(t.node.as_str()).map_err(|e| e.to_string())?;
     let open = || {
@@ -234,12 +236,8 @@ fn first_open(t: Target, n: usize) -> TestResult<Rows> {
 
 /// Stores to what is mapped already, per entry.
 fn mapped(t: &Target, entry: usize) -> TestResult<Rows> {
-    let (size, skew) = if entry == PAGE {
-        ("4k", PAGE)
-    } else {
-        ("2m", 0)
-    };
-    let w = Window::new(AREA, HUGE, skew)?;
+    let (entry, size) = ENTRIES[entry];
+    let w = Window::new(AREA, HUGE, if entry == PAGE { PAGE } else { 0 })?;
     let row = format!("prefaulted.{size}");
     let value = least(|| {
         t.prefault("prefault", &w, entry)?;
@@ -253,10 +251,9 @@ fn mapped(t: &Target, entry: usize) -> TestResult<Rows> {
 
 /// All of a side, where `n` is the place in [`SPACES`].
 pub fn group(t: &Target, n: usize, samples: usize) -> TestResult<Rows> {
-    let len = [PAGE, HUGE][n];
-    let mut rows = mapping(t, len, samples)?;
-    rows.extend(processes(t, len, samples / 16 + 1)?);
-    rows.extend(mapped(t, len)?);
+    let mut rows = mapping(t, n, samples)?;
+    rows.extend(processes(t, n, samples / 16 + 1)?);
+    rows.extend(mapped(t, n)?);
     if n == 0 {
         rows.extend(files(t, samples)?);
     }

@@ -584,6 +584,16 @@ const GATE: &[(&str, &str, f64)] = &[
     ("raw.munmap2m", "devdax.munmap2m", 0.40),
     // .878: an entry looks whether a page table is being moved to its place (src/c/page_table.h).
     ("raw.prefault2m", "devdax.prefault2m", 0.885),
+    ("raw.mmap.plain.4k", "devdax.mmap.plain.4k", 1.08),
+    ("raw.mmap.sync.4k", "devdax.mmap.sync.4k", 1.09),
+    ("raw.mmap.sync.2m", "devdax.mmap.sync.2m", 1.10),
+    ("raw.munmap.4k", "devdax.munmap.4k", 0.925),
+    ("raw.munmap.2m", "devdax.munmap.2m", 0.965),
+    ("raw.mprotect.4k", "devdax.mprotect.4k", 0.92),
+    ("raw.mprotect.2m", "devdax.mprotect.2m", 0.94),
+    ("raw.open", "devdax.open", 1.04),
+    ("raw.close", "devdax.close", 1.115),
+    ("raw.poll", "devdax.poll", 1.14),
 ];
 
 /// The limits that are others from Linux 7.3 on: there the core looks at an entry for longer when it
@@ -640,10 +650,13 @@ fn gate_values(c: &mut Ctx, spaces: &Spaces) -> TestResult<Values> {
         }
         drop(f);
         for (n, group) in [small_pages, huge_pages].into_iter().enumerate() {
-            let rows = match side {
-                Side::Theirs => group(&spaces.devdax(c, n, side)?)?,
-                Side::Ours => group(&spaces.raw(c)?)?,
+            let t = match side {
+                Side::Theirs => spaces.devdax(c, n, side)?,
+                Side::Ours => spaces.raw(c)?,
             };
+            let mut rows = group(&t)?;
+            rows.extend(calls::mapping(&t, n, SAMPLES / 4)?);
+            rows.extend(calls::files(&t, SAMPLES / 4)?);
             values.extend(rows.into_iter().map(|(row, value)| ((side, row), value)));
         }
     }
