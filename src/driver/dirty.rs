@@ -269,8 +269,13 @@ impl DirtySet {
             }
             let (mut found, mut left) = (false, false);
             for (n, word) in bits.iter().enumerate() {
-                let mask = mask(at * WORDS as u64 + n as u64, range);
                 let mut old = word.read_once();
+                // Most of them: without a look at the range.
+                if old == 0 {
+                    drained[n] = 0;
+                    continue;
+                }
+                let mask = mask(at * WORDS as u64 + n as u64, range);
                 while old & mask != 0 {
                     match word.cmpxchg(old, old & !mask, Full) {
                         Ok(_) => break,

@@ -556,16 +556,22 @@ mod map {
     }
 
     #[test]
-    fn tracked_entries_become_writable_one_by_one() -> Result {
+    fn tracked_entries_become_writable_beside_each_other() -> Result {
         let map = UserMapping::new(NODE, HUGE, MAP_SHARED, 0)?;
+        let writable = |n: usize| map.entry(n * PAGE).is_some_and(|entry| entry.writable);
         map.touch(0, false)?;
-        map.touch(3 * PAGE, true)?;
-        map.touch(300 * PAGE, true)?;
-        for n in 0..64 {
-            check(&map, n * PAGE, n as u64, 0, n == 3)?;
+        assert!(map.entry(0).is_some());
+        for n in [3, 300, 4] {
+            assert!(!writable(n));
+            map.touch(n * PAGE, true)?;
         }
-        check(&map, 300 * PAGE, 300, 0, true)?;
-        assert!(map.entry(301 * PAGE).is_none());
+        // The last one has brought another one.
+        for n in [3, 4, 5, 300] {
+            check(&map, n * PAGE, n as u64, 0, true)?;
+        }
+        for n in [0, 2, 6, 299, 301] {
+            assert!(!writable(n));
+        }
         Ok(())
     }
 

@@ -296,9 +296,10 @@ fn advice(c: &mut Ctx) -> TestResult {
                 check_eq!(got, want, "{kind}, touched {touched}: madvise {advice}");
             }
         }
-        // Nothing of it took anything away; a plain one has given one page table up by itself.
+        // Nothing of it took anything away; a plain one may have given one page table up by itself.
         let moved = i64::from(flags == MAP_SHARED && h.attr(c, "pinnable")? == 0);
-        check_eq!(faults_for(&m, true), moved, "{kind}: faults");
+        let faults = faults_for(&m, true);
+        check!((0..=moved).contains(&faults), "{kind}: {faults} faults");
         let m = Map::new(&f, base, 2 * HUGE, RW, flags)?;
         m.madvise(libc::MADV_NOHUGEPAGE)?;
         check_eq!(faults_for(&m, false), 2 * 512 / 64, "{kind}: NOHUGEPAGE");
