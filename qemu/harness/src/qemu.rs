@@ -247,6 +247,8 @@ mod tests {
         );
         assert!(!l.contains("slots"), "{l}");
         assert!(line(&f, Accel::Kvm).contains("-accel kvm -cpu host"));
+        f.features = Some("-x,+y".into());
+        assert!(line(&f, Accel::Tcg).contains(",-fzrm,-x,+y "), "{f:?}");
     }
 
     #[test]
