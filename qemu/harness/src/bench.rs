@@ -9,7 +9,7 @@ use crate::boot::{self, interrupted, Env, Job};
 use crate::plot;
 use crate::profile::Profile;
 use crate::qemu::Accel;
-use crate::rows::{Row, GROWTH, ROWS, SHORT};
+use crate::rows::{Row, COARSE, GROWTH, ROWS, SHORT};
 use crate::run;
 use crate::spec::{Boot, Fixture};
 use crate::ui::Ui;
@@ -77,8 +77,7 @@ fn timed(on: Accel) -> impl Iterator<Item = Bench> {
 const TIMEOUT: u64 = 240;
 /// By how much two passes may differ. msync of 1 GiB by the page does by 0.56 % on Linux 7.3.
 const AGREE: f64 = 0.01;
-/// The same for threads, whose places in time differ, as those of io_uring's workers do, and for binding, which
-/// depends on what the allocators have at hand.
+/// The same for what is coarse: rows.rs.
 pub const AGREE_COARSE: f64 = 0.03;
 
 pub fn tests_used() -> Vec<String> {
@@ -174,9 +173,7 @@ impl Measured {
         let mut worst = (0.0, "nothing".to_string());
         for ((ours, key), all) in &self.values {
             // Which CPU comes first to a cache line is up to the host.
-            let is_coarse = ["threads", "probe", "scale", "ring"]
-                .iter()
-                .any(|prefix| key.starts_with(prefix));
+            let is_coarse = COARSE.iter().any(|part| key.contains(part));
             if key.starts_with("lines") || is_coarse != coarse {
                 continue;
             }
@@ -522,7 +519,7 @@ pub fn run(
             if *limit == AGREE {
                 ""
             } else {
-                " for threads, io_uring, bind and what grows"
+                " for processes, threads, io_uring, bind and what grows"
             }
         );
     }
