@@ -45,12 +45,36 @@ rpmem_inputs() (
 
 RPMEM_OUT=$RPMEM_CACHE/out/$(printf '%s' "$RPMEM_TOP" | rpmem_hash)
 
+# For which architecture, by Debian's name: a row of the table "architectures". The first one is that
+# of the machines that build, and nothing of it is crossed.
+RPMEM_ARCH=${RPMEM_ARCH:-amd64}
+RPMEM_KARCH=
+rpmem_crossed=
+while read -r row_name row_karch row_triple row_cc32; do
+	case $row_name in
+	"#"* | "") ;;
+	"$RPMEM_ARCH")
+		RPMEM_KARCH=$row_karch
+		RPMEM_TRIPLE=$row_triple
+		RPMEM_CC32=$row_cc32
+		break
+		;;
+	*) rpmem_crossed=1 ;;
+	esac
+done <"$RPMEM_TOP/scripts/architectures"
+[ -n "$RPMEM_KARCH" ] || {
+	echo "error: RPMEM_ARCH is '$RPMEM_ARCH'; use one of scripts/architectures:" \
+		"$(sed -n 's/^\([a-z0-9]*\)[[:blank:]].*/\1/p' "$RPMEM_TOP/scripts/architectures" | xargs)" >&2
+	exit 1
+}
+RPMEM_RUST_TARGET=${RPMEM_TRIPLE%%-*}-unknown-${RPMEM_TRIPLE#*-}
+
 # Which kernel: nothing for the newest supported series of the first suite that
 # has one, a series (7.2), one of Debian's variants of it (7.2-rt) or an exact
 # release (7.2.11+deb13-amd64); RPMEM_SUITE for a certain suite.
 RPMEM_SERIES=${RPMEM_SERIES:-}
 RPMEM_SUITE=${RPMEM_SUITE:-}
-rpmem_choice=${RPMEM_SUITE:+$RPMEM_SUITE-}${RPMEM_SERIES:-newest}
+rpmem_choice=${rpmem_crossed:+$RPMEM_ARCH-}${RPMEM_SUITE:+$RPMEM_SUITE-}${RPMEM_SERIES:-newest}
 case $rpmem_choice in
 *[!A-Za-z0-9.+~-]*)
 	echo "error: RPMEM_SERIES and RPMEM_SUITE are '$RPMEM_SERIES' and '$RPMEM_SUITE';" >&2
@@ -69,9 +93,19 @@ RPMEM_KVERSION=$(rpmem_resolved version) || RPMEM_KVERSION=
 rpmem_base=$(rpmem_resolved base) || rpmem_base=
 RPMEM_LLVM=$(rpmem_resolved llvm) || RPMEM_LLVM=
 
-# The build root, of Debian 13: package lists and recipe.
-rpmem_root_key=$(rpmem_inputs root | rpmem_hash)
-RPMEM_ROOT=$(rpmem_dir root)/$rpmem_root_key
+# The build root, of Debian 13: package lists and recipe. One that builds for another architecture has
+# more, and beside it, in RPMEM_SYSROOT, what programs for that are built with and linked to.
+rpmem_root_lists=${rpmem_crossed:+qemu/$RPMEM_ARCH/packages}
+# shellcheck disable=SC2086 # a name without spaces, or none
+rpmem_root_key=$({ rpmem_inputs root; [ -z "$rpmem_crossed" ] || cat "$RPMEM_TOP/"$rpmem_root_lists; } | rpmem_hash)
+RPMEM_ROOT=$(rpmem_dir root)/${rpmem_crossed:+$RPMEM_ARCH-}$rpmem_root_key
+RPMEM_SYSROOT=
+if [ -n "$rpmem_crossed" ]; then
+	rpmem_sysroot_lists="qemu/guest/packages qemu/$RPMEM_ARCH/sysroot.packages"
+	# shellcheck disable=SC2086 # names without spaces
+	RPMEM_SYSROOT=$(rpmem_dir sysroot)/sysroot-$RPMEM_ARCH-$({ cd "$RPMEM_TOP" &&
+		cat $rpmem_sysroot_lists && rpmem_inputs sysroot; } | rpmem_hash)
+fi
 
 # The root with the tools of the kernel: the same, or one of the kernel's suite
 # and of the compilers that this has now.
@@ -171,9 +205,13 @@ RPMEM_LANGUAGES=$(rpmem_dir languages)/$({ echo "$rpmem_languages_key"; rpmem_in
 
 # The guest image: programs of the root, modules of the kernel.
 RPMEM_GUEST_BASE=$(rpmem_dir guest)/$({ echo "$rpmem_root_key ${RPMEM_KERNEL##*/} ${RPMEM_FLAVOUR_DIR:-}"
+	[ -z "$rpmem_crossed" ] || echo "${RPMEM_SYSROOT##*/}"
 	rpmem_inputs guest; } | rpmem_hash).cpio
 
 export RPMEM_TOP RPMEM_CACHE RPMEM_OUT RPMEM_ROOT RPMEM_KROOT RPMEM_LLVM
+# What runs its programs on the machine that builds.
+RPMEM_RUN=${rpmem_crossed:+qemu-${RPMEM_TRIPLE%%-*} -L $RPMEM_SYSROOT}
+export RPMEM_ARCH RPMEM_KARCH RPMEM_TRIPLE RPMEM_RUST_TARGET RPMEM_SYSROOT RPMEM_CC32 RPMEM_RUN
 export RPMEM_SERIES RPMEM_SUITE RPMEM_PATCHES RPMEM_RESOLVED RPMEM_KERNEL RPMEM_KREL RPMEM_KVERSION
 export RPMEM_KDIR RPMEM_KSRC RPMEM_VMLINUZ RPMEM_KMODULES RPMEM_GUEST_BASE
 export RPMEM_FLAVOUR RPMEM_MODULE RPMEM_KMAKE RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_SYSTEM RPMEM_NDCTL
