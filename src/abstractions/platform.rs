@@ -14,6 +14,9 @@ use kernel::{
 /// `sizeof(struct page)` in bytes.
 pub(crate) const PAGE_STRUCT_SIZE: u64 = bindings::PAGE_STRUCT_SIZE as u64;
 
+/// Whether page tables have entries of 1 GiB, for a PUD. Those of arm64 have none so far.
+pub(crate) const HAS_PUD_ENTRIES: bool = bindings::HAS_PUD_ENTRIES;
+
 /// The alignment in bytes, a power of two, that ranges with struct pages need on every kernel.
 pub(crate) fn memremap_compat_align() -> u64 {
     // SAFETY: No conditions.
@@ -21,7 +24,8 @@ pub(crate) fn memremap_compat_align() -> u64 {
 }
 
 /// Writes all CPU caches back to memory, where the end of their power would be the end of what they have: a
-/// guest's have that of the host. Context: may sleep.
+/// guest's have that of the host. On arm64 firmware does it, where it says that they are persistent. Context:
+/// may sleep.
 pub(crate) fn write_back_caches() {
     // SAFETY: No conditions but the context.
     unsafe { bindings::rpmem_helper_write_back_caches() };

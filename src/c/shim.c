@@ -10,10 +10,8 @@
 #include <linux/suspend.h>
 #include <linux/sysfs.h>
 #include <linux/uaccess.h>
-#ifdef CONFIG_X86
-#include <asm/smp.h>
-#endif
 
+#include "arch.h"
 #include "compat.h"
 #include "nd_private.h"
 #include "shim.h"
@@ -292,13 +290,9 @@ struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_comm
 	return to_nd_namespace_io(&ndns->dev);
 }
 
-/* As ACPI_FLUSH_CPU_CACHE(), which the kernel does for S1 to S3, but not when the power goes. */
 void rpmem_helper_write_back_caches(void)
 {
-#ifdef CONFIG_X86
-	if (!cpu_feature_enabled(X86_FEATURE_HYPERVISOR))
-		wbinvd_on_all_cpus();
-#endif
+	rpmem_arch_write_back_caches();
 }
 
 void *rpmem_helper_zero_page(void)

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/cc_platform.h>
 #include <linux/idr.h>
-#include <linux/mem_encrypt.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/pagemap.h>
@@ -10,6 +8,7 @@
 #include <linux/ratelimit.h>
 #include <linux/srcu.h>
 
+#include "arch.h"
 #include "page_table.h"
 #include "vm.h"
 
@@ -63,33 +62,11 @@ bool rpmem_helper_vma_desc_direct(const struct vm_area_desc *desc)
 #endif
 }
 
-/*
- * @prot, encrypted or not as the kernel's mapping at @addr is: users have to see the same bytes.
- * What memremap() chooses depends on the machine (arch_memremap_wb()), so its entry is looked at.
- * The core keeps the bit when it makes vm_page_prot anew (pgprot_modify()).
- */
-static pgprot_t rpmem_agree(pgprot_t prot, const void *addr)
-{
-#ifdef CONFIG_X86
-	/* The bit of AMD says encrypted, that of TDX the reverse. */
-	pgprotval_t mask = sme_me_mask | cc_mkdec(0);
-	unsigned int level;
-	pte_t *pte;
-
-	if (!cc_platform_has(CC_ATTR_MEM_ENCRYPT))
-		return prot;
-	pte = lookup_address((unsigned long)addr, &level);
-	if (pte)
-		prot = __pgprot((pgprot_val(prot) & ~mask) | (pte_val(*pte) & mask));
-#endif
-	return prot;
-}
-
 /* A mapping of page frames, which the kernel has mapped at @addr. */
 void rpmem_helper_vma_desc_set_pfnmap(struct vm_area_desc *desc, const void *addr)
 {
 	vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_DONTEXPAND_BIT, VMA_DONTDUMP_BIT);
-	desc->page_prot = rpmem_agree(desc->page_prot, addr);
+	desc->page_prot = rpmem_arch_agree(desc->page_prot, addr);
 }
 
 void rpmem_helper_vma_desc_set_dontexpand(struct vm_area_desc *desc)
@@ -141,8 +118,14 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 		if (addr == ins->store)
 			new = pte_mkdirty(new);
 	}
-	if (pte_none(old) || (ins->write && !pte_write(old) && pte_pfn(old) == pte_pfn(new)))
-		set_pte_at(ins->vma->vm_mm, addr, pte, new);
+	if (pte_none(old)) {
+		rpmem_arch_set_pte(ins->vma->vm_mm, addr, pte, new);
+	} else if (ins->write && pte_pfn(old) == pte_pfn(new)) {
+		if (!pte_write(old))
+			rpmem_arch_set_pte(ins->vma->vm_mm, addr, pte, new);
+		/* As ptep_set_access_flags(): this CPU may keep the old one, and fault for ever. */
+		flush_tlb_fix_spurious_fault(ins->vma, addr, pte);
+	}
 	ins->entry = pte_next_pfn(ins->entry);
 }
 
@@ -285,13 +268,16 @@ static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
 
 static bool rpmem_upgrade_pmd(struct vm_fault *vmf, unsigned long pfn)
 {
+	unsigned long addr = vmf->address & PMD_MASK;
 	pmd_t old = *vmf->pmd;
 
 	if (!pmd_present(old) || !pmd_leaf(old) || pmd_pfn(old) != pfn)
 		return false;
+	/* A folio's has had its tags and instructions seen to when it was made. */
 	if (!pmd_write(old))
-		set_pmd_at(vmf->vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd,
-			   rpmem_mkwrite_pmd(vmf->vma, old));
+		rpmem_arch_set_pmd(vmf->vma->vm_mm, addr, vmf->pmd,
+				   rpmem_mkwrite_pmd(vmf->vma, old));
+	rpmem_arch_fix_spurious_fault_pmd(vmf->vma, addr);
 	return true;
 }
 
@@ -320,7 +306,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 		if (write)
 			rpmem_upgrade_pmd(vmf, pfn);
 	} else if (!rpmem_is_moving(vma, vmf->pmd)) {
-		set_pmd_at(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
+		rpmem_arch_set_pmd(vma->vm_mm, vmf->address & PMD_MASK, vmf->pmd, pmd);
 	} else {
 		ret = VM_FAULT_RETRY;
 	}
@@ -331,7 +317,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 /* The same of PUD_SIZE. The caller keeps unmap_mapping_pages() away, see address_space.rs. */
 vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
-#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && defined(CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD)
+#if RPMEM_HAS_PUD_ENTRIES
 	struct vm_area_struct *vma = vmf->vma;
 	pud_t pud = pud_mkspecial(pud_mkhuge(pfn_pud(pfn, vma->vm_page_prot)));
 	spinlock_t *ptl;	/* of the entries of PUDs */

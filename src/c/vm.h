@@ -12,6 +12,10 @@
 #define FOP_MMAP_DIRECT		((__force fop_flags_t)0)
 #endif
 
+/* Whether there are entries of PUD_SIZE: on x86-64, and on arm64 not until it is taught. */
+#define RPMEM_HAS_PUD_ENTRIES	(IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && \
+				 IS_ENABLED(CONFIG_HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD))
+
 struct ida;
 struct mm_struct;
 struct srcu_struct;

@@ -21,6 +21,7 @@ use crate::{
             Operations as _, //
         },
         errno::ehwpoison,
+        platform,
         vm,
         vma::{
             DeviceVma,
@@ -85,7 +86,7 @@ impl Node {
             // An entry is for a whole folio, or for a page of it.
             _ if self.folios.is_some_and(|folio| folio != order) => false,
             PMD_ORDER => self.page_backed || compat::PMD_WITHOUT_PAGES,
-            _ => true,
+            _ => platform::HAS_PUD_ENTRIES,
         }
     }
 
