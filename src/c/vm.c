@@ -242,6 +242,8 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 		ins.entry = pte_mkdirty(ins.entry);
 	if (write)
 		ins.entry = pte_mkwrite_novma(ins.entry);
+	/* What the caller remembers of stores, before what leads to them; so below. */
+	smp_wmb();
 	pmd = vmf ? vmf->pmd : rpmem_find_pmd(vma->vm_mm, addr, &leaf);
 	if (!pmd)
 		return false;
@@ -299,6 +301,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 		return VM_FAULT_FALLBACK;
 	if (write)
 		pmd = rpmem_mkwrite_pmd(vma, pmd);
+	smp_wmb();
 	ptl = pmd_lock(vma->vm_mm, vmf->pmd);
 	if (marks)
 		rpmem_mark(marks, marks->first);
@@ -327,6 +330,7 @@ vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool
 		pud = pud_mkyoung(pud_mkdirty(pud));
 	if (write && vma->vm_flags & VM_WRITE)
 		pud = pud_mkwrite(pud);
+	smp_wmb();
 	ptl = pud_lock(vma->vm_mm, vmf->pud);
 	old = *vmf->pud;
 	if (pud_none(old) || (write && pud_leaf(old) && pud_pfn(old) == pfn && !pud_write(old)))
@@ -434,6 +438,7 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault
 		struct page *page = pfn_to_page(pfn + n);
 
 		rpmem_set_mapping(vma, addr, page);
+		smp_wmb();
 		ret = vmf_insert_page_mkwrite(&one, page, write);
 		if (ret != VM_FAULT_NOPAGE)
 			break;
@@ -452,6 +457,7 @@ vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bo
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || folio_order(page_folio(page)) != PMD_ORDER)
 		return VM_FAULT_FALLBACK;
 	rpmem_set_mapping(vmf->vma, vmf->address & PMD_MASK, page);
+	smp_wmb();
 	if (write && !pmd_none(pmdp_get_lockless(vmf->pmd))) {
 		ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);
 		done = rpmem_upgrade_pmd(vmf, pfn);
