@@ -2,14 +2,14 @@
 //! Process 1 of the guest: sets the machine up, runs the plan, reports, ends QEMU. On a Debian host it is a
 //! service, and has its own processes alone in its cgroup.
 //!
-//! Channels: /dev/ttyS1 carries KTAP and nothing else, the kernel log goes to ttyS0, and the
+//! Channels: one serial port carries KTAP and nothing else, the kernel log goes to another, and the
 //! end is a byte written to isa-debug-exit. Anything that goes wrong here ends the machine in
 //! a way that the harness takes for a failure.
 
+use crate::support::arch;
 use crate::support::bench::request;
 use crate::support::ctx::{self, ASK_DOWN, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
 use crate::support::durable;
-use crate::support::sys;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -20,7 +20,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const EXIT_PORT: u16 = 0xf4;
 const FINISHED: u8 = 0x10;
 const FAILED: u8 = 0x11;
 /// The plan where the initramfs is Debian's, as qemu/harness/src/qemu.rs names it.
@@ -85,7 +84,7 @@ impl Tap {
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY)
-            .open("/dev/ttyS1")?;
+            .open(arch::CHANNEL)?;
         // SAFETY: termios calls on an open terminal with a struct of our own.
         unsafe {
             let mut t: libc::termios = std::mem::zeroed();
@@ -130,7 +129,7 @@ fn kmsg(text: &str) {
 fn quit(code: u8) -> ! {
     // SAFETY: no arguments.
     unsafe { libc::sync() };
-    sys::outb(EXIT_PORT, code);
+    arch::end_machine(code);
     hang()
 }
 
@@ -433,7 +432,7 @@ pub fn main() -> i32 {
     let mut tap = match Tap::open() {
         Ok(t) => t,
         Err(e) => {
-            kmsg(&format!("rpmem-test: /dev/ttyS1: {e}"));
+            kmsg(&format!("rpmem-test: {}: {e}", arch::CHANNEL));
             quit(FAILED)
         }
     };
@@ -765,7 +764,7 @@ fn shell(p: &Plan) -> ! {
         "rpmem: driver {}; `exit` ends the machine, so does Ctrl-A X",
         p.driver
     );
-    let open = || File::options().read(true).write(true).open("/dev/ttyS0");
+    let open = || File::options().read(true).write(true).open(arch::CONSOLE);
     if let (Ok(i), Ok(o), Ok(e)) = (open(), open(), open()) {
         let mut c = Command::new("bash");
         c.args(["--norc", "-i"])

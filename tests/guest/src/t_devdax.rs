@@ -302,7 +302,7 @@ fn split(c: &mut Ctx) -> TestResult {
 fn msync(c: &mut Ctx) -> TestResult {
     let h = Node::nth(c, 0)?;
     let f = h.open()?;
-    let wb = Probe::own(c, "daxwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let wb = Probe::own(c, "daxwb", "arch_wb_cache_pmem size=$arg2:u64")?;
     let flush = Probe::own(c, "daxmsync", "nvdimm_flush")?;
     let written = || -> TestResult<usize> {
         let sum = wb.values(c, "size")?.iter().sum::<u64>();

@@ -225,8 +225,8 @@ fn nodes(c: &mut Ctx) -> TestResult {
                 check_eq!(node, n.to_string(), "numa_node of {nd}");
             }
             c.unbind(driver, &s.nd)?;
-            let disk = Probe::new(c, "disk_node", "__blk_alloc_disk node=%si:s32")?;
-            let pages = Probe::new(c, "pages_node", "memremap_pages node=%si:s32")?;
+            let disk = Probe::new(c, "disk_node", "__blk_alloc_disk node=$arg2:s32")?;
+            let pages = Probe::new(c, "pages_node", "memremap_pages node=$arg2:s32")?;
             c.bind(driver, &s.nd)?;
             c.wait_exists(s.dev())?;
             check_eq!(

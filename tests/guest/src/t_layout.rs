@@ -2,6 +2,7 @@
 //! Where the bytes are: padding and page maps of fsdax namespaces, and the copy functions that
 //! carry the data. rpmem only: nd_pmem counts the padding at the start differently for DAX.
 
+use crate::support::arch::MEMCPY_FLUSHCACHE;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf, Marks, MIB};
 use crate::support::infoblock::{self as block, Block};
@@ -152,13 +153,14 @@ fn copies(c: &mut Ctx) -> TestResult {
     let f = disk::direct(&dev)?;
     c.write(
         format!("{TRACING}/kprobe_events"),
-        "p:layout/copy_mc copy_mc_to_kernel len=%dx:u64",
+        "p:layout/copy_mc copy_mc_to_kernel len=$arg3:u64",
     )?;
     let probes = File::options()
         .append(true)
         .open(format!("{TRACING}/kprobe_events"))?;
     use std::io::Write;
-    (&probes).write_all(b"p:layout/flushcache __memcpy_flushcache len=%dx:u64")?;
+    let past = format!("p:layout/flushcache {MEMCPY_FLUSHCACHE} len=$arg3:u64");
+    (&probes).write_all(past.as_bytes())?;
     c.write(format!("{TRACING}/events/layout/enable"), "1")?;
 
     let sum = |event: &str| -> TestResult<u64> {

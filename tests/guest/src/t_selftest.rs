@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tests of the harness: each misbehaves in one way, and the harness must notice.
 
+use crate::support::arch;
 use crate::support::ctx::{Ctx, Down, Test, TestResult};
 use crate::support::durable::Recording;
 use crate::support::{durable, sys};
@@ -80,7 +81,7 @@ fn splat(c: &mut Ctx) -> TestResult {
 
 /// Ends the machine with the right exit code, but too early.
 fn exit_vm(_: &mut Ctx) -> TestResult {
-    sys::outb(0xf4, 0x10);
+    arch::end_machine(0x10);
     fail!("survived the end of the machine")
 }
 
@@ -135,10 +136,8 @@ fn recorded(_: &mut Ctx) -> TestResult {
                 .cast::<u64>()
                 .write_unaligned(0x0102_0304_0506_0708);
             m.add(104).cast::<u128>().write_unaligned(u128::MAX / 7);
-            std::arch::asm!("mov rcx, 5", "rep stosb", inout("rdi") m.add(200) => _, in("al") 7u8,
-                out("rcx") _);
             m.add(256).cast::<u32>().write_volatile(5);
-            std::arch::asm!("lock add dword ptr [{}], 1000", in(reg) m.add(256));
+            arch::repeated_and_locked_stores(m.add(200), m.add(256).cast());
         }
         sys::persist(m, 4096);
         recording.acknowledged("all");

@@ -11,12 +11,13 @@ use crate::fuzz::own::{
 };
 use crate::fuzz::program::{Arg, Val, GIB};
 use crate::fuzz::{others, users};
+use crate::support::arch::SYS_FADVISE64;
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::sys::call;
 use libc::{
-    SYS_fadvise64, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_fstat, SYS_fstatfs, SYS_fsync,
-    SYS_ftruncate, SYS_lseek, SYS_mincore, SYS_mlock2, SYS_mprotect, SYS_msync, SYS_munlock,
-    SYS_munmap, SYS_pread64, SYS_pwrite64, SYS_read, SYS_readahead, SYS_sync_file_range,
+    SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate,
+    SYS_lseek, SYS_mincore, SYS_mlock2, SYS_mprotect, SYS_msync, SYS_munlock, SYS_munmap,
+    SYS_pread64, SYS_pwrite64, SYS_read, SYS_readahead, SYS_sync_file_range,
 };
 use Arg::{
     Aligned, Any, Buf, Fd, FdSlot, Flags, Is, LargeSlot, Len, Map, MapSlot, Off, One, PipeRead,
@@ -244,7 +245,7 @@ pub const KINDS: &[Kind] = &[
     ),
     kind(
         "fadvise",
-        Call(SYS_fadvise64),
+        Call(SYS_FADVISE64),
         &[Fd, Off, Len, One(&[0, 1, 2, 3, 4, 5])],
     ),
     kind("readahead", Call(SYS_readahead), &[Fd, Off, Len]),

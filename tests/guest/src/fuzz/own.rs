@@ -8,17 +8,21 @@ use crate::fuzz::machine::{
 };
 use crate::fuzz::program::{Val, GIB, KEPT_END, KEPT_START, LARGE, SPACING};
 use crate::fuzz::{others, run};
+use crate::support::arch::SYS_SENDFILE;
 use crate::support::node::DIRECT_WINDOW;
 use crate::support::ring::Ring;
 use crate::support::sys::call;
 use libc::{
     SYS_close, SYS_copy_file_range, SYS_dup, SYS_fcntl, SYS_flock, SYS_futex, SYS_lseek,
-    SYS_madvise, SYS_mincore, SYS_mmap, SYS_mremap, SYS_munmap, SYS_open, SYS_pread64, SYS_preadv2,
-    SYS_process_vm_readv, SYS_process_vm_writev, SYS_pwrite64, SYS_pwritev2, SYS_read,
-    SYS_sendfile, SYS_splice, SYS_vmsplice, SYS_write,
+    SYS_madvise, SYS_mincore, SYS_mmap, SYS_mremap, SYS_munmap, SYS_openat, SYS_pread64,
+    SYS_preadv2, SYS_process_vm_readv, SYS_process_vm_writev, SYS_pwrite64, SYS_pwritev2, SYS_read,
+    SYS_splice, SYS_vmsplice, SYS_write,
 };
 use std::ffi::CString;
 use std::sync::atomic::Ordering::SeqCst;
+
+/// For openat(2): the working directory.
+const HERE: u64 = libc::AT_FDCWD as u64;
 
 pub fn open(v: &[Val]) -> i64 {
     let Val::Node(n) = v[1] else { return 0 };
@@ -38,8 +42,8 @@ pub fn open(v: &[Val]) -> i64 {
         };
     let path = machine().path[n].as_ptr() as u64;
     let r = call(
-        SYS_open,
-        [path, access | flags | libc::O_CLOEXEC as u64, 0, 0, 0, 0],
+        SYS_openat,
+        [HERE, path, access | flags | libc::O_CLOEXEC as u64, 0, 0, 0],
     );
     if r >= 0 {
         put_fd(v[0], r, n);
@@ -67,7 +71,7 @@ fn again(of: Val, flags: i32, f: impl FnOnce(u64) -> i64) -> i64 {
         return 0;
     };
     let flags = (flags | libc::O_CLOEXEC) as u64;
-    let new = call(SYS_open, [path.as_ptr() as u64, flags, 0, 0, 0, 0]);
+    let new = call(SYS_openat, [HERE, path.as_ptr() as u64, flags, 0, 0, 0]);
     if new < 0 {
         return new;
     }
@@ -108,7 +112,7 @@ pub fn sendfile(v: &[Val]) -> i64 {
     let mut from = value(v[1], v[0]);
     let at = &raw mut from as u64;
     at_position(v[2], v[3], value(v[4], v[0]), |to, len| {
-        call(SYS_sendfile, [to, fd(v[0]), at, len, 0, 0])
+        call(SYS_SENDFILE, [to, fd(v[0]), at, len, 0, 0])
     })
 }
 
@@ -226,7 +230,9 @@ pub fn poll(v: &[Val]) -> i64 {
         events: value(v[1], v[0]) as i16,
         revents: 0,
     };
-    call(libc::SYS_poll, [&raw mut p as u64, 1, 0, 0, 0, 0])
+    let at_once = [0u64; 2];
+    let (files, time) = (&raw mut p as u64, &raw const at_once as u64);
+    call(libc::SYS_ppoll, [files, 1, time, 0, 0, 0])
 }
 
 pub fn mmap(v: &[Val]) -> i64 {
@@ -318,8 +324,8 @@ fn with_large(writable: bool, f: impl FnOnce(u64) -> i64) -> i64 {
         libc::O_RDONLY
     };
     let file = call(
-        SYS_open,
-        [path, (access | libc::O_CLOEXEC) as u64, 0, 0, 0, 0],
+        SYS_openat,
+        [HERE, path, (access | libc::O_CLOEXEC) as u64, 0, 0, 0],
     );
     if file < 0 {
         return file;
@@ -406,8 +412,8 @@ pub fn process_vm_writev(v: &[Val]) -> i64 {
 fn proc_mem(nr: i64, v: &[Val]) -> i64 {
     let flags = (libc::O_RDWR | libc::O_CLOEXEC) as u64;
     let f = call(
-        SYS_open,
-        [c"/proc/self/mem".as_ptr() as u64, flags, 0, 0, 0, 0],
+        SYS_openat,
+        [HERE, c"/proc/self/mem".as_ptr() as u64, flags, 0, 0, 0],
     );
     if f < 0 {
         return f;

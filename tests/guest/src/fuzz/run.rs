@@ -7,6 +7,7 @@ use crate::fuzz::ioctls::IOCTLS;
 use crate::fuzz::machine::{self, MACHINE};
 use crate::fuzz::program::{calls, Deed, Group, Op, Rng, GROUPS};
 use crate::fuzz::{others, users};
+use crate::support::arch;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -210,46 +211,19 @@ pub fn offspring(seed: u64) {
 
 // Faults.
 
-const MAGIC: u64 = 0x7270_6d65_6d66_757a;
-
 /// Read or change a byte; false if there is no memory, of whatever kind.
 pub fn touch(addr: u64, write: bool) -> bool {
-    let ok: u64;
-    // SAFETY: a fault makes `on_fault` go on at the end, with `ok` still 0. A write is to the
-    // arena, or to where there is nothing to be written; nothing of Rust's is there.
-    unsafe {
-        std::arch::asm!(
-            "lea r11, [rip + 3f]",
-            "mov r10, {magic}",
-            "xor eax, eax",
-            "test {write}, {write}",
-            "jnz 2f",
-            "mov cl, byte ptr [{addr}]",
-            "mov eax, 1",
-            "jmp 3f",
-            "2:",
-            "lock inc byte ptr [{addr}]",
-            "mov eax, 1",
-            "3:",
-            "xor r10d, r10d",
-            addr = in(reg) addr,
-            write = in(reg) u64::from(write),
-            magic = in(reg) MAGIC,
-            out("rax") ok,
-            out("rcx") _,
-            out("r10") _,
-            out("r11") _,
-        );
-    }
-    ok != 0
+    // SAFETY: `on_fault` has it go on at its end. A write is to the arena, or to where there is
+    // nothing to be written; nothing of Rust's is there.
+    unsafe { arch::touch(addr, write) }
 }
 
 extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid context; r10 and r11 are what `touch` set them to.
+    // SAFETY: the kernel passes a valid context.
     unsafe {
-        let regs = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
-        if regs[libc::REG_R10 as usize] as u64 == MAGIC {
-            regs[libc::REG_RIP as usize] = regs[libc::REG_R11 as usize];
+        let context = &mut *context.cast::<libc::ucontext_t>();
+        if let Some(end) = arch::end_of_touch(context) {
+            arch::go_on_at(context, end);
             return;
         }
         let addr = (*info).si_addr();

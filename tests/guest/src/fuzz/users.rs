@@ -108,11 +108,11 @@ fn disguise(draw: u64) -> Result<(), String> {
         return Err("no tmpfs".into());
     }
     call(
-        libc::SYS_mknod,
+        libc::SYS_mknodat,
         [
+            libc::AT_FDCWD as u64,
             c"/mnt/fifo".as_ptr() as u64,
             u64::from(libc::S_IFIFO | 0o666),
-            0,
             0,
             0,
             0,

@@ -4,6 +4,8 @@
 //! Under `-icount shift=0` the time-stamp counter counts the instructions that the guest executes, its
 //! kernel included; `calibrate` proves it before anything is measured.
 
+use crate::support::arch::{self, spin};
+pub use crate::support::arch::{counter as now, request};
 use crate::support::ctx::{Ctx, TestResult};
 pub use crate::support::sys::{HUGE, PAGE};
 use crate::support::tools::{self, Space};
@@ -11,12 +13,6 @@ use crate::{check, fail};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-
-/// Instructions executed so far.
-pub fn now() -> u64 {
-    // SAFETY: the instruction is part of the architecture.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
 
 /// What measuring nothing costs.
 fn overhead() -> u64 {
@@ -73,15 +69,6 @@ pub fn quiet(c: &Ctx) -> TestResult {
     })
 }
 
-/// Two instructions a turn.
-fn spin(turns: u64) {
-    // SAFETY: counts a register down.
-    unsafe {
-        core::arch::asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) turns => _,
-            options(nomem, nostack));
-    }
-}
-
 /// Instructions of `f`.
 pub fn cost<T>(f: impl FnOnce() -> T) -> (u64, T) {
     let start = now();
@@ -123,15 +110,6 @@ pub fn bulk<T>(window: &str, n: usize, f: impl FnOnce() -> T) -> (u64, T) {
     let result = cost(f);
     drop(profile);
     result
-}
-
-/// A request to the plugins qemu/harness/profile.c, cover.c and durable.c: a nop, without them.
-pub fn request<const WHAT: u32>(a: u64, b: u64) {
-    // SAFETY: the instruction does nothing; who looks at it reads the memory that it is told of.
-    unsafe {
-        core::arch::asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x52504d00 + {what}", what = const WHAT,
-            in("rdi") a, in("rsi") b, options(readonly, nostack));
-    }
 }
 
 /// One whose arguments are a text.
@@ -322,11 +300,7 @@ impl Window {
     /// Write all lines back from the CPU caches, as the kernel does.
     pub fn write_back(&self, len: usize) {
         // SAFETY: the caller has mapped it; nothing is read or written.
-        unsafe {
-            core::arch::asm!("2:", "clwb [{at}]", "add {at}, 64", "cmp {at}, {end}", "jb 2b",
-                "sfence", at = inout(reg) self.start => _, end = in(reg) self.start + len,
-                options(nostack));
-        }
+        unsafe { arch::write_back(self.start, self.start + len) };
     }
 
     pub fn msync(&self, len: usize) -> TestResult {

@@ -2,6 +2,7 @@
 //! What tests share. Nothing here knows of a test (`t_*.rs`), or of what one runs (`fuzz`, `cross`).
 
 pub mod app;
+pub mod arch;
 pub mod bench;
 pub mod crash;
 pub mod ctx;

@@ -2,6 +2,7 @@
 //! Thin wrappers of system calls and instructions that tests need: mappings, flushing, signals
 //! of a fault, I/O ports. All `unsafe` of the guest programs that is not a plain call is here.
 
+use crate::support::arch::{self, rpmem_probe_end, rpmem_probe_load, rpmem_probe_store};
 use crate::support::durable::{self, By};
 use rpmem::cache::{self, Instruction};
 use std::fs::File;
@@ -216,7 +217,7 @@ static mut FAULT_PIPE: i32 = -1;
 ///
 /// `info` is that of a SIGBUS or a SIGSEGV.
 unsafe fn fault_of(signal: i32, info: *const libc::siginfo_t) -> Fault {
-    // SAFETY: by the caller. On x86-64 si_addr_lsb is the 16 bits that follow si_addr.
+    // SAFETY: by the caller. With 64 bits si_addr_lsb is the 16 bits that follow si_addr.
     unsafe {
         let lsb = if signal == libc::SIGBUS && (*info).si_code >= BUS_MCEERR_AR {
             i32::from(*info.cast::<u8>().add(24).cast::<i16>())
@@ -299,34 +300,16 @@ pub fn caught(f: impl FnOnce() -> u8) -> io::Result<Caught> {
     }
 }
 
-// Accesses whose signals are answers: the handler goes on at the end.
-std::arch::global_asm!(
-    ".globl rpmem_probe_load, rpmem_probe_store, rpmem_probe_end",
-    "rpmem_probe_load:",
-    "mov rax, [rdi]",
-    "ret",
-    "rpmem_probe_store:",
-    "mov [rdi], rsi",
-    "rpmem_probe_end:",
-    "ret",
-);
-
-extern "C" {
-    fn rpmem_probe_load(addr: usize) -> u64;
-    fn rpmem_probe_store(addr: usize, value: u64);
-    fn rpmem_probe_end();
-}
-
 static mut PROBED: Option<Fault> = None;
 
 extern "C" fn on_probe(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo and the registers of this thread, the only one.
     unsafe {
-        let context = context.cast::<libc::ucontext_t>();
-        let at = &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize];
-        if *at == rpmem_probe_load as usize as i64 || *at == rpmem_probe_store as usize as i64 {
+        let context = &mut *context.cast::<libc::ucontext_t>();
+        let at = arch::program_counter(context) as usize;
+        if at == rpmem_probe_load as usize || at == rpmem_probe_store as usize {
             PROBED = Some(fault_of(signal, info));
-            *at = rpmem_probe_end as usize as i64;
+            arch::go_on_at(context, rpmem_probe_end as usize as u64);
         } else {
             // The access is made again, and ends the process.
             libc::signal(signal, libc::SIG_DFL);
@@ -435,7 +418,7 @@ pub fn next_signal(signals: &[i32], wait: bool) -> io::Result<Option<FileSignal>
         true => std::ptr::null(),
         false => &raw const at_once,
     };
-    // SAFETY: a set, a siginfo and a time of ours; on x86-64 si_band and si_fd are at 16 and 24.
+    // SAFETY: a set, a siginfo and a time of ours; with 64 bits si_band and si_fd are at 16 and 24.
     unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         loop {
@@ -475,22 +458,6 @@ pub fn signal_events(f: &File, owner: i32, signal: i32) -> io::Result<()> {
 }
 
 const F_SETSIG: i32 = 10;
-
-/// Write a byte to an I/O port: through /dev/port, or directly where there is none.
-pub fn outb(port: u16, value: u8) {
-    use std::os::unix::fs::FileExt;
-    if let Ok(f) = File::options().write(true).open("/dev/port") {
-        if f.write_all_at(&[value], u64::from(port)).is_ok() {
-            return;
-        }
-    }
-    // SAFETY: iopl(3) allows the instruction; the port is QEMU's exit device.
-    unsafe {
-        if libc::iopl(3) == 0 {
-            std::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nostack, nomem));
-        }
-    }
-}
 
 /// Repeatable bytes, different for each seed and offset.
 pub fn pattern(seed: u64, buf: &mut [u8]) {

@@ -2,6 +2,7 @@
 //! Flushes, counted at the disk, and the cache that a disk says it has.
 
 use super::{name, pwritev, MNT};
+use crate::support::arch::MEMCPY_FLUSHCACHE;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, errno, Buf, PAGE};
 use crate::support::durable;
@@ -32,15 +33,16 @@ impl Tracer {
         // SAFETY: arithmetic on a number.
         let (major, minor) = unsafe { (libc::major(rdev), libc::minor(rdev)) };
         let probes = format!("{TRACING}/kprobe_events");
-        c.write(&probes, "p:rpmemt/flush nvdimm_flush bio=%si:x64")?;
+        c.write(&probes, "p:rpmemt/flush nvdimm_flush bio=$arg2:x64")?;
         fs::OpenOptions::new()
             .append(true)
             .open(&probes)
             .and_then(|mut f| {
                 use std::io::Write;
-                f.write_all(b"p:rpmemt/copy __memcpy_flushcache len=%dx:u64")
+                let copy = format!("p:rpmemt/copy {MEMCPY_FLUSHCACHE} len=$arg3:u64");
+                f.write_all(copy.as_bytes())
             })
-            .map_err(|e| format!("kprobe on __memcpy_flushcache: {e}"))?;
+            .map_err(|e| format!("kprobe on {MEMCPY_FLUSHCACHE}: {e}"))?;
         let t = Tracer {
             dir: format!("{TRACING}/instances/rpmemt"),
         };

@@ -2,6 +2,7 @@
 //! What accesses to a mapping do: loads, stores, faults, and what the kernel does for others.
 
 use super::check_sig;
+use crate::support::arch::MEMCPY_FLUSHCACHE;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_debugged, check_gone, faults, faults_for, Node, DIRECT_WINDOW};
@@ -299,7 +300,11 @@ fn access(c: &mut Ctx) -> TestResult {
         .read(true)
         .write(true)
         .open("/proc/self/mem")?;
-    let copies = Probe::own(c, "mapaccess", "__memcpy_flushcache size=%dx:u64")?;
+    let copies = Probe::own(
+        c,
+        "mapaccess",
+        &format!("{MEMCPY_FLUSHCACHE} size=$arg3:u64"),
+    )?;
     let flushes = Probe::own(c, "mapflush", "nvdimm_flush")?;
     for (base, flags) in [(0, MAP_SHARED), (0, SYNC), (DIRECT_WINDOW, SYNC)] {
         let m = Map::new(&f, base + PAGE as u64, HUGE, RW, flags)?;

@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = crate::tests! {
 fn msync(c: &mut Ctx) -> TestResult {
     let h = Node::new(c)?;
     let f = h.open()?;
-    let wb = Probe::own(c, "mapwb", "arch_wb_cache_pmem size=%si:u64")?;
+    let wb = Probe::own(c, "mapwb", "arch_wb_cache_pmem size=$arg2:u64")?;
     let flush = Probe::own(c, "mapmsync", "nvdimm_flush")?;
     let restart = || -> TestResult {
         wb.restart()?;
