@@ -15,7 +15,7 @@
 #define RW	3
 #define SYNC	(0x03 | 0x80000)	/* MAP_SHARED_VALIDATE | MAP_SYNC */
 
-#ifdef __i386__
+#if defined(__i386__)
 /* Not on the stack, which moves before it is read. */
 __attribute__((used)) static long sixth;
 
@@ -34,6 +34,50 @@ static long call(long nr, long a, long b, long c, long d, long e, long f)
 static long map(long fd, long len, long prot, long flags, long page)
 {
 	return call(__NR_mmap2, 0, len, prot, flags, fd, page);
+}
+#elif defined(__arm__)
+static long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long r7 __asm__("r7") = nr;
+	register long r0 __asm__("r0") = a;
+	register long r1 __asm__("r1") = b;
+	register long r2 __asm__("r2") = c;
+	register long r3 __asm__("r3") = d;
+	register long r4 __asm__("r4") = e;
+	register long r5 __asm__("r5") = f;
+
+	__asm__ volatile("svc #0"
+			 : "+r"(r0)
+			 : "r"(r7), "r"(r1), "r"(r2), "r"(r3), "r"(r4), "r"(r5)
+			 : "memory");
+	return r0;
+}
+
+static long map(long fd, long len, long prot, long flags, long page)
+{
+	return call(__NR_mmap2, 0, len, prot, flags, fd, page);
+}
+#elif defined(__aarch64__)
+static long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	register long x8 __asm__("x8") = nr;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc #0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+			 : "memory");
+	return x0;
+}
+
+static long map(long fd, long len, long prot, long flags, long page)
+{
+	return call(__NR_mmap, 0, len, prot, flags, fd, page * PAGE);
 }
 #else
 static long call(long nr, long a, long b, long c, long d, long e, long f)
@@ -91,7 +135,7 @@ static void prefault(long fd, __u32 argsz, __u32 flags, unsigned long addr, __u6
 
 static void answers(const char *node)
 {
-	long fd = call(__NR_open, (long)node, 02, 0, 0, 0, 0);
+	long fd = call(__NR_openat, -100, (long)node, 02, 0, 0, 0);
 	struct rpmem_info info = { sizeof(info), ~0U, ~0ULL, ~0ULL, ~0ULL };
 	unsigned long at;
 
@@ -141,9 +185,13 @@ __attribute__((used)) static void start(long *stack)
 	call(__NR_exit, 0, 0, 0, 0, 0, 0);
 }
 
-#ifdef __i386__
+#if defined(__i386__)
 __asm__(".globl _start\n_start:\n\tmovl %esp, %eax\n\tandl $-16, %esp\n\tsubl $12, %esp\n"
 	"\tpushl %eax\n\tcall start\n");
+#elif defined(__arm__)
+__asm__(".globl _start\n_start:\n\tmov r0, sp\n\tbl start\n");
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start:\n\tmov x0, sp\n\tbl start\n");
 #else
 __asm__(".globl _start\n_start:\n\tmovq %rsp, %rdi\n\tandq $-16, %rsp\n\tcall start\n");
 #endif
