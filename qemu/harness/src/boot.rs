@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One boot: initramfs, QEMU, its logs, and the verdict.
 
+use crate::arch::Arch;
 use crate::clock::{self, Clock, Late, Watch};
 use crate::cover::Cover;
 use crate::cpio::Archive;
@@ -34,6 +35,7 @@ pub fn interrupted() -> bool {
 /// What to run, and where.
 #[derive(Clone, Debug)]
 pub struct Env {
+    pub arch: &'static Arch,
     pub top: PathBuf,
     pub out: PathBuf,
     /// vmlinuz.
@@ -245,9 +247,11 @@ pub fn add_files(initrd: &Path, files: &[PathBuf]) -> Result<(), String> {
 
 pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
     // Early boot is quiet because every character on an emulated UART is slow; init turns
-    // the console up before it loads the driver. The kernel measures whether the timer ticks; on a
-    // busy host the emulated one can look dead.
-    let mut c = String::from("console=ttyS0 loglevel=5 panic=-1 oops=panic no_timer_check");
+    // the console up before it loads the driver.
+    let mut c = format!(
+        "console={} loglevel=5 panic=-1 oops=panic {}",
+        env.arch.console, env.arch.cmdline
+    );
     // A CPU of a busy host's guest makes no progress for longer than on any hardware; what hangs is
     // found by clock.rs. These are as long as the kernel allows, or longer than that takes.
     c += " watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300";
@@ -256,7 +260,8 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
         c += " panic_on_warn=1";
     }
     // Where it is not measured by instructions.
-    if let (Accel::Tcg, None, Some(khz)) = (env.accel, fixture.icount, clock::tsc_khz()) {
+    let measured = env.arch.tsc && env.accel == Accel::Tcg && fixture.icount.is_none();
+    if let Some(khz) = measured.then(clock::tsc_khz).flatten() {
         c += &format!(" tsc_early_khz={khz}");
     }
     if env.flavour != "stock" {
@@ -302,11 +307,12 @@ pub fn remove_backing(fixture: &Fixture, dir: &Path) {
 
 /// Start QEMU so that it cannot outlive this thread, not even after SIGKILL of the harness.
 pub fn spawn(
+    arch: &Arch,
     args: &[String],
     own_group: bool,
     setup: impl Fn(&mut Command),
 ) -> std::io::Result<Child> {
-    let mut cmd = Command::new(qemu::BINARY);
+    let mut cmd = Command::new(arch.qemu);
     cmd.args(args);
     setup(&mut cmd);
     // SAFETY: prctl is async-signal-safe and touches no memory of ours.
@@ -362,6 +368,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     };
     let cmdline = cmdline(fixture, boot, env);
     let mut args = qemu::args(&Machine {
+        arch: env.arch,
         fixture,
         accel: env.accel,
         // The PVH entry of what is unpacked knows four levels of page tables only.
@@ -401,7 +408,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
         boot.params.join(" "),
         env.seed,
         env.accel.name(),
-        qemu::BINARY,
+        env.arch.qemu,
         qemu::quoted(&args)
     );
     ctx(fs::write(logs.join("cmd"), about), logs)?;
@@ -429,7 +436,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
             true => None,
             false => Some(ctx(Monitor::new(), logs)?),
         };
-        let child = spawn(&args, true, |c| {
+        let child = spawn(env.arch, &args, true, |c| {
             if let Some(m) = &monitor {
                 m.prepare(c);
             }
@@ -438,7 +445,7 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
             c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(err);
         });
         let ended = match child {
-            Err(e) => Ended::NotStarted(format!("{}: {e}", qemu::BINARY)),
+            Err(e) => Ended::NotStarted(format!("{}: {e}", env.arch.qemu)),
             Ok(mut child) => {
                 let stdout = child.stdout.take().expect("piped");
                 let mut to_init = child.stdin.take().expect("piped");

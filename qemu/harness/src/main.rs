@@ -2,6 +2,7 @@
 //! Boots guests on machines described as data, runs tests in them, and gives a verdict that
 //! fails closed. See `spec.rs` for fixtures and scenarios, `verdict.rs` for what green means.
 
+mod arch;
 mod bench;
 mod boot;
 mod clock;
@@ -35,6 +36,7 @@ use qemu::Accel;
 use run::Counts;
 use spec::{Boot, Fixture, Scenario};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -67,6 +69,7 @@ options:
 
 environment: RPMEM_TOP RPMEM_OUT RPMEM_VMLINUZ RPMEM_GUEST_BASE RPMEM_GUEST_BIN RPMEM_BIND RPMEM_KREL
 RPMEM_LAST_FLUSH RPMEM_NFIT_TEST RPMEM_NFIT_MODULE RPMEM_NDCTL RPMEM_PROFILE RPMEM_COVER RPMEM_KMODULES,
+RPMEM_RUN (runs --list of the guest program, if the host cannot), RPMEM_ARCH (default: amd64),
 RPMEM_KO (default: $RPMEM_OUT/module/rpmem.ko), RPMEM_FLAVOUR (default: stock) and
 RPMEM_COVERAGE (default: what is executed is not noted)";
 
@@ -147,6 +150,7 @@ fn draw() -> u64 {
 fn environment(o: &Options) -> Result<Env, String> {
     let out = need("RPMEM_OUT")?;
     let env = Env {
+        arch: arch::named(&std::env::var("RPMEM_ARCH").unwrap_or("amd64".into()))?,
         top: need("RPMEM_TOP")?,
         packed: need("RPMEM_VMLINUZ")?,
         kernel: need("RPMEM_VMLINUZ")?,
@@ -225,7 +229,12 @@ fn load(env: &Env) -> Result<Tree, String> {
 
 /// Tests that the guest program knows.
 fn registry(env: &Env) -> Result<BTreeSet<String>, String> {
-    let out = std::process::Command::new(&env.guest)
+    // One for another architecture takes a program to run it, with its arguments.
+    let run = std::env::var("RPMEM_RUN").unwrap_or_default();
+    let mut words = run.split_whitespace().map(OsStr::new);
+    let words: Vec<&OsStr> = words.by_ref().chain([env.guest.as_os_str()]).collect();
+    let out = std::process::Command::new(words[0])
+        .args(&words[1..])
         .arg("--list")
         .stderr(Stdio::inherit())
         .output()
@@ -239,15 +248,17 @@ fn registry(env: &Env) -> Result<BTreeSet<String>, String> {
         .collect())
 }
 
-/// Scenarios and registry must name the same tests.
+/// Scenarios and registry must name the same tests. What cannot run here need not be there.
 fn check(env: &Env, tree: &Tree) -> Result<(), String> {
     let known = registry(env)?;
-    let used: BTreeSet<String> = tree
-        .scenarios
-        .iter()
-        .flat_map(|s| &s.boots)
-        .flat_map(|b| b.tests.iter().map(|t| t.name.clone()))
-        .collect();
+    let able = Able::new(env, tree)?;
+    let tests = |s: &Scenario| -> Vec<String> {
+        let all = s.boots.iter().flat_map(|b| &b.tests);
+        all.map(|t| t.name.clone()).collect()
+    };
+    let used: BTreeSet<String> = tree.scenarios.iter().flat_map(tests).collect();
+    let here = tree.scenarios.iter().filter(|s| able.why_not(s).is_none());
+    let here: BTreeSet<String> = here.flat_map(tests).collect();
     // One of the harness's own cases names a test that does not exist, on purpose.
     let own: BTreeSet<String> = selftest::tests_used()
         .into_iter()
@@ -256,7 +267,7 @@ fn check(env: &Env, tree: &Tree) -> Result<(), String> {
         .collect();
     let mut wrong: Vec<String> = Vec::new();
     wrong.extend(
-        used.difference(&known)
+        here.difference(&known)
             .map(|t| format!("in a scenario, but no such test: {t}")),
     );
     wrong.extend(
@@ -346,40 +357,84 @@ fn series(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Takes out what needs a later kernel, or an option that is off in this one, and says so.
-fn leave_out(env: &Env, tree: &Tree, chosen: &mut Vec<Scenario>, ui: &Ui) -> Result<(), String> {
-    let config = need("RPMEM_KDIR")?.join(".config");
-    let config =
-        std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
-    let lacks = |need: &String| match need.strip_prefix("LINUX_") {
-        Some(since) => (series(&env.krel) < series(since))
-            .then(|| format!("is not as new as Linux {}", since.replace('_', "."))),
-        None => (!["y", "m"]
-            .iter()
-            .any(|v| config.lines().any(|l| l == format!("CONFIG_{need}={v}"))))
-        .then(|| format!("has no CONFIG_{need}")),
-    };
-    let stays = |name: &str, needs: &[String]| match needs.iter().find_map(lacks) {
-        None => true,
-        Some(why) => {
-            ui.line(&format!("  not run {name}: the kernel {} {why}", env.krel));
-            false
+/// What can run here.
+struct Able<'a> {
+    env: &'a Env,
+    tree: &'a Tree,
+    /// The kernel's configuration.
+    config: BTreeSet<String>,
+}
+
+impl<'a> Able<'a> {
+    fn new(env: &'a Env, tree: &'a Tree) -> Result<Self, String> {
+        let config = need("RPMEM_KDIR")?.join(".config");
+        let text =
+            std::fs::read_to_string(&config).map_err(|e| format!("{}: {e}", config.display()))?;
+        let on = |line: &str| {
+            let option = line.strip_prefix("CONFIG_")?;
+            let option = option.strip_suffix("=y").or(option.strip_suffix("=m"))?;
+            Some(option.to_string())
+        };
+        Ok(Able {
+            env,
+            tree,
+            config: text.lines().filter_map(on).collect(),
+        })
+    }
+
+    /// What this kernel lacks of it: a later series, or an option that is off.
+    fn lacks(&self, needs: &[String]) -> Option<String> {
+        let lacks = |need: &String| match need.strip_prefix("LINUX_") {
+            Some(since) => (series(&self.env.krel) < series(since))
+                .then(|| format!("is not as new as Linux {}", since.replace('_', "."))),
+            None => (!self.config.contains(need)).then(|| format!("has no CONFIG_{need}")),
+        };
+        let why = needs.iter().find_map(lacks)?;
+        Some(format!("the kernel {} {why}", self.env.krel))
+    }
+
+    /// Why not the scenario, of which some tests may need more.
+    fn why_not(&self, s: &Scenario) -> Option<String> {
+        let fixture = self.tree.fixtures.get(&s.fixture)?;
+        let all = &fixture.architectures;
+        if !all.is_empty() && !all.iter().any(|a| a == self.env.arch.name) {
+            let (name, all) = (&s.fixture, all.join(" or "));
+            return Some(format!("the machine {name} is one of {all}"));
         }
-    };
-    chosen.retain_mut(|s| {
+        if s.boots.iter().any(|b| b.durable) && !self.env.arch.followed {
+            return Some(format!(
+                "nothing follows cache lines on {}",
+                self.env.arch.name
+            ));
+        }
         let mut needs = s.needs.clone();
         // It takes a part of device-dax.
-        if tree.fixtures.get(&s.fixture).is_some_and(|f| f.nfit_test) {
+        if fixture.nfit_test {
             needs.push("DEV_DAX".into());
         }
-        for b in &mut s.boots {
-            b.tests
-                .retain(|t| stays(&format!("{}/{}", s.name, t.name), &t.needs));
+        self.lacks(&needs)
+    }
+}
+
+/// Takes out what cannot run here, and says why.
+fn leave_out(able: &Able, chosen: &mut Vec<Scenario>, ui: &Ui) {
+    let stays = |name: &str, why: Option<String>| {
+        if let Some(why) = &why {
+            ui.line(&format!("  not run {name}: {why}"));
         }
-        s.boots.retain(|b| !b.tests.is_empty());
-        stays(&s.name, &needs) && !s.boots.is_empty()
+        why.is_none()
+    };
+    chosen.retain_mut(|s| {
+        let why = able.why_not(s);
+        if why.is_none() {
+            for b in &mut s.boots {
+                b.tests
+                    .retain(|t| stays(&format!("{}/{}", s.name, t.name), able.lacks(&t.needs)));
+            }
+            s.boots.retain(|b| !b.tests.is_empty());
+        }
+        stays(&s.name, why) && !s.boots.is_empty()
     });
-    Ok(())
 }
 
 fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
@@ -407,7 +462,7 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             Some(t) => narrow(s, t),
         })
         .collect();
-    leave_out(env, tree, &mut chosen, ui)?;
+    leave_out(&Able::new(env, tree)?, &mut chosen, ui);
     if env.long {
         chosen.iter_mut().for_each(Scenario::lengthen);
     }
@@ -525,6 +580,7 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
     boot::initrd(fixture, env, &boot::plan(fixture, &b, env, "shell"), &image)?;
     boot::add_files(&image, &o.files)?;
     let args = qemu::args(&qemu::Machine {
+        arch: env.arch,
         fixture,
         accel: env.accel,
         kernel: &env.kernel,
@@ -539,9 +595,9 @@ fn shell(env: &Env, tree: &Tree, o: &Options) -> Result<bool, String> {
         serial: qemu::Serial::Interactive,
     });
     // In the foreground group of the terminal: the keys are for the guest.
-    let status = boot::spawn(&args, false, |_| {})
+    let status = boot::spawn(env.arch, &args, false, |_| {})
         .and_then(|mut c| c.wait())
-        .map_err(|e| format!("{}: {e}", qemu::BINARY));
+        .map_err(|e| format!("{}: {e}", env.arch.qemu));
     let _ = std::fs::remove_dir_all(&dir);
     // Ctrl-A X ends QEMU with 0.
     Ok(matches!(status?.code(), Some(0 | verdict::EXIT_FINISHED)))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The QEMU command line for a fixture. Pure: names files, touches none.
 
+use crate::arch::Arch;
 use crate::monitor;
 use crate::spec::Fixture;
 use std::path::Path;
@@ -23,11 +24,12 @@ impl Accel {
 pub enum Serial {
     /// printk goes to console.log, KTAP to QEMU's standard output.
     Logged,
-    /// ttyS0 is the user's terminal.
+    /// The console is the user's terminal.
     Interactive,
 }
 
 pub struct Machine<'a> {
+    pub arch: &'static Arch,
     pub fixture: &'a Fixture,
     pub accel: Accel,
     pub kernel: &'a Path,
@@ -50,8 +52,6 @@ pub struct Machine<'a> {
 
 /// Its name there, as tests/guest/src/init.rs knows it.
 const PLAN: &str = "opt/rpmem/plan";
-
-pub const BINARY: &str = "qemu-system-x86_64";
 
 fn path(p: &Path) -> String {
     // A comma in an option value is written twice.
@@ -84,20 +84,17 @@ pub fn args(m: &Machine) -> Vec<String> {
         "-display",
         "none",
     ]);
-    let mut machine = String::from(if f.nvdimms.is_empty() {
-        "q35"
-    } else {
-        "q35,nvdimm=on"
-    });
+    let mut machine = String::from(m.arch.machine);
+    if !f.nvdimms.is_empty() {
+        machine += ",nvdimm=on";
+    }
     if let Some(p) = &f.persistence {
         machine += &format!(",nvdimm-persistence={p}");
     }
     push(&["-machine", &machine]);
     let features = f.features.iter().fold(String::new(), |s, f| s + "," + f);
     let (accel, cpu) = match m.accel {
-        // Everything TCG can emulate, except fast string instructions: it emulates those byte by
-        // byte, and without them the kernel copies and clears by words, eight times faster.
-        Accel::Tcg => ("tcg", "max,-erms,-fsrm,-fsrs,-fzrm"),
+        Accel::Tcg => ("tcg", m.arch.cpu),
         Accel::Kvm => ("kvm", "host"),
     };
     push(&["-accel", accel, "-cpu", &format!("{cpu}{features}")]);
@@ -120,7 +117,7 @@ pub fn args(m: &Machine) -> Vec<String> {
     push(&["-kernel", &m.kernel.display().to_string()]);
     push(&["-initrd", &m.initrd.display().to_string()]);
     push(&["-append", m.cmdline]);
-    push(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    push(m.arch.board);
     if let Some(plan) = m.plan {
         push(&["-fw_cfg", &format!("name={PLAN},file={}", path(plan))]);
     }
@@ -130,12 +127,8 @@ pub fn args(m: &Machine) -> Vec<String> {
             let con = path(&m.logs.join("console.log"));
             let con = format!("file,id=con,append=on,path={con}");
             push(&["-chardev", &con, "-serial", "chardev:con"]);
-            push(&[
-                "-chardev",
-                "stdio,id=ktap,signal=off",
-                "-serial",
-                "chardev:ktap",
-            ]);
+            push(&["-chardev", "stdio,id=ktap,signal=off"]);
+            push(&m.arch.channel);
         }
         Serial::Interactive => push(&["-serial", "mon:stdio"]),
     }
@@ -195,10 +188,16 @@ pub fn quoted(args: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch;
     use crate::spec::{self, Image, Nvdimm};
 
     fn line(f: &Fixture, accel: Accel) -> String {
+        line_of("amd64", f, accel)
+    }
+
+    fn line_of(name: &str, f: &Fixture, accel: Accel) -> String {
         let m = Machine {
+            arch: arch::named(name).unwrap(),
             fixture: f,
             accel,
             kernel: Path::new("/k"),
@@ -234,6 +233,26 @@ mod tests {
             l.contains("-no-reboot") && l.contains("isa-debug-exit,iobase=0xf4"),
             "{l}"
         );
+    }
+
+    #[test]
+    fn arm64() {
+        let f = spec::fixture("f", r#"{"nvdimms":[{"size":"1G"}],"persistence":"cpu"}"#).unwrap();
+        let l = line_of("arm64", &f, Accel::Tcg);
+        assert!(
+            l.contains("-machine virt,gic-version=3,acpi=on,nvdimm=on,nvdimm-persistence=cpu "),
+            "{l}"
+        );
+        assert!(l.contains("-cpu max,pauth-impdef=on "), "{l}");
+        assert!(
+            l.contains("-bios /usr/share/qemu-efi-aarch64/QEMU_EFI.fd "),
+            "{l}"
+        );
+        assert!(
+            l.contains("-serial chardev:con ") && l.contains("-device pci-serial,chardev=ktap "),
+            "{l}"
+        );
+        assert!(!l.contains("isa-debug-exit"), "{l}");
     }
 
     #[test]
@@ -273,6 +292,7 @@ mod tests {
             ..Default::default()
         };
         let m = Machine {
+            arch: arch::named("amd64").unwrap(),
             fixture: &f,
             accel: Accel::Tcg,
             kernel: Path::new("/k"),

@@ -10,6 +10,7 @@
 //!   "persistence": "mem-ctrl", "files": [{ "name": "x.img", "size": "1G", "volatile": false,
 //!                                           "hex": "first bytes" }],
 //!   "extra": ["-object", "...{dir}/x.img..."], "icount": 0, "nfit_test": false, "ndctl": false,
+//!   "architectures": ["amd64"],
 //!   "monitor": { "name for `Ctx::ask_monitor()`": [{ "wait": "an event of QMP, or nothing" },
 //!                                                  { "execute": "a command of QMP" }] } }
 //! ```
@@ -57,6 +58,7 @@
 //!
 //! Unknown keys are errors: a misspelt `allow_splat` must not go unnoticed.
 
+use crate::arch;
 use crate::verdict::{End, Expected};
 use serde::de::{self, value::MapAccessDeserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -136,6 +138,8 @@ pub struct Fixture {
     /// For devices in `extra`, where `{dir}` names the run directory.
     pub files: Vec<Image>,
     pub extra: Vec<String>,
+    /// Those that it can be a machine of (arch.rs), by Debian's names; all, if none is named.
+    pub architectures: Vec<String>,
     /// Commands for QEMU's monitor, by the names that tests have for them.
     pub monitor: BTreeMap<String, Vec<Value>>,
     /// Run under `-icount shift=N`: guest time counts instructions.
@@ -159,6 +163,7 @@ impl Default for Fixture {
             persistence: None,
             files: Vec::new(),
             extra: Vec::new(),
+            architectures: Vec::new(),
             monitor: BTreeMap::new(),
             icount: None,
             nfit_test: false,
@@ -563,6 +568,9 @@ pub fn fixture(name: &str, text: &str) -> Res<Fixture> {
     if let Some((name, _)) = f.monitor.iter().find(|(_, commands)| commands.is_empty()) {
         return Err(format!("{what}: \"monitor\": \"{name}\" has no commands"));
     }
+    for name in &f.architectures {
+        arch::named(name).map_err(|e| format!("{what}: \"architectures\": {e}"))?;
+    }
     f.name = name.to_string();
     Ok(f)
 }
@@ -726,6 +734,10 @@ mod tests {
             ),
             (r#"{"nvdimms":[{}]}"#.into(), &["size"]),
             (r#"{"monitor":{"x":[]}}"#.into(), &["monitor", "x"]),
+            (
+                r#"{"architectures":["x86"]}"#.into(),
+                &["no architecture x86", "arm64"],
+            ),
             (file(r#""name":"x","hex":"0""#), &["hexadecimal"]),
             (file(r#""name":"x","hex":"é0""#), &["hexadecimal"]),
             (file(r#""size":1"#), &["name"]),
