@@ -141,6 +141,7 @@ enum rpmem_instruction {
 	RPMEM_CLWB = 1,		/* keeps the line in the cache; needs a fence */
 	RPMEM_CLFLUSHOPT,	/* evicts the line; needs a fence */
 	RPMEM_CLFLUSH,		/* evicts the line, one after the other */
+	RPMEM_DC_CVADP,		/* cleans to the point of deep persistence; needs a barrier */
 	RPMEM_DC_CVAP,		/* cleans to the point of persistence; needs a barrier */
 	RPMEM_DC_CVAC		/* to the point of coherency: before ARMv8.2, as the kernel */
 };
@@ -148,7 +149,9 @@ enum rpmem_instruction {
 static inline enum rpmem_instruction rpmem_detect(void)
 {
 #ifdef __aarch64__
-	/* HWCAP_DCPOP */
+	/* HWCAP2_DCPODP, HWCAP_DCPOP */
+	if (getauxval(AT_HWCAP2) & 1)
+		return RPMEM_DC_CVADP;
 	return getauxval(AT_HWCAP) & (1UL << 16) ? RPMEM_DC_CVAP : RPMEM_DC_CVAC;
 #else
 	unsigned int eax, ebx, ecx, edx;
@@ -183,12 +186,24 @@ static inline const char *rpmem_instruction_name(enum rpmem_instruction how)
 		return "clflushopt";
 	case RPMEM_CLFLUSH:
 		return "clflush";
+	case RPMEM_DC_CVADP:
+		return "dc cvadp";
 	case RPMEM_DC_CVAP:
 		return "dc cvap";
 	case RPMEM_DC_CVAC:
 		return "dc cvac";
 	}
 	return "?";
+}
+
+/*
+ * Whether the CPU promises that what this has written back survives the end of
+ * the power, where it is memory that does. Of dc cvac nothing says that it ends
+ * behind every cache; msync(2) uses the same then.
+ */
+static inline int rpmem_reaches_persistence(enum rpmem_instruction how)
+{
+	return how != RPMEM_DC_CVAC;
 }
 
 /* Bytes of a cache line, as the instructions count them. */
@@ -215,8 +230,10 @@ static inline void rpmem_flush_by(enum rpmem_instruction how, const void *addr, 
 		return;
 	for (line = (uintptr_t)addr & ~(step - 1); line < end; line += step) {
 #ifdef __aarch64__
-		/* By number: assemblers know dc cvap for ARMv8.2 alone. */
-		if (how == RPMEM_DC_CVAP)
+		/* By number: assemblers know these for CPUs that have them alone. */
+		if (how == RPMEM_DC_CVADP)
+			__asm__ volatile("sys #3, c7, c13, #1, %0" : : "r"(line) : "memory");
+		else if (how == RPMEM_DC_CVAP)
 			__asm__ volatile("sys #3, c7, c12, #1, %0" : : "r"(line) : "memory");
 		else
 			__asm__ volatile("dc cvac, %0" : : "r"(line) : "memory");

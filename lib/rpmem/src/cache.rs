@@ -29,17 +29,22 @@ pub enum Instruction {
     ClflushOpt,
     /// x86-64: evicts the line, one after the other.
     Clflush,
+    /// arm64 from ARMv8.5 on: cleans to the point of deep persistence, so that what keeps memory alive
+    /// for a while may fail as well; needs a barrier. Where there is no such point it is [`DcCvap`](Self::DcCvap).
+    DcCvadp,
     /// arm64: cleans to the point of persistence; needs a barrier.
     DcCvap,
-    /// arm64 before ARMv8.2: cleans to the point of coherency, as the kernel does there.
+    /// arm64 before ARMv8.2: cleans to the point of coherency, as the kernel does there, msync(2)
+    /// included: see [`reaches_persistence`](Self::reaches_persistence).
     DcCvac,
 }
 
 impl Instruction {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Clwb,
         Self::ClflushOpt,
         Self::Clflush,
+        Self::DcCvadp,
         Self::DcCvap,
         Self::DcCvac,
     ];
@@ -62,9 +67,17 @@ impl Instruction {
             Self::Clwb => "clwb",
             Self::ClflushOpt => "clflushopt",
             Self::Clflush => "clflush",
+            Self::DcCvadp => "dc cvadp",
             Self::DcCvap => "dc cvap",
             Self::DcCvac => "dc cvac",
         }
+    }
+
+    /// Whether the CPU promises that what this has written back survives the end of the power, where it
+    /// is memory that does. [`DcCvac`](Self::DcCvac) ends where all that access memory agree, and nothing
+    /// says that this is behind every cache: ask who has made the machine.
+    pub fn reaches_persistence(self) -> bool {
+        self != Self::DcCvac
     }
 }
 
@@ -91,8 +104,10 @@ fn detect() -> Instruction {
 
 #[cfg(all(target_arch = "aarch64", feature = "std", not(miri)))]
 fn detect() -> Instruction {
-    // Asks AT_HWCAP.
-    if std::arch::is_aarch64_feature_detected!("dpb") {
+    // Asks AT_HWCAP and AT_HWCAP2.
+    if std::arch::is_aarch64_feature_detected!("dpb2") {
+        Instruction::DcCvadp
+    } else if std::arch::is_aarch64_feature_detected!("dpb") {
         Instruction::DcCvap
     } else {
         Instruction::DcCvac
@@ -107,10 +122,10 @@ fn detect() -> Instruction {
         core::arch::asm!("mrs {}, id_aa64isar1_el1", out(reg) isar1,
             options(nomem, nostack, preserves_flags, pure));
     }
-    if isar1 & 0xf != 0 {
-        Instruction::DcCvap
-    } else {
-        Instruction::DcCvac
+    match isar1 & 0xf {
+        0 => Instruction::DcCvac,
+        1 => Instruction::DcCvap,
+        _ => Instruction::DcCvadp,
     }
 }
 
@@ -158,7 +173,7 @@ unsafe fn write_back(how: Instruction, line: usize) {
     }
 }
 
-/// As above. By number: assemblers know `dc cvap` for ARMv8.2 alone.
+/// As above. By number: assemblers know `dc cvap` and `dc cvadp` for those that have them alone.
 ///
 /// # Safety
 ///
@@ -171,6 +186,9 @@ unsafe fn write_back(how: Instruction, line: usize) {
         match how {
             Instruction::DcCvap => {
                 asm!("sys #3, c7, c12, #1, {}", in(reg) line, options(nostack, preserves_flags));
+            }
+            Instruction::DcCvadp => {
+                asm!("sys #3, c7, c13, #1, {}", in(reg) line, options(nostack, preserves_flags));
             }
             _ => asm!("dc cvac, {}", in(reg) line, options(nostack, preserves_flags)),
         }
@@ -374,6 +392,19 @@ mod tests {
         assert_eq!(best, Instruction::best());
         assert!(has(best.name()) || best == Instruction::Clflush);
         assert!(best == Instruction::Clwb || !has("clwb"));
+    }
+
+    #[test]
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    fn the_best_is_one_that_the_cpu_has() {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let features = text.lines().find(|line| line.starts_with("Features"));
+        let has = |name: &str| features.unwrap().split_whitespace().any(|f| f == name);
+        let best = Instruction::best();
+        assert_eq!(best, Instruction::best());
+        assert_eq!(best == Instruction::DcCvadp, has("dcpodp"));
+        assert_eq!(best.reaches_persistence(), has("dcpop"));
+        assert!(line().is_power_of_two() && (16..=2048).contains(&line()));
     }
 
     #[test]

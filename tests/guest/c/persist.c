@@ -29,6 +29,13 @@ static void copies(char *to)
 	}
 }
 
+/* Of this architecture. */
+#ifdef __aarch64__
+#define LAST	RPMEM_DC_CVAC
+#else
+#define LAST	RPMEM_CLFLUSH
+#endif
+
 int main(int argc, char **argv)
 {
 	int fd = argc == 2 ? open(argv[1], O_RDWR) : -1;
@@ -44,7 +51,7 @@ int main(int argc, char **argv)
 	rpmem_persist(map, LEN);
 	copies(map);
 	/* The better ones come first; who has one has those behind it. */
-	for (how = rpmem_instruction(); how <= RPMEM_CLFLUSH; how++) {
+	for (how = rpmem_instruction(); how <= LAST; how++) {
 		rpmem_flush_by((enum rpmem_instruction)how, map + 3, 4096);
 		rpmem_drain();
 	}
