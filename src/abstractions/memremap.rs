@@ -237,11 +237,12 @@ impl Mapping {
     pub(crate) fn frames(&self, pfn: Pfn, pages: u64) -> Result<Frames<'_>> {
         let offset = (pfn.0 << bindings::PAGE_SHIFT).wrapping_sub(self.phys);
         let len = pages.checked_mul(bindings::PAGE_SIZE as u64).ok_or(EIO)?;
-        self.at(usize::try_from(offset)?, usize::try_from(len)?)?;
+        let addr = self.at(usize::try_from(offset)?, usize::try_from(len)?)?;
         // INVARIANT: Checked just now.
         Ok(Frames {
             first: pfn,
             pages,
+            addr,
             users: self.users.as_ref().map(|space| &**space),
         })
     }
@@ -404,8 +405,8 @@ impl Mapping {
     }
 }
 
-/// Page frames that are mapped into the kernel, write-back, for the lifetime `'a`: mappings of them
-/// by users have that cache mode as well.
+/// Page frames that are mapped into the kernel, at `addr`, write-back, for the lifetime `'a`: mappings of
+/// them by users have that cache mode as well.
 ///
 /// # Invariants
 ///
@@ -414,6 +415,7 @@ impl Mapping {
 pub(crate) struct Frames<'a> {
     first: Pfn,
     pages: u64,
+    addr: NonNull<u8>,
     users: Option<&'a AddressSpace>,
 }
 
@@ -431,6 +433,15 @@ impl<'a> Frames<'a> {
     /// How many there are.
     pub(super) fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// Has CPUs that will be let fetch instructions from them fetch what was stored there.
+    pub(super) fn sync_instructions(&self) {
+        let len = self.pages as usize * bindings::PAGE_SIZE;
+        if bindings::SYNCS_INSTRUCTIONS {
+            // SAFETY: By the type invariants the frames are mapped there.
+            unsafe { bindings::rpmem_helper_sync_instructions(self.addr.as_ptr().cast(), len) };
+        }
     }
 }
 

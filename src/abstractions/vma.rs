@@ -150,6 +150,14 @@ impl DeviceVma<'_> {
         self.flags() & bindings::VM_WRITE as bindings::vm_flags_t != 0
     }
 
+    /// Has instructions in these be what its users fetch, if it may fetch any. The core does that for
+    /// pages, not for what is special.
+    fn sync_instructions(&self, frames: &Frames<'_>) {
+        if self.flags() & bindings::VM_EXEC as bindings::vm_flags_t != 0 {
+            frames.sync_instructions();
+        }
+    }
+
     /// Whether it is writable, or can become so.
     pub(crate) fn may_write(&self) -> bool {
         self.flags() & bindings::VM_MAYWRITE as bindings::vm_flags_t != 0
@@ -211,6 +219,7 @@ impl DeviceVma<'_> {
             return (FaultResult::Sigbus, 0);
         }
         let marks = marks.map(|marks| marks.to_raw());
+        self.sync_instructions(&frames);
         // SAFETY: By the type invariants the VMA is locked and one of page frames; the range is in it
         // and in one page table, that of the fault if there is one. The frames are memory that is
         // mapped write-back while they are borrowed, and their entries are taken away from this
@@ -465,12 +474,14 @@ impl<'a> Fault<'a> {
         }
     }
 
-    /// Where the entries of `frames` are, if one of 2^`order` pages can be for all of them.
+    /// Where the entries of `frames` are, if one of 2^`order` pages can be for all of them; instructions in them
+    /// are then what its users fetch.
     #[inline(always)]
     fn takes_huge<'b>(&self, frames: &Frames<'b>, order: u32) -> Option<&'b AddressSpace> {
         if self.vma.has_folios() || !self.is_whole(frames, order) {
             return None;
         }
+        self.vma.sync_instructions(frames);
         frames.users()
     }
 

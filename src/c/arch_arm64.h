@@ -5,6 +5,7 @@
 
 #include <linux/page_table_check.h>
 #include <linux/pgtable.h>
+#include <asm/cacheflush.h>
 #include <asm/tlbflush.h>
 
 /* Memory is the same for the kernel and for users, outside of realms, which have no NVDIMMs. */
@@ -31,6 +32,16 @@ static __always_inline void rpmem_arch_set_pmd(struct mm_struct *mm, unsigned lo
 {
 	page_table_check_pmds_set(mm, addr, pmdp, pmd, 1);
 	set_pmd(pmdp, pmd);
+}
+
+#define RPMEM_ARCH_SYNCS_INSTRUCTIONS	true
+
+/* As sync_icache_aliases(), which the core calls for pages and modules have not. */
+static inline void rpmem_arch_sync_instructions(const void *addr, size_t len)
+{
+	caches_clean_inval_pou((unsigned long)addr, (unsigned long)addr + len);
+	/* By the addresses of users, too, where those decide which line it is. */
+	icache_inval_all_pou();
 }
 
 /*

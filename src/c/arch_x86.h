@@ -40,6 +40,12 @@ static __always_inline void rpmem_arch_set_pmd(struct mm_struct *mm, unsigned lo
 	set_pmd_at(mm, addr, pmdp, pmd);
 }
 
+#define RPMEM_ARCH_SYNCS_INSTRUCTIONS	false
+
+static inline void rpmem_arch_sync_instructions(const void *addr, size_t len)
+{
+}
+
 /* A fault has the CPU forget it. */
 static inline void rpmem_arch_fix_spurious_fault_pmd(struct vm_area_struct *vma, unsigned long addr)
 {

@@ -16,6 +16,7 @@
 #include <linux/poll.h>
 #include <linux/suspend.h>
 
+#include "arch.h"
 #include "counters.h"
 #include "layout.h"
 #include "lease.h"
@@ -56,6 +57,7 @@ const bool RPMEM_CONST_HAS_PUD_ENTRIES = RPMEM_HAS_PUD_ENTRIES;
 const size_t RPMEM_CONST_PAGE_STRUCT_SIZE = sizeof(struct page);
 const int RPMEM_CONST_NOTIFY_BUSY = NOTIFY_STOP_MASK | (NOTIFY_OK + EBUSY);
 const bool RPMEM_CONST_FLUSH_DCACHE = ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE;
+const bool RPMEM_CONST_SYNCS_INSTRUCTIONS = RPMEM_ARCH_SYNCS_INSTRUCTIONS;
 const unsigned long RPMEM_CONST_DRIVER_DAX_PMEM = ND_DRIVER_DAX_PMEM;
 const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_IO = ND_DRIVER_NAMESPACE_IO;
 const unsigned long RPMEM_CONST_DRIVER_NAMESPACE_PMEM = ND_DRIVER_NAMESPACE_PMEM;

@@ -290,6 +290,11 @@ struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_comm
 	return to_nd_namespace_io(&ndns->dev);
 }
 
+void rpmem_helper_sync_instructions(const void *addr, size_t len)
+{
+	rpmem_arch_sync_instructions(addr, len);
+}
+
 void rpmem_helper_write_back_caches(void)
 {
 	rpmem_arch_write_back_caches();

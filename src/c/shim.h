@@ -65,6 +65,7 @@ void rpmem_helper_detach_btt(struct device *dev);
 struct gendisk *rpmem_helper_btt_disk(struct device *dev);
 uuid_t *rpmem_helper_btt_uuid(struct device *dev);
 struct nd_namespace_io *rpmem_helper_to_nd_namespace_io(struct nd_namespace_common *ndns);
+void rpmem_helper_sync_instructions(const void *addr, size_t len);
 void rpmem_helper_write_back_caches(void);
 void *rpmem_helper_zero_page(void);
 

@@ -2,7 +2,7 @@
 //! What accesses to a mapping do: loads, stores, faults, and what the kernel does for others.
 
 use super::check_sig;
-use crate::support::arch::MEMCPY_FLUSHCACHE;
+use crate::support::arch::{MEMCPY_FLUSHCACHE, RETURNS_42, SYNCS_INSTRUCTIONS};
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk;
 use crate::support::node::{check_debugged, check_gone, faults, faults_for, Node, DIRECT_WINDOW};
@@ -12,7 +12,7 @@ use crate::support::tools::{self, errno, HUGE};
 use crate::support::trace::Probe;
 use crate::support::uapi;
 use crate::{check, check_eq, fail};
-use libc::{MAP_FIXED, MAP_SHARED, PROT_NONE, PROT_READ};
+use libc::{MAP_FIXED, MAP_SHARED, PROT_EXEC, PROT_NONE, PROT_READ};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = crate::tests! {
     map_gigantic => gigantic,
     map_gup => gup,
     map_access => access,
+    map_exec => exec,
     map_exclusive => exclusive,
     map_vma => vma,
     map_fork => fork,
@@ -286,6 +287,41 @@ fn gup(c: &mut Ctx) -> TestResult {
             PAGE,
             "{what}: write"
         );
+    }
+    Ok(())
+}
+
+/// Instructions that were written to the disk run from a mapping; where CPUs fetch them by another
+/// cache than they store by, the driver sees to it, for entries of all sizes.
+fn exec(c: &mut Ctx) -> TestResult {
+    let h = Node::new(c)?;
+    let f = h.open()?;
+    let dev = disk::direct(&h.space.dev())?;
+    let mut code = disk::Buf::page(PAGE);
+    code.bytes_mut()[..RETURNS_42.len()].copy_from_slice(&RETURNS_42);
+    dev.write_all_at(code.bytes(), HUGE as u64)?;
+    let synced = SYNCS_INSTRUCTIONS
+        .map(|function| Probe::own(c, "mapexec", function))
+        .transpose()?;
+    let rx = PROT_READ | PROT_EXEC;
+    for (what, len) in [("a page", PAGE), ("all of an entry", HUGE)] {
+        let m = Map::new(&f, HUGE as u64, len, rx, SYNC)?;
+        // SAFETY: what is there is such a function.
+        let function: extern "C" fn() -> u32 = unsafe { std::mem::transmute(m.as_ptr()) };
+        check_eq!(function(), 42, "{what}");
+        if let Some(synced) = &synced {
+            check!(
+                synced.count(c)? >= 1,
+                "{what}: instructions were not synced"
+            );
+            synced.restart()?;
+        }
+        drop(m);
+        let m = Map::new(&f, HUGE as u64, len, PROT_READ, SYNC)?;
+        check_eq!(m.slice()[0], RETURNS_42[0]);
+        if let Some(synced) = &synced {
+            check_eq!(synced.count(c)?, 0, "{what} without instructions");
+        }
     }
     Ok(())
 }

@@ -12,6 +12,11 @@ pub const CHANNEL: &str = "/dev/ttyS1";
 /// The function that memcpy_flushcache() is in the end.
 pub const MEMCPY_FLUSHCACHE: &str = "__memcpy_flushcache";
 
+/// A function that returns 42.
+pub const RETURNS_42: [u8; 6] = [0xb8, 42, 0, 0, 0, 0xc3];
+/// What the driver has CPUs fetch instructions anew by, if they have to be told.
+pub const SYNCS_INSTRUCTIONS: Option<&str> = None;
+
 /// Numbers of system calls that libc does not have everywhere.
 pub const SYS_FADVISE64: i64 = libc::SYS_fadvise64;
 pub const SYS_SENDFILE: i64 = libc::SYS_sendfile;
