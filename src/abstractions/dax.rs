@@ -453,7 +453,10 @@ impl<T: Operations> Drop for Host<T> {
     }
 }
 
-const _: () = assert!(PAGE_SIZE == bindings::PAGE_SIZE as u64);
+const _: () = assert!(
+    PAGE_SIZE == bindings::PAGE_SIZE as u64,
+    "rpmem is for kernels with pages of 4 KiB"
+);
 
 #[kernel::macros::kunit_tests(rpmem_dax)]
 mod tests {
