@@ -475,9 +475,10 @@ fn test(env: &Env, tree: &Tree, o: &Options, ui: &Ui) -> Result<bool, String> {
             env.flavour, env.krel
         ));
     }
-    let tier = match env.flavour.as_str() {
-        "stock" => "guest".to_string(),
-        other => format!("guest-{other}"),
+    let tier = match (env.flavour.as_str(), env.arch.name) {
+        ("stock", "amd64") => "guest".to_string(),
+        ("stock", arch) => format!("guest-{arch}"),
+        (flavour, _) => format!("guest-{flavour}"),
     };
     let file = env.out.join(format!("results/{tier}.counts"));
     let _ = std::fs::remove_file(&file);
