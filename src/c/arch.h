@@ -7,8 +7,8 @@
  * rpmem_arch_agree()		@prot for users of memory that the kernel has mapped at @addr
  * rpmem_arch_set_pte()		a special entry for one page, under the lock of its table
  * rpmem_arch_set_pmd()		a special entry of PMD_SIZE, likewise
- * RPMEM_ARCH_SYNCS_INSTRUCTIONS	whether a CPU may fetch other instructions than were stored,
- * rpmem_arch_sync_instructions()	and what has it fetch those that were, by their kernel address
+ * RPMEM_ARCH_SYNCS_INSTRUCTIONS	whether a CPU may fetch others than were stored,
+ * rpmem_arch_sync_instructions()	and what has it fetch those, by their kernel address
  * rpmem_arch_fix_spurious_fault_pmd()	this CPU forgets one that could not be written to
  * rpmem_arch_write_back_caches()	all CPU caches to memory, before the power goes
  */

@@ -15,10 +15,10 @@ static inline pgprot_t rpmem_arch_agree(pgprot_t prot, const void *addr)
 }
 
 /*
- * set_pte_at() and set_pmd_at() would make the memory's tags fit as well, by mte_sync_tags(), which
- * modules have not, and have instructions seen. What is special has no tags, and
- * __sync_cache_and_tags() leaves it alone, too. It is never part of a contiguous range
- * (contpte_try_fold()).
+ * set_pte_at() and set_pmd_at() would make the memory's tags fit as well, by
+ * mte_sync_tags(), which modules have not, and have instructions seen. What is special
+ * has no tags, and __sync_cache_and_tags() leaves it alone, too. It is never part of a
+ * contiguous range (contpte_try_fold()).
  */
 static __always_inline void rpmem_arch_set_pte(struct mm_struct *mm, unsigned long addr,
 					       pte_t *ptep, pte_t pte)
@@ -45,8 +45,8 @@ static inline void rpmem_arch_sync_instructions(const void *addr, size_t len)
 }
 
 /*
- * As flush_tlb_fix_spurious_fault_pmd(), of which the compiler cannot tell that it is one entry, and
- * never goes to what modules have not.
+ * As flush_tlb_fix_spurious_fault_pmd(), of which the compiler cannot tell that it is
+ * one entry, and never goes to what modules have not.
  */
 static inline void rpmem_arch_fix_spurious_fault_pmd(struct vm_area_struct *vma, unsigned long addr)
 {
@@ -55,8 +55,8 @@ static inline void rpmem_arch_fix_spurious_fault_pmd(struct vm_area_struct *vma,
 }
 
 /*
- * There is no instruction for all of them; firmware that says that the caches are persistent sees to
- * it (EFI_MEMORY_NV, flush on fail).
+ * There is no instruction for all of them; firmware that says that the caches are
+ * persistent sees to it (EFI_MEMORY_NV, flush on fail).
  */
 static inline void rpmem_arch_write_back_caches(void)
 {

@@ -9,9 +9,9 @@
 #include <asm/smp.h>
 
 /*
- * Encrypted or not as the kernel's mapping is: users have to see the same bytes. What memremap()
- * chooses depends on the machine (arch_memremap_wb()), so its entry is looked at. The core keeps the
- * bit when it makes vm_page_prot anew (pgprot_modify()).
+ * Encrypted or not as the kernel's mapping is: users have to see the same bytes. What
+ * memremap() chooses depends on the machine (arch_memremap_wb()), so its entry is
+ * looked at. The core keeps the bit when it makes vm_page_prot anew (pgprot_modify()).
  */
 static inline pgprot_t rpmem_arch_agree(pgprot_t prot, const void *addr)
 {

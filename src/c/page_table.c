@@ -11,8 +11,8 @@
 atomic_t rpmem_moves = ATOMIC_INIT(0);
 
 /*
- * How many of the @nr pages from @addr on have an entry that is dirty; @pages has a bit for each that
- * counts. They are in the page table of @vmf.
+ * How many of the @nr pages from @addr on have an entry that is dirty; @pages has a
+ * bit for each that counts. They are in the page table of @vmf.
  */
 unsigned long rpmem_helper_count_dirty(struct vm_fault *vmf, unsigned long addr,
 				       const unsigned long *pages, unsigned long nr)
@@ -41,9 +41,9 @@ unsigned long rpmem_helper_count_dirty(struct vm_fault *vmf, unsigned long addr,
 }
 
 /*
- * Which of 64 PMDs around that of @vmf have page tables, which are for its VMA alone: a bit for each, from the
- * one for @first on. The 32 of them that its own is in begin at a multiple of that. None if @vmf needs no page
- * table.
+ * Which of 64 PMDs around that of @vmf have page tables, which are for its VMA alone:
+ * a bit for each, from the one for @first on. The 32 of them that its own is in begin
+ * at a multiple of that. None if @vmf needs no page table.
  */
 u64 rpmem_helper_tables_near(struct vm_fault *vmf, unsigned long *first)
 {
@@ -69,13 +69,15 @@ u64 rpmem_helper_tables_near(struct vm_fault *vmf, unsigned long *first)
 }
 
 /*
- * Moves the page table for @from, with nothing in it, to where @vmf needs one; both are in one table of
- * PMDs, and the first is for the VMA of @vmf alone. What is mapped by it loses its entries. The VMA is
- * locked, so that nobody frees or moves either, and the caller keeps others from unmapping here and from
- * moving tables (address_space.rs).
+ * Moves the page table for @from, with nothing in it, to where @vmf needs one; both
+ * are in one table of PMDs, and the first is for the VMA of @vmf alone. What is mapped
+ * by it loses its entries. The VMA is locked, so that nobody frees or moves either,
+ * and the caller keeps others from unmapping here and from moving tables
+ * (address_space.rs).
  *
- * Moved and not freed: who has looked it up without a lock finds that its entry has changed, as after
- * retract_page_tables(), and the table is one for as long as the address space lives.
+ * Moved and not freed: who has looked it up without a lock finds that its entry has
+ * changed, as after retract_page_tables(), and the table is one for as long as the
+ * address space lives.
  *
  * Return: false if there is no table, or none is needed any more.
  */
@@ -89,8 +91,8 @@ bool rpmem_helper_move_table(struct vm_fault *vmf, unsigned long from)
 	pmd_t table;
 
 	/*
-	 * By that, zap_special_vma_range() flushes, from all TLBs, also what leads to the table
-	 * (tlb_finish_mmu()), and so does whoever unmaps meanwhile.
+	 * By that, zap_special_vma_range() flushes, from all TLBs, also what leads to
+	 * the table (tlb_finish_mmu()), and so does whoever unmaps meanwhile.
 	 */
 	inc_tlb_flush_pending(mm);
 	pml = pmd_lock(mm, pmd);

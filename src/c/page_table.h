@@ -15,8 +15,8 @@ static __always_inline bool rpmem_is_table(pmd_t pmd)
 }
 
 /*
- * Where the table of PMDs stands that a page table is moved in: those for @vma alone. Under
- * pmd_lock() of it, it says who may fill what the move has emptied: nobody else.
+ * Where the table of PMDs stands that a page table is moved in: those for @vma alone.
+ * Under pmd_lock() of it, it says who may fill what the move has emptied: nobody else.
  */
 static inline void **rpmem_moving(const struct vm_area_struct *vma)
 {

@@ -87,8 +87,8 @@ struct rpmem_insert {
 };
 
 /*
- * Under the lock of the table that the entry is in: who takes the bits out and unmaps the pages then,
- * under that lock, leaves no writable entry without a bit.
+ * Under the lock of the table that the entry is in: who takes the bits out and unmaps
+ * the pages then, under that lock, leaves no writable entry without a bit.
  */
 static __always_inline void rpmem_mark(const struct rpmem_marks *marks, unsigned long bit)
 {
@@ -103,8 +103,8 @@ static __always_inline void rpmem_mark(const struct rpmem_marks *marks, unsigned
 }
 
 /*
- * An entry that is there is only ever made writable. Where stores are remembered, entries are clean until
- * there is one.
+ * An entry that is there is only ever made writable. Where stores are remembered,
+ * entries are clean until there is one.
  */
 static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 					      struct rpmem_insert *ins)
@@ -130,8 +130,9 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 }
 
 /*
- * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes that a huge
- * entry there covers, or to 0. The VMA is locked, so that tables above those of PTEs stay.
+ * The entry of PMDs for @addr, if there is a table of them. Sets @leaf to the bytes
+ * that a huge entry there covers, or to 0. The VMA is locked, so that tables above
+ * those of PTEs stay.
  */
 static noinline pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *leaf)
 {
@@ -160,8 +161,8 @@ static noinline pmd_t *rpmem_find_pmd(struct mm_struct *mm, unsigned long addr, 
 }
 
 /*
- * Entries for @nr pages from @addr on in the page table at @pmd, if there is one; it may be taken
- * away, as pte_offset_map_lock() knows, which modules have not.
+ * Entries for @nr pages from @addr on in the page table at @pmd, if there is one; it
+ * may be taken away, as pte_offset_map_lock() knows, which modules have not.
  */
 static __always_inline bool rpmem_insert_in_table(pmd_t *pmd, unsigned long addr,
 						  unsigned long nr, struct rpmem_insert *ins)
@@ -189,9 +190,10 @@ out:
 }
 
 /*
- * Puts the page table that __do_fault() has allocated where there is nothing yet, as pmd_install()
- * does, which modules have not. apply_to_page_range() would allocate one as well, but takes an
- * entry of 1 GiB that another thread makes meanwhile for a table.
+ * Puts the page table that __do_fault() has allocated where there is nothing yet, as
+ * pmd_install() does, which modules have not. apply_to_page_range() would allocate one
+ * as well, but takes an entry of 1 GiB that another thread makes meanwhile for a
+ * table.
  */
 static noinline bool rpmem_install_table(struct vm_fault *vmf)
 {
@@ -215,10 +217,10 @@ static noinline bool rpmem_install_table(struct vm_fault *vmf)
 }
 
 /*
- * Special entries for @nr consecutive frames in one page table: that of the fault @vmf, which is
- * made if there is none, or, without a fault, one that is there. vmf_insert_pfn() does one entry,
- * and looks up its memory type each time: here the range is write-back for as long as it can be
- * mapped.
+ * Special entries for @nr consecutive frames in one page table: that of the fault
+ * @vmf, which is made if there is none, or, without a fault, one that is there.
+ * vmf_insert_pfn() does one entry, and looks up its memory type each time: here the
+ * range is write-back for as long as it can be mapped.
  *
  * Return: false if there is a huge entry, or no table.
  */
@@ -255,12 +257,14 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 }
 
 /*
- * A huge entry is put where there is nothing; one that is there for the same frame is only ever
- * made writable. vmf_insert_pfn_pmd() and vmf_insert_pfn_pud() look up the memory type, and for a
- * store take what they find for an entry of that size, when another thread may have put a table
- * there; so does vmf_insert_folio_pmd(), which is therefore called as for a load.
+ * A huge entry is put where there is nothing; one that is there for the same frame is
+ * only ever made writable. vmf_insert_pfn_pmd() and vmf_insert_pfn_pud() look up the
+ * memory type, and for a store take what they find for an entry of that size, when
+ * another thread may have put a table there; so does vmf_insert_folio_pmd(), which is
+ * therefore called as for a load.
  *
- * A core without huge pages, as in RT kernels, takes no such entry away: it never gets one.
+ * A core without huge pages, as in RT kernels, takes no such entry away: it never gets
+ * one.
  */
 static pmd_t rpmem_mkwrite_pmd(const struct vm_area_struct *vma, pmd_t pmd)
 {
@@ -284,10 +288,11 @@ static bool rpmem_upgrade_pmd(struct vm_fault *vmf, unsigned long pfn)
 }
 
 /*
- * A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses that. With @marks
- * there is one mark for all of it.
+ * A special entry of PMD_SIZE; if there is a table, the fault is tried again and uses
+ * that. With @marks there is one mark for all of it.
  *
- * Return: VM_FAULT_RETRY if a page table is being moved there; no lock has been dropped.
+ * Return: VM_FAULT_RETRY if a page table is being moved there; no lock has been
+ * dropped.
  */
 vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool write,
 				   const struct rpmem_marks *marks)
@@ -301,6 +306,7 @@ vm_fault_t rpmem_helper_insert_pmd(struct vm_fault *vmf, unsigned long pfn, bool
 		return VM_FAULT_FALLBACK;
 	if (write)
 		pmd = rpmem_mkwrite_pmd(vma, pmd);
+	/* A mark of what it maps is seen before the entry. */
 	smp_wmb();
 	ptl = pmd_lock(vma->vm_mm, vmf->pmd);
 	if (marks)
@@ -330,6 +336,7 @@ vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool
 		pud = pud_mkyoung(pud_mkdirty(pud));
 	if (write && vma->vm_flags & VM_WRITE)
 		pud = pud_mkwrite(pud);
+	/* A mark of what it maps is seen before the entry. */
 	smp_wmb();
 	ptl = pud_lock(vma->vm_mm, vmf->pud);
 	old = *vmf->pud;
@@ -343,10 +350,10 @@ vm_fault_t rpmem_helper_insert_pud(struct vm_fault *vmf, unsigned long pfn, bool
 }
 
 /*
- * Takes an entry of PUD_SIZE away through which @vma is to be cut at @addr: the core would look in
- * it for entries of PMD_SIZE (split_huge_pmd_if_needed()), or leave it across two VMAs. For
- * ->may_split: the mmap lock is held for writing, and until that ends no fault brings the entry
- * back.
+ * Takes an entry of PUD_SIZE away through which @vma is to be cut at @addr: the core
+ * would look in it for entries of PMD_SIZE (split_huge_pmd_if_needed()), or leave it
+ * across two VMAs. For ->may_split: the mmap lock is held for writing, and until that
+ * ends no fault brings the entry back.
  */
 void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr)
 {
@@ -360,8 +367,9 @@ void rpmem_helper_cut_pud(struct vm_area_struct *vma, unsigned long addr)
 }
 
 /*
- * Whether @vma, for which ->open is called, is where mremap(2) moves another one to. The copy that
- * fork makes is of another address space, and that of a cut is where the first one still is.
+ * Whether @vma, for which ->open is called, is where mremap(2) moves another one to.
+ * The copy that fork makes is of another address space, and that of a cut is where the
+ * first one still is.
  */
 bool rpmem_helper_is_moved(const struct vm_area_struct *vma)
 {
@@ -369,8 +377,8 @@ bool rpmem_helper_is_moved(const struct vm_area_struct *vma)
 }
 
 /*
- * The bytes that the entry at @addr covers, if it is one that lets its users read, or @write; else
- * 0. The VMA is locked.
+ * The bytes that the entry at @addr covers, if it is one that lets its users read, or
+ * @write; else 0. The VMA is locked.
  */
 unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write)
 {
@@ -415,8 +423,9 @@ static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, st
 }
 
 /*
- * Normal entries for @nr consecutive pages in one page table, as above. That is there before
- * vmf_insert_page_mkwrite() looks, which would take a huge entry for one. @done is how many it was.
+ * Normal entries for @nr consecutive pages in one page table, as above. That is there
+ * before vmf_insert_page_mkwrite() looks, which would take a huge entry for one. @done
+ * is how many it was.
  */
 vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault *vmf,
 				     unsigned long addr, unsigned long pfn, unsigned long nr,
@@ -438,6 +447,7 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault
 		struct page *page = pfn_to_page(pfn + n);
 
 		rpmem_set_mapping(vma, addr, page);
+		/* A mark of what it maps is seen before the entry. */
 		smp_wmb();
 		ret = vmf_insert_page_mkwrite(&one, page, write);
 		if (ret != VM_FAULT_NOPAGE)
@@ -457,6 +467,7 @@ vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bo
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || folio_order(page_folio(page)) != PMD_ORDER)
 		return VM_FAULT_FALLBACK;
 	rpmem_set_mapping(vmf->vma, vmf->address & PMD_MASK, page);
+	/* A mark of what it maps is seen before the entry. */
 	smp_wmb();
 	if (write && !pmd_none(pmdp_get_lockless(vmf->pmd))) {
 		ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);

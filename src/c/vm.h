@@ -23,8 +23,8 @@ struct vm_area_desc;
 struct vm_area_struct;
 
 /*
- * Where stores are remembered: a bit in @bits for each page from @first on if @step is 1, or one for all
- * of them if it is 0. @any becomes 1 after any bit.
+ * Where stores are remembered: a bit in @bits for each page from @first on if @step is
+ * 1, or one for all of them if it is 0. @any becomes 1 after any bit.
  */
 struct rpmem_marks {
 	unsigned long *bits;

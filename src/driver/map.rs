@@ -17,7 +17,7 @@
 //! # Who maps what
 //!
 //! A mapping whose stores are tracked and that can be written has entries that are read-only before a store, and
-//! of 2 MiB at most: writable ones of that size where stores are dense (`logic/tracking.rs`). In all others an
+//! of 2 MiB at most: writable ones of that size where stores are dense (`src/logic/tracking.rs`). In all others an
 //! entry is as large as its address, its place on the device and the poison near it allow.
 //! Two faults may disagree on that, when poison comes or huge pages are switched off: the one that
 //! comes second finds an entry or a table of the other size, leaves it alone, and the access is tried

@@ -12,7 +12,7 @@
 //! - *Tracked* mappings have entries that are read-only until a store. A fault makes entries writable and marks
 //!   them under one lock, that of the page table that they are in (`rpmem_helper_insert_pfns()` and
 //!   `rpmem_helper_insert_pmd()`, with the [`Marks`] given here). Where stores are few each page has a mark, in
-//!   `dirty_pages`; where they are many its unit has one, in `dense_units`: `logic/tracking.rs` says when. Write-back
+//!   `dirty_pages`; where they are many its unit has one, in `dense_units`: `src/logic/tracking.rs` says when. Write-back
 //!   first drains the mark from its set, then unmaps what it is for, which takes the same lock, then flushes the
 //!   CPU caches. A fault that came before loses its entry, after its stores and before the flush; a later one
 //!   marks it again. So what has no mark and is not being written back has no writable entry.
