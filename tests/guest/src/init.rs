@@ -10,6 +10,7 @@ use crate::support::arch;
 use crate::support::bench::request;
 use crate::support::ctx::{self, ASK_DOWN, ASK_POWER_CUT, EXIT_SKIP, SKIP_PREFIX};
 use crate::support::durable;
+use crate::support::tools;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -348,12 +349,11 @@ fn set_up_driver(p: &Plan) -> Result<(), String> {
     if index(&modules_dir()).contains("/nd_e820.ko") {
         load_modules(&["nd_e820"])?;
     }
-    // 0x1040 + VIRTIO_ID_PMEM.
-    if has_pci("device", "0x105b") {
+    if tools::has_virtio_pmem() {
         load_modules(&["virtio_pci", "virtio_pmem"])?;
     }
     // PCI_CLASS_MEMORY_CXL, with the interface that CXL has for it.
-    if has_pci("class", "0x050210") {
+    if tools::has_pci("class", "0x050210") {
         load_modules(&["cxl_acpi", "cxl_pci", "cxl_mem", "cxl_pmem"])?;
     }
     // Kernels without huge pages have no device-dax.
@@ -386,14 +386,6 @@ fn started_by() -> usize {
     let mut words = line.split_whitespace();
     let number = words.find_map(|w| w.strip_prefix(ctx::STARTED_BY));
     number.and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-/// Whether there is a PCI device whose attribute is that.
-fn has_pci(attribute: &str, value: &str) -> bool {
-    let devices = fs::read_dir("/sys/bus/pci/devices");
-    devices.into_iter().flatten().flatten().any(|d| {
-        fs::read_to_string(d.path().join(attribute)).is_ok_and(|read| read.trim() == value)
-    })
 }
 
 /// Seconds since the kernel has started.

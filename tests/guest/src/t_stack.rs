@@ -349,7 +349,7 @@ fn questions(c: &mut Ctx, stack: &Stack, on: &Space, parts: &Parts, f: &mut Fact
     f.insert("slaves".into(), format!("{slaves:?}"));
     check_eq!(tools::has_pages(c, on)?, stack.dax, "queue/dax");
     if !matches!(stack.kind, Kind::Raid0) {
-        f.insert("table".into(), c.ok(&["dmsetup", "table", NAME])?);
+        f.insert("table".into(), named(&c.ok(&["dmsetup", "table", NAME])?)?);
         f.insert(
             "deps".into(),
             c.ok(&["dmsetup", "deps", "-o", "devname", NAME])?,
@@ -369,6 +369,23 @@ fn questions(c: &mut Ctx, stack: &Stack, on: &Space, parts: &Parts, f: &mut Fact
 }
 
 /// swapon(2) of a node or a file, and what /proc/swaps says of it.
+/// A table with the names of disks for their numbers, which nobody promises.
+fn named(table: &str) -> TestResult<String> {
+    let mut words = Vec::new();
+    for word in table.split(' ') {
+        let is_number = word.split(':').all(|n| n.parse::<u32>().is_ok());
+        words.push(match word.contains(':') && is_number {
+            true => {
+                let disk = fs::read_link(format!("/sys/dev/block/{word}"))?;
+                let name = disk.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }
+            false => word.to_string(),
+        });
+    }
+    Ok(words.join(" "))
+}
+
 fn swap(c: &Ctx, path: &str) -> TestResult<io::Result<String>> {
     c.ok(&["busybox", "mkswap", path])?;
     let name = std::ffi::CString::new(path).map_err(|e| e.to_string())?;

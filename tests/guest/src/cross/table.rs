@@ -2,6 +2,7 @@
 //! The cross product, as data: modes, kinds of mappings, sizes of entries, calls, cuts. What calls
 //! answer is what Documentation/mmap.md says, and Linux where it says nothing.
 
+use crate::support::arch::LARGEST_ENTRY;
 use crate::support::sys::{self, RW};
 use libc::{
     EACCES, EFAULT, EINVAL, EIO, ENODEV, MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP,
@@ -54,7 +55,12 @@ const fn frames(name: &'static str, largest: u64, create: &'static [&'static str
         name,
         memory: Memory::Frames,
         synchronous: true,
-        largest,
+        // Not all architectures have entries of 1 GiB.
+        largest: if largest < LARGEST_ENTRY {
+            largest
+        } else {
+            LARGEST_ENTRY
+        },
         huge_since: (0, 0),
         create,
     }

@@ -34,7 +34,7 @@ pub const SPACES: &[SpaceKind] = &[
     },
     SpaceKind {
         name: "xfs",
-        options: &["-m", "fsdax", "-M", "dev", "-s", "320M"],
+        options: &["-m", "fsdax", "-M", "dev", "-s", "384M"],
         fs: Some("xfs"),
     },
     // Its first byte is at a multiple of 1 GiB, as it is made first.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What tests are made of: results, commands, sysfs, modules, namespaces, waiting.
 
+use crate::support::arch;
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -596,7 +597,7 @@ impl Ctx {
     /// Tells the harness something, past init, which the kernel may stop before it has passed it on.
     fn tell(&self, what: &str) -> TestResult {
         use std::os::fd::AsRawFd;
-        let mut tap = fs::OpenOptions::new().write(true).open("/dev/ttyS1")?;
+        let mut tap = fs::OpenOptions::new().write(true).open(arch::CHANNEL)?;
         tap.write_all(format!("# rpmem: {what}\n").as_bytes())?;
         // SAFETY: an open terminal.
         match unsafe { libc::tcdrain(tap.as_raw_fd()) } {

@@ -459,6 +459,20 @@ pub fn wait_poisoned(c: &Ctx, m: &Map, at: usize) -> TestResult {
     c.wait_for("the entry to go", || check_poisoned(m, at).is_ok())
 }
 
+/// Whether there is a PCI device whose attribute is that.
+pub fn has_pci(attribute: &str, value: &str) -> bool {
+    let devices = fs::read_dir("/sys/bus/pci/devices");
+    devices.into_iter().flatten().flatten().any(|d| {
+        fs::read_to_string(d.path().join(attribute)).is_ok_and(|read| read.trim() == value)
+    })
+}
+
+/// Whether the machine has virtio-pmem, bound or not.
+pub fn has_virtio_pmem() -> bool {
+    // 0x1040 + VIRTIO_ID_PMEM.
+    has_pci("device", "0x105b")
+}
+
 /// Tells the kernel of an uncorrected memory error at a physical address, by its own means for tests
 /// of that (mce-inject): in software, so that what listens to machine checks hears of it.
 pub fn inject_mce(c: &Ctx, phys: u64) -> TestResult {

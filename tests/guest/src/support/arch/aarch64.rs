@@ -16,6 +16,9 @@ pub const RETURNS_42: [u8; 8] = [0x40, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6]
 /// What the driver has CPUs fetch instructions anew by, if they have to be told.
 pub const SYNCS_INSTRUCTIONS: Option<&str> = Some("rpmem_helper_sync_instructions");
 
+/// Bytes of the largest entry of page tables that page frames can have.
+pub const LARGEST_ENTRY: u64 = 2 << 20;
+
 /// Numbers of system calls that libc does not have everywhere.
 pub const SYS_FADVISE64: i64 = 223;
 pub const SYS_SENDFILE: i64 = 71;

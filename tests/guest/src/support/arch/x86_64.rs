@@ -17,6 +17,9 @@ pub const RETURNS_42: [u8; 6] = [0xb8, 42, 0, 0, 0, 0xc3];
 /// What the driver has CPUs fetch instructions anew by, if they have to be told.
 pub const SYNCS_INSTRUCTIONS: Option<&str> = None;
 
+/// Bytes of the largest entry of page tables that page frames can have.
+pub const LARGEST_ENTRY: u64 = 1 << 30;
+
 /// Numbers of system calls that libc does not have everywhere.
 pub const SYS_FADVISE64: i64 = libc::SYS_fadvise64;
 pub const SYS_SENDFILE: i64 = libc::SYS_sendfile;
