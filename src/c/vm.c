@@ -112,12 +112,10 @@ static __always_inline void rpmem_insert_next(pte_t *pte, unsigned long addr,
 	pte_t old = ptep_get(pte);
 	pte_t new = ins->entry;
 
-	if (ins->marks) {
-		rpmem_mark(ins->marks, ins->bit);
-		ins->bit += ins->marks->step;
-		if (addr == ins->store)
-			new = pte_mkdirty(new);
-	}
+	if (ins->marks && ins->marks->step)
+		rpmem_mark(ins->marks, ins->bit++);
+	if (addr == ins->store)
+		new = pte_mkdirty(new);
 	if (pte_none(old)) {
 		rpmem_arch_set_pte(ins->vma->vm_mm, addr, pte, new);
 	} else if (ins->write && pte_pfn(old) == pte_pfn(new)) {
@@ -179,6 +177,8 @@ static __always_inline bool rpmem_insert_in_table(pmd_t *pmd, unsigned long addr
 	ptl = pte_lockptr(ins->vma->vm_mm, &table);
 	spin_lock(ptl);
 	if (likely(pmd_same(table, pmdp_get_lockless(pmd)))) {
+		if (ins->marks && !ins->marks->step)
+			rpmem_mark(ins->marks, ins->bit);
 		for (pte = pte_offset_kernel(&table, addr); nr; nr--, pte++, addr += PAGE_SIZE)
 			rpmem_insert_next(pte, addr, ins);
 		done = true;
@@ -232,7 +232,7 @@ bool rpmem_helper_insert_pfns(struct vm_area_struct *vma, struct vm_fault *vmf, 
 		.vma = vma,
 		.entry = pte_mkyoung(pte_mkspecial(pfn_pte(pfn, vma->vm_page_prot))),
 		.write = write,
-		.store = vmf ? vmf->address & PAGE_MASK : -1UL,
+		.store = vmf && write && marks ? vmf->address & PAGE_MASK : -1UL,
 		.marks = marks,
 		.bit = marks ? marks->first : 0,
 	};

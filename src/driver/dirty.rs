@@ -44,6 +44,14 @@ const GROUP: usize = 512;
 /// The bits of a chunk that was drained.
 pub(super) type DrainedChunk = [u64; WORDS];
 
+/// Where drained numbers are.
+pub(super) struct DrainedWords {
+    /// The number of the first bit.
+    pub(super) first: u64,
+    /// The words that may have any.
+    pub(super) words: Range<usize>,
+}
+
 struct Chunk {
     bits: SetOnce<KBox<[Atomic<u64>; WORDS]>>,
     /// Whether any of them may be set.
@@ -207,8 +215,8 @@ impl DirtySet {
     /// Removes the numbers in `range`. Context: may sleep.
     pub(super) fn remove(&self, range: &Range<u64>, scratch: &mut DrainedChunk) {
         let mut at = range.start;
-        while let Some(first) = self.drain_chunk(at, range, scratch) {
-            at = first + CHUNK;
+        while let Some((next, _)) = self.drain_chunk(at, range, scratch) {
+            at = next;
         }
     }
 
@@ -242,13 +250,14 @@ impl DirtySet {
     }
 
     /// Drains the numbers in `range` from the first chunk from number `from` on that has any:
-    /// gives the first number of that chunk. They are in `drained`, counted from there.
+    /// gives the first number of the next chunk, and where those are in `drained`, whose first bit is
+    /// a number of its own.
     pub(super) fn drain_chunk(
         &self,
         from: u64,
         range: &Range<u64>,
         drained: &mut DrainedChunk,
-    ) -> Option<u64> {
+    ) -> Option<(u64, DrainedWords)> {
         let mut next = from.max(range.start) / CHUNK;
         let last = range.end.div_ceil(CHUNK).min(self.chunks);
         while next < last {
@@ -267,12 +276,12 @@ impl DirtySet {
             if chunk.any.xchg(0, Full) == 0 {
                 continue;
             }
-            let (mut found, mut left) = (false, false);
+            let (mut found, mut left) = (0..0, false);
             for (n, word) in bits.iter().enumerate() {
                 let mut old = word.read_once();
                 // Most of them: without a look at the range.
+                drained[n] = 0;
                 if old == 0 {
-                    drained[n] = 0;
                     continue;
                 }
                 let mask = mask(at * WORDS as u64 + n as u64, range);
@@ -283,14 +292,23 @@ impl DirtySet {
                     }
                 }
                 drained[n] = old & mask;
-                found |= drained[n] != 0;
                 left |= old & !mask != 0;
+                if drained[n] != 0 {
+                    found = if found.is_empty() { n } else { found.start }..n + 1;
+                }
             }
             if left {
                 chunk.any.store(1, Relaxed);
             }
-            if found {
-                return Some(at * CHUNK);
+            if !found.is_empty() {
+                let first = at * CHUNK + found.start as u64 * WORD;
+                return Some((
+                    (at + 1) * CHUNK,
+                    DrainedWords {
+                        first,
+                        words: found,
+                    },
+                ));
             }
         }
         None

@@ -149,7 +149,7 @@ pub(super) struct Node {
     /// What msync has to write back.
     #[pin]
     tracker: WriteTracker,
-    /// How many faults have looked for a page table to take.
+    /// How many faults have taken a page table because there were enough.
     moves: Atomic<i32>,
 }
 

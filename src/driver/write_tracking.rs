@@ -275,39 +275,39 @@ impl WriteTracker {
         } = &mut *guard;
         let units = self.unit(pages.start)..self.unit(pages.end - 1) + 1;
         let mut at = units.start;
-        while let Some(first) = self.dense_units.drain_chunk(at, &units, drained) {
+        while let Some((next, found)) = self.dense_units.drain_chunk(at, &units, drained) {
             any = true;
-            for run in runs(&**drained) {
-                let pages = self.pages_of(&(first + run.start..first + run.end));
+            for run in runs(&drained[found.words]) {
+                let pages = self.pages_of(&(found.first + run.start..found.first + run.end));
                 // What was marked by the page is written back with it.
                 self.dirty_pages.remove(&pages, scratch);
                 medium.unmap_tracked(pages.clone());
                 medium.flush_cache(pages)?;
             }
-            at = first + CHUNK;
+            at = next;
         }
 
         let mut at = pages.start;
-        while let Some(first) = self.dirty_pages.drain_chunk(at, &pages, drained) {
+        while let Some((next, found)) = self.dirty_pages.drain_chunk(at, &pages, drained) {
             any = true;
             // Pages are added under the lock of the page table that their entry is in, which unmapping
             // takes: the next store to any of them adds it again.
-            for run in runs(&**drained) {
-                let run = first + run.start..first + run.end;
+            for run in runs(&drained[found.words]) {
+                let run = found.first + run.start..found.first + run.end;
                 medium.unmap_tracked(run.clone());
                 medium.flush_cache(run)?;
             }
-            at = first + CHUNK;
+            at = next;
         }
 
         let mut at = units.start;
-        while let Some(first) = self.dirty_units.drain_chunk(at, &units, drained) {
+        while let Some((next, found)) = self.dirty_units.drain_chunk(at, &units, drained) {
             any = true;
             // Stores through untracked mappings can go on: while there are any, units stay in the set.
             // One that has added a unit which is drained now was counted before that.
             let live = self.untracked_mappings.load(Acquire) != 0;
-            for run in runs(&**drained) {
-                let run = first + run.start..first + run.end;
+            for run in runs(&drained[found.words]) {
+                let run = found.first + run.start..found.first + run.end;
                 let pages = self.pages_of(&run);
                 // So can those who have pinned pages, after the mapping has gone.
                 if live || medium.are_pinned(pages.clone())? {
@@ -316,7 +316,7 @@ impl WriteTracker {
                 // All of it: what is left out would not be in the set any more.
                 medium.flush_cache(pages)?;
             }
-            at = first + CHUNK;
+            at = next;
         }
         Ok(any)
     }

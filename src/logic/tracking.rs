@@ -101,13 +101,13 @@ pub fn grant(place: &Place, page: u64, is_marked: impl Fn(u64) -> bool) -> Grant
 /// place itself is `at`, one of the 32 places from `block` on; and whether that is the one of the dense unit
 /// before. `is_dense` tells of units with one mark, which can have a huge entry instead.
 ///
-/// `turn` is another number each time, so that two places that are needed at once do not take each other's for
+/// `turn` gives another number each time, so that two places that are needed at once do not take each other's for
 /// ever.
 pub fn victim(
     tables: u64,
     at: u32,
     block: u32,
-    turn: u32,
+    turn: impl FnOnce() -> u32,
     is_dense: impl Fn(u32) -> bool,
 ) -> Option<(u32, bool)> {
     let dense = |n: &u32| tables.checked_shr(*n).unwrap_or(0) & 1 == 1 && is_dense(*n);
@@ -122,7 +122,7 @@ pub fn victim(
     if count < TABLES {
         return None;
     }
-    for _ in 0..turn % count {
+    for _ in 0..turn() % count {
         left &= left - 1;
     }
     Some((left.trailing_zeros(), false))

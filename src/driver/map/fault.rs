@@ -246,8 +246,8 @@ impl Node {
                 .is_some_and(|page| can_be_huge && self.tracker.is_dense(page))
         };
         // Any number will do that is not always the same.
-        let turn = self.moves.fetch_add(1, Relaxed);
-        match victim(near.tables, near.at, near.block, turn as u32, is_dense) {
+        let turn = || self.moves.fetch_add(1, Relaxed) as u32;
+        match victim(near.tables, near.at, near.block, turn, is_dense) {
             Some((from, head_start)) => fault.move_table(&self.space, &near, from) && head_start,
             None => false,
         }

@@ -215,7 +215,7 @@ proptest! {
             }
             let near = (0..64).filter(|n| tables.get((first + n) as usize) == Some(&true));
             let near = near.fold(0u64, |all, n| all | (1 << n));
-            if let Some((from, _)) = victim(near, at - first, block - first, turn, |_| false) {
+            if let Some((from, _)) = victim(near, at - first, block - first, || turn, |_| false) {
                 prop_assert!((near >> from) & 1 == 1, "there is a table");
                 tables[(first + from) as usize] = false;
             }
