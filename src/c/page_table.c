@@ -68,6 +68,21 @@ u64 rpmem_helper_tables_near(struct vm_fault *vmf, unsigned long *first)
 	return tables;
 }
 
+/* Empties a page table that no CPU walks through any more; it was that for @addr. */
+static void rpmem_clear_table(struct mm_struct *mm, unsigned long addr, pmd_t *table)
+{
+	pte_t *pte = pte_offset_kernel(table, addr);
+	unsigned long n;
+
+	if (!IS_ENABLED(CONFIG_PAGE_TABLE_CHECK)) {
+		memset(pte, 0, PTRS_PER_PTE * sizeof(pte_t));
+		return;
+	}
+	/* That counts entries. */
+	for (n = 0; n < PTRS_PER_PTE; n++)
+		ptep_clear(mm, addr + n * PAGE_SIZE, pte + n);
+}
+
 /*
  * Moves the page table for @from, with nothing in it, to where @vmf needs one; both
  * are in one table of PMDs, and the first is for the VMA of @vmf alone. What is mapped
@@ -115,8 +130,7 @@ bool rpmem_helper_move_table(struct vm_fault *vmf, unsigned long from)
 
 	zap_special_vma_range(vma, from & PMD_MASK, PMD_SIZE);
 	dec_tlb_flush_pending(mm);
-	/* No CPU walks through it any more. */
-	memset(pte_offset_kernel(&table, 0), 0, PTRS_PER_PTE * sizeof(pte_t));
+	rpmem_clear_table(mm, from & PMD_MASK, &table);
 
 	pml = pmd_lock(mm, vmf->pmd);
 	/* It is zeroed before it can be seen. */
