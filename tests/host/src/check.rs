@@ -13,6 +13,7 @@ use crate::{
         geometry::{Geometry, GeometryError, Pfn, Pgoff, Sector, PAGE_SHIFT, PAGE_SIZE},
         info_block::{self, parse, InfoBlock, Kind, Namespace, PageMapLocation, Platform, SIZE},
         mmap,
+        tracking::{self, Grant, Place},
     },
 };
 use core::ops::Range;
@@ -530,4 +531,30 @@ pub fn bits(words: &[u64], range: Range<u64>) {
         at = run.end;
     }
     assert!((at..end).all(|at| !set(at)));
+}
+
+/// What a store makes writable: its own page, of the place, and no more than the place has.
+pub fn grant(place: &Place, page: u64, is_marked: &dyn Fn(u64) -> bool) -> Grant {
+    let grant = tracking::grant(place, page, is_marked);
+    if let Grant::Pages(pages) = &grant {
+        assert!(pages.contains(&page), "{pages:?} for {page}");
+        assert!(place.pages.start <= pages.start && pages.end <= place.pages.end);
+    }
+    grant
+}
+
+/// Which page table a place takes: one that there is.
+pub fn victim(
+    tables: u64,
+    at: u32,
+    block: u32,
+    turn: u32,
+    is_dense: &dyn Fn(u32) -> bool,
+) -> Option<(u32, bool)> {
+    let victim = tracking::victim(tables, at, block, || turn, is_dense);
+    assert!(
+        victim.is_none_or(|(from, _)| (tables >> from) & 1 == 1),
+        "{victim:?} of {tables:#x}"
+    );
+    victim
 }

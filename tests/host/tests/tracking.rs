@@ -6,8 +6,13 @@
 mod common;
 
 use proptest::prelude::*;
-use rpmem_host_tests::logic::tracking::{
-    grant, victim, Grant, Place, HEAD_START, PAGE_COST, TABLES, UNIT, UNIT_COST,
+use rpmem_host_tests::{
+    check::{grant, victim},
+    logic::{
+        fault::Run,
+        geometry::Pfn,
+        tracking::{Grant, Place, HEAD_START, PAGE_COST, TABLES, UNIT, UNIT_COST},
+    },
 };
 
 const UNITS: usize = 4;
@@ -95,14 +100,12 @@ impl Model {
             dirty,
             head_start,
         };
-        match grant(&place, page as u64, |page| self.marked[page as usize]) {
+        match grant(&place, page as u64, &|page| self.marked[page as usize]) {
             Grant::Unit => {
                 self.dense[unit] = true;
                 all.for_each(|page| self.writable[page] = true);
             }
             Grant::Pages(pages) => {
-                assert!(pages.contains(&(page as u64)), "{pages:?} for {page}");
-                assert!(place.pages.start <= pages.start && pages.end <= place.pages.end);
                 for page in pages {
                     self.marked[page as usize] = true;
                     self.writable[page as usize] = true;
@@ -215,8 +218,7 @@ proptest! {
             }
             let near = (0..64).filter(|n| tables.get((first + n) as usize) == Some(&true));
             let near = near.fold(0u64, |all, n| all | (1 << n));
-            if let Some((from, _)) = victim(near, at - first, block - first, || turn, |_| false) {
-                prop_assert!((near >> from) & 1 == 1, "there is a table");
+            if let Some((from, _)) = victim(near, at - first, block - first, turn, &|_| false) {
                 tables[(first + from) as usize] = false;
             }
             tables[at as usize] = true;
@@ -281,4 +283,41 @@ fn stores_in_order_take_few_faults() {
     let model = Model::run(&steps);
     assert_eq!(model.faults, 9 + 5 * (UNITS as u64 - 1));
     assert_eq!(model.cost, UNITS as u64 * UNIT_COST);
+}
+
+#[test]
+fn a_dense_neighbour_gives_its_table() {
+    let near = 0b0111_0101_u64;
+    for at in [1, 3, 7] {
+        for dense in 0..8 {
+            let want = (at == dense + 1 || at + 1 == dense) && (near >> dense) & 1 == 1;
+            let got = victim(near, at, 0, 0, &|n| n == dense);
+            assert_eq!(
+                got,
+                want.then_some((dense, dense < at)),
+                "{at} beside {dense}"
+            );
+        }
+    }
+    // The one before is the first choice.
+    assert_eq!(victim(0b101, 1, 0, 0, &|_| true), Some((0, true)));
+    assert_eq!(victim(0, 0, 0, 0, &|_| true), None);
+}
+
+#[test]
+fn a_run_is_cut_from_what_is_around_a_page() {
+    let one = Run {
+        address: 0x7000,
+        page: 7,
+        pfn: Pfn(1007),
+        pages: 1,
+    };
+    let want = Run {
+        address: 0x5000,
+        page: 5,
+        pfn: Pfn(1005),
+        pages: 6,
+    };
+    assert_eq!(one.cut(&(5..11)), want);
+    assert_eq!(one.cut(&(7..8)), one);
 }
