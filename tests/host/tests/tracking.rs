@@ -66,6 +66,10 @@ impl Model {
             self.fault(page);
         }
         assert!(self.writable[page], "the store goes on");
+        assert!(
+            self.marked[page] || self.dense[page / UNIT as usize],
+            "page {page}"
+        );
         self.dirty[page] = true;
         self.stored[page] = true;
     }
@@ -125,6 +129,7 @@ impl Model {
     }
 
     fn msync(&mut self, pages: std::ops::Range<usize>) {
+        self.check();
         for unit in 0..UNITS {
             let mut range =
                 pages.start.max(Self::pages(unit).start)..pages.end.min(Self::pages(unit).end);
@@ -167,9 +172,11 @@ impl Model {
             match *step {
                 Step::Store(page) => model.store(page),
                 Step::Msync(start, end) => model.msync(start..end),
-                Step::Evict(unit) => model.evict(unit),
+                Step::Evict(unit) => {
+                    model.check();
+                    model.evict(unit);
+                }
             }
-            model.check();
         }
         model.msync(0..PAGES);
         model
