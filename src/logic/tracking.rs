@@ -8,7 +8,7 @@
 //!
 //! # What it costs
 //!
-//! In units of one: to write back 16 pages. msync takes a page's entry away and writes it back, at
+//! In sixteenths of what it costs to write back a page. msync takes a page's entry away and writes it back, at
 //! [`PAGE_COST`], if it is marked, stored to or not; a unit that is marked as one, at [`UNIT_COST`]. To mark each
 //! page at its first store is the best that can be done where stores are few, and to mark units at
 //! theirs where they are many.
@@ -23,14 +23,15 @@
 //!   than there are dirty entries for.
 //! - A unit is marked when [`DENSE`] of its pages have been stored to, which would have cost half of
 //!   that by the page.
-//! - The first store after a dense unit marks [`HEAD_START`] pages, which the saving by that unit pays for, once.
+//! - The first store after a dense unit marks [`HEAD_START`] pages, which the saving by that unit pays for, once
+//!   in each mapping.
 
 use core::ops::Range;
 
 /// Pages of a unit: of an entry of a PMD.
 pub const UNIT: u64 = 512;
 
-/// What one page costs msync, in sixteenths of what writing back a page does: `Documentation/performance.md`.
+/// What one page costs msync: `Documentation/performance.md` has the measurements.
 pub const PAGE_COST: u64 = 24;
 
 /// What a unit costs msync.
