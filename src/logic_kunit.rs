@@ -473,8 +473,13 @@ mod lease {
         for bits in 0..Tag::ALIGN {
             assert_eq!(Tag::from_bits(bits).to_bits(), bits);
         }
-        let gate = Lease::new().gate();
-        assert_eq!(Gate::from_bits(gate.to_bits()), gate);
+        let gate = Lease::new().gate().to_bits();
+        let open = Tag {
+            kind: kind(false, false),
+            epoch: 0,
+        };
+        assert!(Gate::lets(gate, open.to_bits()));
+        assert!(!Gate::lets(gate, Tag::pending(open.kind).to_bits()));
     }
 
     #[test]

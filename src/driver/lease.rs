@@ -193,10 +193,10 @@ impl DeviceLease {
         &self.fasync
     }
 
-    /// Whether a mapping may be given entries. For faults, which a break waits for
+    /// Whether a mapping whose tag has these bits may be given entries. For faults, which a break waits for
     /// before it unmaps. Context: any.
-    pub(super) fn serves(&self, tag: Tag) -> bool {
-        Gate::from_bits(self.gate.load_acquire()).serves(tag)
+    pub(super) fn serves(&self, tag: usize) -> bool {
+        Gate::lets(self.gate.load_acquire(), tag)
     }
 
     fn publish(&self, inner: &Inner) {

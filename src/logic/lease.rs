@@ -115,28 +115,28 @@ pub struct Gate {
 impl Gate {
     /// Whether a mapping may be given entries.
     pub fn serves(&self, tag: Tag) -> bool {
-        let (open, epoch) = match tag.kind.direct {
-            true => (self.open[1], self.epoch[1]),
-            false => (self.open[0], self.epoch[0]),
-        };
-        let now = if tag.kind.writable { epoch } else { 0 };
-        open && tag.epoch == now && now != NO_EPOCH
+        Self::lets(self.to_bits(), tag.to_bits())
     }
 
-    /// As a number.
+    /// As a number: for each kind, a byte with the tag of those that are served. If there are none, it is that
+    /// of another kind.
     pub fn to_bits(self) -> u32 {
-        u32::from(self.open[0])
-            | (u32::from(self.open[1]) << 1)
-            | (u32::from(self.epoch[0]) << 8)
-            | (u32::from(self.epoch[1]) << 16)
+        u32::from_le_bytes([0, 1, 2, 3].map(|kind| {
+            let direct = usize::from(kind & 1);
+            let now = if kind & 2 != 0 { self.epoch[direct] } else { 0 };
+            if self.open[direct] && now != NO_EPOCH {
+                kind | (now << 2)
+            } else {
+                !kind
+            }
+        }))
     }
 
-    /// From a number.
-    pub fn from_bits(bits: u32) -> Self {
-        Self {
-            open: [bits & 1 != 0, bits & 2 != 0],
-            epoch: [(bits >> 8) as u8, (bits >> 16) as u8],
-        }
+    /// Whether the gate with the number `gate` lets a mapping have entries whose tag has these bits: a few
+    /// instructions of each fault.
+    #[inline(always)]
+    pub fn lets(gate: u32, tag: usize) -> bool {
+        (gate >> (8 * (tag & 3))) as u8 == tag as u8
     }
 }
 

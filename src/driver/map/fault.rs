@@ -76,7 +76,7 @@ const FAULT_AROUND: u64 = 64;
 impl Node {
     /// Whether the lease lets a mapping have entries.
     fn serves(&self, vma: &DeviceVma<'_>) -> bool {
-        self.lease.serves(tag(vma))
+        self.lease.serves(vma.tag::<Node>())
     }
 
     /// Whether one entry may map 2^`order` pages of this memory.

@@ -161,7 +161,7 @@ impl Device {
         }
         drop(entry);
         self.faults.read(|| {
-            let served = Gate::from_bits(self.gate.load(Acquire)).serves(mapping.tag);
+            let served = Gate::lets(self.gate.load(Acquire), mapping.tag.to_bits());
             if served {
                 let mut entry = mapping.entry.lock().expect("no panic");
                 *entry = true;
@@ -295,7 +295,7 @@ impl Device {
     pub fn check(&self, holders: u64) {
         let locked = self.lock();
         let gate = locked.lease.gate();
-        assert_eq!(Gate::from_bits(self.gate.load(Acquire)), gate);
+        assert_eq!(self.gate.load(Acquire), gate.to_bits());
         assert_eq!(locked.lease.holders(), holders);
         for mapping in &*self.tree.lock().expect("no panic") {
             let entry = *mapping.entry.lock().expect("no panic");
