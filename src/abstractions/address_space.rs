@@ -21,7 +21,7 @@
 //!
 //! # Examples
 //!
-//! `Node::new()` in `src/driver/map.rs` makes one, and `Node::unmap_window()` unmaps in it.
+//! `Mapping` in `memremap.rs` makes one, and `Node::unmap_window()` in `src/driver/map.rs` unmaps in it.
 
 use crate::bindings;
 use core::ptr::NonNull;

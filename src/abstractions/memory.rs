@@ -112,7 +112,7 @@ impl Drop for Hold {
 pub(crate) struct Memory {
     backing: Backing,
     /// Where users have mapped it. Pages refer to it for as long as they are pinned.
-    users: SetOnce<Arc<AddressSpace>>,
+    users: Arc<AddressSpace>,
     /// Given up when it is not mapped any more.
     claim: SetOnce<MemRegion>,
     /// How many [`Hold`]s there are.
@@ -127,12 +127,12 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// What is mapped by `backing`, used by nobody.
+    /// What is mapped by `backing`, used by nobody; users can map it in `users`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`. Context: may sleep.
-    pub(super) fn new(backing: Backing) -> Result<Arc<Self>> {
+    pub(super) fn new(backing: Backing, users: Arc<AddressSpace>) -> Result<Arc<Self>> {
         let next = match &backing {
             Backing::Remap { .. } => 0,
             Backing::Pages(pages) => pages.first(),
@@ -141,7 +141,7 @@ impl Memory {
         Arc::pin_init(
             pin_init!(Self {
                 backing,
-                users: SetOnce::new(),
+                users,
                 claim: SetOnce::new(),
                 holds,
                 withdrawal <- new_mutex!(Withdrawal::new(next)),
@@ -156,11 +156,6 @@ impl Memory {
             Backing::Pages(pages) => Some(pages),
             Backing::Remap { .. } => None,
         }
-    }
-
-    /// Lets users map it, in `space` alone: `false` if they can do so in another one.
-    pub(super) fn set_users(&self, space: Arc<AddressSpace>) -> bool {
-        self.users.populate(space)
     }
 
     /// Keeps the claim on its physical range: `false` if it has one.
@@ -192,9 +187,7 @@ impl Memory {
     fn withdraw(&self) -> Result<(), (MemoryUser, u64)> {
         let mut withdrawal = self.withdrawal.lock();
         if !withdrawal.unmapped {
-            if let Some(users) = self.users.as_ref() {
-                users.unmap_all();
-            }
+            self.users.unmap_all();
             withdrawal.unmapped = true;
         }
         // First of all: who has a hold may make new references to pages. There are no new holds

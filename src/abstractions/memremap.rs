@@ -50,11 +50,11 @@ use kernel::{
         c_void, //
     },
     prelude::*,
-    sync::{
-        Arc,
-        SetOnce, //
-    }, //
+    sync::Arc, //
 };
+
+/// What files of users' mappings are called.
+const USERS: &CStr = c"[rpmem]";
 
 /// A write-back mapping of a physical range into the kernel.
 ///
@@ -71,8 +71,10 @@ pub(crate) struct Mapping {
     addr: NonNull<u8>,
     phys: u64,
     len: usize,
-    /// Those of `memory`, at hand for faults.
-    users: SetOnce<Arc<AddressSpace>>,
+    /// log2 of the pages of a folio, if there are any for mappings of the device.
+    folio_order: Option<u32>,
+    /// That of `memory`, at hand for faults.
+    users: Arc<AddressSpace>,
     memory: Arc<Memory>,
 }
 
@@ -89,14 +91,16 @@ impl Mapping {
     ///
     /// `ENOMEM` if the range cannot be mapped. Context: may sleep.
     pub(crate) fn remap(phys: u64, len: usize) -> Result<Self> {
+        let users = Arc::pin_init(AddressSpace::new(USERS), GFP_KERNEL)?;
         let (remapped, addr) = Remapped::new(phys, len)?;
         // INVARIANT: The address is valid for `len` bytes until `remapped` is dropped.
         Ok(Self {
             addr,
             phys,
             len,
-            users: SetOnce::new(),
-            memory: Memory::new(Backing::Remap { _addr: remapped })?,
+            folio_order: None,
+            users: users.clone(),
+            memory: Memory::new(Backing::Remap { _addr: remapped }, users)?,
         })
     }
 
@@ -115,13 +119,19 @@ impl Mapping {
         let (phys, len) = range.range();
         let len = usize::try_from(len)?;
         let (pages, addr) = Pages::register(range, page_use, data_phys, dev)?;
+        let folio_order = pages.folio_order();
+        let users = match folio_order {
+            Some(_) => Arc::pin_init(AddressSpace::of_folios(USERS), GFP_KERNEL)?,
+            None => Arc::pin_init(AddressSpace::new(USERS), GFP_KERNEL)?,
+        };
         // INVARIANT: The address is valid for `len` bytes until `pages` is dropped.
         Ok(Self {
             addr,
             phys,
             len,
-            users: SetOnce::new(),
-            memory: Memory::new(Backing::Pages(pages))?,
+            folio_order,
+            users: users.clone(),
+            memory: Memory::new(Backing::Pages(pages), users)?,
         })
     }
 
@@ -133,7 +143,7 @@ impl Mapping {
     /// log2 of the pages of the folios that mappings of the device can have; `None` if they are not
     /// for that.
     pub(crate) fn folio_order(&self) -> Option<u32> {
-        self.memory.pages()?.folio_order()
+        self.folio_order
     }
 
     /// `pages` pages of the mapping, from `pfn` on, with their folios.
@@ -142,7 +152,7 @@ impl Mapping {
     ///
     /// `EIO` if they are not all in the mapping, or if that has no [`Mapping::folio_order`].
     pub(crate) fn folios(&self, pfn: Pfn, pages: u64) -> Result<Folios<'_>> {
-        let order = self.folio_order().ok_or(EIO)?;
+        let order = self.folio_order.ok_or(EIO)?;
         // INVARIANT: Checked just now.
         Ok(Folios {
             frames: self.frames(pfn, pages)?,
@@ -150,17 +160,9 @@ impl Mapping {
         })
     }
 
-    /// Lets users map it, in `space` alone.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if they can do so in another one.
-    pub(crate) fn set_users(&self, space: Arc<AddressSpace>) -> Result {
-        if self.memory.set_users(space.clone()) && self.users.populate(space) {
-            Ok(())
-        } else {
-            Err(EBUSY)
-        }
+    /// Where users can map it, and nowhere else.
+    pub(crate) fn users(&self) -> &Arc<AddressSpace> {
+        &self.users
     }
 
     /// What there is of it until its last user has gone.
@@ -243,7 +245,7 @@ impl Mapping {
             first: pfn,
             pages,
             addr,
-            users: self.users.as_ref().map(|space| &**space),
+            users: &self.users,
         })
     }
 
@@ -416,12 +418,12 @@ pub(crate) struct Frames<'a> {
     first: Pfn,
     pages: u64,
     addr: NonNull<u8>,
-    users: Option<&'a AddressSpace>,
+    users: &'a AddressSpace,
 }
 
 impl<'a> Frames<'a> {
-    /// Where users may have entries of them, if anywhere; those are taken away when `'a` is over.
-    pub(super) fn users(&self) -> Option<&'a AddressSpace> {
+    /// Where users may have entries of them; those are taken away when `'a` is over.
+    pub(super) fn users(&self) -> &'a AddressSpace {
         self.users
     }
 

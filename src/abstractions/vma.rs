@@ -180,7 +180,7 @@ impl DeviceVma<'_> {
     fn takes(&self, frames: &Frames<'_>) -> bool {
         // SAFETY: By the type invariants the VMA is valid; a mapping has a file.
         let space = unsafe { (*(*self.0.as_ptr()).vm_file).f_mapping };
-        frames.users().is_some_and(|users| users.as_raw() == space)
+        frames.users().as_raw() == space
     }
 
     /// How many pages there are from user address `address` on, up to the end of the mapping or of
@@ -241,9 +241,7 @@ impl DeviceVma<'_> {
         if done {
             return (FaultResult::NoPage, pages);
         }
-        if let Some(users) = frames.users() {
-            users.wait_for_move();
-        }
+        frames.users().wait_for_move();
         (FaultResult::NoPage, 0)
     }
 
@@ -482,7 +480,7 @@ impl<'a> Fault<'a> {
             return None;
         }
         self.vma.sync_instructions(frames);
-        frames.users()
+        Some(frames.users())
     }
 
     /// `mark` is null, or one whose bit is there.

@@ -173,11 +173,7 @@ impl Node {
         let numa_node = dax.data().region().numa_node();
         let lease = dax.data().lease().clone();
         let tracker = WriteTracker::new(pfn, pages)?;
-        let space = match folios {
-            Some(_) => Arc::pin_init(AddressSpace::of_folios(c"[rpmem]"), GFP_KERNEL)?,
-            None => Arc::pin_init(AddressSpace::new(c"[rpmem]"), GFP_KERNEL)?,
-        };
-        dax.data().mapping().set_users(space.clone())?;
+        let space = dax.data().mapping().users().clone();
         // Pages with a struct page are reported by that.
         let failures = if page_backed {
             None
