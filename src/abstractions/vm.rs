@@ -53,9 +53,9 @@ use kernel::{
 
 /// What a driver with mappings implements.
 pub(crate) trait Operations: Send + Sync + Sized + 'static {
-    /// Answers a fault with entries of 2^`order` pages, or with [`FaultResult::Fallback`] if `order` is
+    /// Answers a fault with entries of 2^`order` pages, or with [`FaultResult::FALLBACK`] if `order` is
     /// not 0. Context: may sleep; called concurrently, for one mapping as well.
-    fn fault(&self, fault: &Fault<'_>, order: u32) -> FaultResult;
+    fn fault(&self, fault: Fault<'_>, order: u32) -> FaultResult;
 
     /// Maps pages from user address `from` on with entries of one page, ahead of any access, as far
     /// as they are linear and in the page table that is there, and at most up to `to`. Gives the
@@ -198,17 +198,17 @@ impl<T: Operations> Table<T> {
     /// # Safety
     ///
     /// `vmf` is a fault in a mapping made by [`super::mmap::VmaDesc`] for `T`.
+    #[inline(always)]
     unsafe fn handle_fault(vmf: *mut bindings::vm_fault, order: u32) -> bindings::vm_fault_t {
         // SAFETY: Guaranteed by the caller.
         let vma = unsafe { (*vmf).__bindgen_anon_1.vma };
-        let (Some(vmf), Some(area)) = (NonNull::new(vmf), NonNull::new(vma)) else {
-            return FaultResult::Sigbus.code();
-        };
+        // SAFETY: Neither is null, guaranteed by the caller.
+        let (vmf, area) = unsafe { (NonNull::new_unchecked(vmf), NonNull::new_unchecked(vma)) };
         // SAFETY: Guaranteed by the caller; a fault holds the lock of its VMA, or the mmap lock.
         let fault = unsafe { Fault::from_raw(vmf, DeviceVma::from_raw(area)) };
         // SAFETY: Guaranteed by the caller.
         let owner = unsafe { Self::owner(vma) };
-        owner.fault(&fault, order).code()
+        owner.fault(fault, order).code()
     }
 
     /// As [`Self::handle_fault`], and tells of it. Nothing on the usual way has to be kept for that.

@@ -42,41 +42,25 @@ pub(crate) const PMD_ORDER: u32 = bindings::RPMEM_PMD_ORDER;
 /// log2 of the pages that an entry of a PUD covers.
 pub(crate) const PUD_ORDER: u32 = bindings::RPMEM_PUD_ORDER;
 
-/// What happened to a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FaultResult {
-    /// The access can go on.
-    NoPage,
-    /// No entry of this size.
-    Fallback,
-    /// SIGBUS, BUS_ADRERR.
-    Sigbus,
-    /// SIGBUS, BUS_MCEERR_AR, for one page.
-    HwPoison,
-    /// No memory for page tables.
-    Oom,
-}
+/// What happened to a fault: as the core has it, so that nothing is translated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FaultResult(bindings::vm_fault_t);
 
 impl FaultResult {
+    /// The access can go on.
+    pub(crate) const NO_PAGE: Self = Self(bindings::vm_fault_reason_VM_FAULT_NOPAGE);
+    /// No entry of this size.
+    pub(crate) const FALLBACK: Self = Self(bindings::vm_fault_reason_VM_FAULT_FALLBACK);
+    /// SIGBUS, BUS_ADRERR.
+    pub(crate) const SIGBUS: Self = Self(bindings::vm_fault_reason_VM_FAULT_SIGBUS);
+    /// SIGBUS, BUS_MCEERR_AR, for one page.
+    pub(crate) const HWPOISON: Self = Self(bindings::vm_fault_reason_VM_FAULT_HWPOISON);
+    /// No memory for page tables.
+    pub(crate) const OOM: Self = Self(bindings::vm_fault_reason_VM_FAULT_OOM);
+
     /// The C value.
     pub(super) fn code(self) -> bindings::vm_fault_t {
-        match self {
-            FaultResult::NoPage => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-            FaultResult::Fallback => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
-            FaultResult::Sigbus => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-            FaultResult::HwPoison => bindings::vm_fault_reason_VM_FAULT_HWPOISON,
-            FaultResult::Oom => bindings::vm_fault_reason_VM_FAULT_OOM,
-        }
-    }
-
-    /// What that value of an insertion means.
-    fn of(code: bindings::vm_fault_t) -> Self {
-        match code {
-            bindings::vm_fault_reason_VM_FAULT_NOPAGE => FaultResult::NoPage,
-            bindings::vm_fault_reason_VM_FAULT_FALLBACK => FaultResult::Fallback,
-            bindings::vm_fault_reason_VM_FAULT_OOM => FaultResult::Oom,
-            _ => FaultResult::Sigbus,
-        }
+        self.0
     }
 }
 
@@ -104,6 +88,7 @@ pub(super) fn untagged<T>(private: *mut c_void) -> *const T {
 /// # Invariants
 ///
 /// The pointer is to such a mapping, and its lock or the mmap lock is held for `'a`.
+#[derive(Clone, Copy)]
 pub(crate) struct DeviceVma<'a>(NonNull<bindings::vm_area_struct>, PhantomData<&'a ()>);
 
 impl DeviceVma<'_> {
@@ -212,11 +197,11 @@ impl DeviceVma<'_> {
     ) -> (FaultResult, u64) {
         let room = match self.room(address) {
             Some(room) if !self.has_folios() && self.takes(&frames) => room,
-            _ => return (FaultResult::Sigbus, 0),
+            _ => return (FaultResult::SIGBUS, 0),
         };
         let pages = frames.pages().min(room);
         if marks.is_some_and(|marks| !marks.are_for(pages)) {
-            return (FaultResult::Sigbus, 0);
+            return (FaultResult::SIGBUS, 0);
         }
         let marks = marks.map(|marks| marks.to_raw());
         self.sync_instructions(&frames);
@@ -239,10 +224,10 @@ impl DeviceVma<'_> {
             )
         };
         if done {
-            return (FaultResult::NoPage, pages);
+            return (FaultResult::NO_PAGE, pages);
         }
         frames.users().wait_for_move();
-        (FaultResult::NoPage, 0)
+        (FaultResult::NO_PAGE, 0)
     }
 
     /// The C structure of the fault, if `address` is in the same page table.
@@ -270,7 +255,7 @@ impl DeviceVma<'_> {
         let frames = folios.frames();
         let room = match self.room(address) {
             Some(room) if self.has_folios() && self.takes(frames) => room,
-            _ => return (FaultResult::Sigbus, 0),
+            _ => return (FaultResult::SIGBUS, 0),
         };
         let pages = frames.pages().min(room);
         let mut done = 0;
@@ -288,7 +273,7 @@ impl DeviceVma<'_> {
                 &mut done,
             )
         };
-        (FaultResult::of(code), done as u64)
+        (FaultResult(code), done as u64)
     }
 }
 
@@ -339,6 +324,7 @@ pub(crate) struct TablesNear {
 /// # Invariants
 ///
 /// The pointer is to a fault in progress in `vma`.
+#[derive(Clone, Copy)]
 pub(crate) struct Fault<'a> {
     vmf: NonNull<bindings::vm_fault>,
     vma: DeviceVma<'a>,
@@ -372,6 +358,7 @@ impl<'a> Fault<'a> {
     }
 
     /// Whether one entry of 2^`order` pages can be for these.
+    #[inline(always)]
     fn is_whole(&self, frames: &Frames<'_>, order: u32) -> bool {
         let pages = 1u64 << order;
         frames.pages() == pages && frames.first().0 & (pages - 1) == 0 && self.vma.takes(frames)
@@ -432,12 +419,12 @@ impl<'a> Fault<'a> {
         }
     }
 
-    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`FaultResult::Fallback`] for any
+    /// Maps `frames` with one entry of 2^`order` pages. Fails with [`FaultResult::FALLBACK`] for any
     /// other than the orders of PMD and PUD. Context: may sleep.
     #[inline(always)]
     pub(crate) fn insert_huge(&self, frames: Frames<'_>, order: u32, write: bool) -> FaultResult {
         let Some(users) = self.takes_huge(&frames, order) else {
-            return FaultResult::Fallback;
+            return FaultResult::FALLBACK;
         };
         match order {
             PMD_ORDER => self.insert_pmd(users, &frames, write, core::ptr::null()),
@@ -445,9 +432,9 @@ impl<'a> Fault<'a> {
                 let _guard = users.exclude_unmap();
                 let (pfn, vmf) = (frames.first().0 as usize, self.vmf.as_ptr());
                 // SAFETY: As in `insert_pmd`; nobody unmaps in this address space meanwhile.
-                FaultResult::of(unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) })
+                FaultResult(unsafe { bindings::rpmem_helper_insert_pud(vmf, pfn, write) })
             }
-            _ => FaultResult::Fallback,
+            _ => FaultResult::FALLBACK,
         }
     }
 
@@ -461,10 +448,10 @@ impl<'a> Fault<'a> {
         mark: Option<Marks<'_>>,
     ) -> FaultResult {
         let Some(users) = self.takes_huge(&frames, order) else {
-            return FaultResult::Fallback;
+            return FaultResult::FALLBACK;
         };
         if order != PMD_ORDER || mark.is_some_and(|mark| !mark.is_one || !mark.are_for(1)) {
-            return FaultResult::Fallback;
+            return FaultResult::FALLBACK;
         }
         match mark.map(|mark| mark.to_raw()) {
             Some(mark) => self.insert_pmd(users, &frames, write, &mark),
@@ -501,28 +488,29 @@ impl<'a> Fault<'a> {
         let code = unsafe { bindings::rpmem_helper_insert_pmd(vmf, pfn, write, mark) };
         if code == bindings::vm_fault_reason_VM_FAULT_RETRY {
             users.wait_for_move();
-            return FaultResult::NoPage;
+            return FaultResult::NO_PAGE;
         }
-        FaultResult::of(code)
+        FaultResult(code)
     }
 
-    /// Maps a folio of 2^`order` pages with one entry. Fails with [`FaultResult::Fallback`] if `folios`
+    /// Maps a folio of 2^`order` pages with one entry. Fails with [`FaultResult::FALLBACK`] if `folios`
     /// is not one of that order, or for any other than that of PMD: the core mistakes an entry of
     /// 1 GiB for a damaged table if it comes while MADV_DONTNEED looks (see `address_space.rs`), which nobody
     /// can forbid, and mremap(2) does so always.
+    #[inline(always)]
     pub(crate) fn insert_folio(&self, folios: Folios<'_>, order: u32, write: bool) -> FaultResult {
         if order != PMD_ORDER
             || folios.order() != order
             || !self.vma.has_folios()
             || !self.is_whole(folios.frames(), order)
         {
-            return FaultResult::Fallback;
+            return FaultResult::FALLBACK;
         }
         let pfn = folios.frames().first().0;
         // SAFETY: By the type invariants this is a fault in a VMA of folios, which is locked; that
         // the entry lies in the VMA follows from the core's call of `->huge_fault` for it. The
         // folio is there while it is borrowed, and loses its entries when that ends.
-        FaultResult::of(unsafe {
+        FaultResult(unsafe {
             bindings::rpmem_helper_insert_folio(self.vmf.as_ptr(), pfn as usize, write)
         })
     }

@@ -410,16 +410,21 @@ unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, 
 }
 
 /* By these, memory failure finds who has mapped a page; the VMA starts at a page of the device. */
-static void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr, struct page *page)
+static noinline void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr,
+				       struct folio *folio, struct page *page)
 {
-	struct folio *folio = page_folio(page);
-
-	if (READ_ONCE(folio->mapping))
-		return;
 	/* Whoever else is here writes the same. */
 	WRITE_ONCE(folio->index, linear_page_index(vma, addr) - folio_page_idx(folio, page));
 	/* Who sees the mapping sees the index. */
 	smp_store_release(&folio->mapping, vma->vm_file->f_mapping);
+}
+
+static __always_inline void rpmem_need_mapping(struct vm_area_struct *vma, unsigned long addr,
+					       struct folio *folio, struct page *page)
+{
+	/* The usual case: it has been mapped before. */
+	if (!READ_ONCE(folio->mapping))
+		rpmem_set_mapping(vma, addr, folio, page);
 }
 
 /*
@@ -446,7 +451,7 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault
 		struct vm_fault one = { .vma = vma, .address = addr };
 		struct page *page = pfn_to_page(pfn + n);
 
-		rpmem_set_mapping(vma, addr, page);
+		rpmem_need_mapping(vma, addr, page_folio(page), page);
 		/* A mark of what it maps is seen before the entry. */
 		smp_wmb();
 		ret = vmf_insert_page_mkwrite(&one, page, write);
@@ -457,25 +462,31 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault
 	return ret;
 }
 
-/* One entry of PMD_SIZE for the folio at @pfn, which is as large. */
+static noinline bool rpmem_upgrade_folio(struct vm_fault *vmf, unsigned long pfn)
+{
+	spinlock_t *ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);
+	bool done = rpmem_upgrade_pmd(vmf, pfn);
+
+	spin_unlock(ptl);
+	return done;
+}
+
+/* One entry of PMD_SIZE for the folio that begins at @pfn, and is as large. */
 vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bool write)
 {
 	struct page *page = pfn_to_page(pfn);
-	bool done = false;
-	spinlock_t *ptl;	/* of the entries of PMDs */
+	struct folio *folio = (struct folio *)page;
 
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || folio_order(page_folio(page)) != PMD_ORDER)
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 		return VM_FAULT_FALLBACK;
-	rpmem_set_mapping(vmf->vma, vmf->address & PMD_MASK, page);
+	rpmem_need_mapping(vmf->vma, vmf->address & PMD_MASK, folio, page);
 	/* A mark of what it maps is seen before the entry. */
 	smp_wmb();
-	if (write && !pmd_none(pmdp_get_lockless(vmf->pmd))) {
-		ptl = pmd_lock(vmf->vma->vm_mm, vmf->pmd);
-		done = rpmem_upgrade_pmd(vmf, pfn);
-		spin_unlock(ptl);
-	}
+	if (write && unlikely(!pmd_none(pmdp_get_lockless(vmf->pmd))) &&
+	    rpmem_upgrade_folio(vmf, pfn))
+		return VM_FAULT_NOPAGE;
 	/* As for a load: what is there stays, and what comes is writable if the VMA is. */
-	return done ? VM_FAULT_NOPAGE : vmf_insert_folio_pmd(vmf, page_folio(page), false);
+	return vmf_insert_folio_pmd(vmf, folio, false);
 }
 
 void rpmem_helper_ida_init(struct ida *ida)

@@ -167,7 +167,8 @@ impl WriteTracker {
     /// The unit that a page is in.
     #[inline(always)]
     fn unit(&self, page: u64) -> u64 {
-        (page + self.skew) / UNIT
+        // Far below 2^64.
+        page.wrapping_add(self.skew) / UNIT
     }
 
     /// The pages of units.
@@ -234,9 +235,19 @@ impl WriteTracker {
     /// See [`DirtySet::add`].
     #[inline(always)]
     pub(super) fn mark_units(&self, first: u64, pages: u64) -> Result {
-        let (unit, last) = (self.unit(first), self.unit(first + (pages - 1)));
         // The usual case.
-        if unit == last && self.dirty_units.has(unit) || self.dirty_units.contains(unit, last) {
+        let unit = self.unit(first);
+        let rest = UNIT - (first.wrapping_add(self.skew)) % UNIT;
+        if pages <= rest && self.dirty_units.has(unit) {
+            return Ok(());
+        }
+        self.mark_more_units(first, pages)
+    }
+
+    #[inline(never)]
+    fn mark_more_units(&self, first: u64, pages: u64) -> Result {
+        let (unit, last) = (self.unit(first), self.unit(first + (pages - 1)));
+        if self.dirty_units.contains(unit, last) {
             return Ok(());
         }
         self.dirty_units.add(unit..last + 1)

@@ -117,6 +117,12 @@ pub fn direct(pgoff: u64) -> u64 {
     }
 }
 
+/// The page of the device at the file offset `pgoff` (in pages), in either window.
+#[inline(always)]
+pub fn page_at(pgoff: u64) -> u64 {
+    pgoff.checked_sub(Window::Direct.pgoff()).unwrap_or(pgoff)
+}
+
 /// Where on the device `pages` pages from the file offset `pgoff` (in pages) on are.
 ///
 /// # Errors

@@ -4,8 +4,9 @@
 //!
 //! C counterpart: `dev_dax_huge_fault()` in `drivers/dax/device.c`.
 //!
-//! A fault goes down: `fault` (may it be served), `plan_entry` (which pages), `map_entry` (is there poison, what
-//! else is near), `insert_pages` (which kind of entry).
+//! A fault of a page goes down: `fault_page` (may it be served), `map_page` (is there poison, what else is
+//! near), `insert_pages` (which kind of entry). One that a huge entry may answer is `fault_huge`, in which
+//! instructions count.
 
 use super::{
     super::pmem::DaxDevice,
@@ -21,6 +22,7 @@ use crate::{
             Operations as _, //
         },
         errno::ehwpoison,
+        memremap::Mapping,
         platform,
         vm,
         vma::{
@@ -75,11 +77,13 @@ const FAULT_AROUND: u64 = 64;
 
 impl Node {
     /// Whether the lease lets a mapping have entries.
+    #[inline(always)]
     fn serves(&self, vma: &DeviceVma<'_>) -> bool {
         self.lease.serves(vma.tag::<Node>())
     }
 
     /// Whether one entry may map 2^`order` pages of this memory.
+    #[inline(always)]
     pub(super) fn may_have(&self, order: u32) -> bool {
         match order {
             0 => true,
@@ -112,12 +116,18 @@ impl Node {
         Ok(pfn)
     }
 
-    /// The mapping, with `first` a page of the device.
-    fn area(&self, vma: &DeviceVma<'_>) -> Option<Area> {
-        let mut area = vma.area();
-        let pages = (area.end - area.start) >> PAGE_SHIFT;
-        area.first = mmap::locate(&self.limits, area.first, pages).ok()?.first;
-        Some(area)
+    /// The pages that an entry of 2^`order` pages for an address of a mapping would map, if there may be one.
+    /// Nothing that it depends on changes, so that most of those that are too large end here, without a lock.
+    #[inline(always)]
+    fn plan(&self, vma: &DeviceVma<'_>, address: u64, order: u32) -> Option<(Area, Run)> {
+        if !self.may_have(order) {
+            return None;
+        }
+        let area = area(vma);
+        match plan(&area, &self.pfns, address, order, |_, _| false) {
+            Plan::Map(run) => Some((area, run)),
+            _ => None,
+        }
     }
 
     /// Whether the `pages` pages from `page` on cannot be mapped by one entry.
@@ -190,7 +200,7 @@ impl Node {
         };
         if self.is_bad(dax, run.page, run.pages) {
             if self.is_bad(dax, one.page, one.pages) {
-                return Ok(FaultResult::HwPoison);
+                return Ok(FaultResult::HWPOISON);
             }
             (run, unit) = (one, false);
         }
@@ -253,76 +263,107 @@ impl Node {
         }
     }
 
-    /// What an entry of 2^`order` pages for a fault would map. Nothing that it depends on changes, so
-    /// that most of those that are too large end here, without a lock.
-    fn plan_entry(&self, fault: &Fault<'_>, order: u32) -> Option<(Area, Run)> {
-        if !self.may_have(order) {
-            return None;
-        }
-        let area = self.area(fault.vma())?;
-        match plan(&area, &self.pfns, fault.address(), order, |_, _| false) {
-            Plan::Map(run) => Some((area, run)),
-            _ => None,
-        }
-    }
-
-    fn map_entry(
+    /// Answers a fault with entries of one page, of which `one` is that of the fault.
+    fn map_page(
         &self,
         dax: &DaxDevice,
         fault: &Fault<'_>,
-        order: u32,
-        (area, run): (Area, Run),
+        area: &Area,
+        one: Run,
     ) -> Result<FaultResult> {
         let vma = fault.vma();
+        let write = fault.is_write();
+        if write && vma.is_tracked() {
+            return self.insert_stored(dax, fault, area, one);
+        }
+        // What else is near is mapped with it.
         let is_bad = |page, pages| self.is_bad(dax, page, pages);
-        if order == 0 {
-            let write = fault.is_write();
-            if write && vma.is_tracked() {
-                return self.insert_stored(dax, fault, &area, run);
-            }
-            // What else is near is mapped with it.
-            let wide = widen(&area, &self.pfns, run, FAULT_AROUND, is_bad);
-            if wide == run && is_bad(run.page, run.pages) {
-                return Ok(FaultResult::HwPoison);
-            }
-            return Ok(self.insert_pages(dax, vma, wide, write, Some(fault))?.0);
+        let wide = widen(area, &self.pfns, one, FAULT_AROUND, is_bad);
+        if wide == one && is_bad(one.page, one.pages) {
+            return Ok(FaultResult::HWPOISON);
         }
-        if is_bad(run.page, run.pages) {
-            return Ok(FaultResult::Fallback);
-        }
-        if vma.may_write() {
-            self.tracker.mark_units(run.page, run.pages)?;
-        }
-        let memory = dax.data().mapping();
-        if vma.has_folios() {
-            let folio = memory.folios(run.pfn, run.pages)?;
-            return Ok(fault.insert_folio(folio, order, fault.is_write()));
-        }
-        let frames = memory.frames(run.pfn, run.pages)?;
-        Ok(fault.insert_huge(frames, order, fault.is_write()))
+        Ok(self.insert_pages(dax, vma, wide, write, Some(fault))?.0)
     }
 
-    /// As [`Node::map_entry`] for an entry of a mapping whose stores are tracked: there are marks for pages, and
+    #[inline(never)]
+    fn fault_page(&self, fault: Fault<'_>) -> FaultResult {
+        let vma = fault.vma();
+        let Some((area, one)) = self.plan(vma, fault.address(), 0) else {
+            return FaultResult::SIGBUS;
+        };
+        let Some(live) = self.live.enter() else {
+            return FaultResult::SIGBUS;
+        };
+        if !self.serves(vma) {
+            return FaultResult::SIGBUS;
+        }
+        match self.map_page(&live, &fault, &area, one) {
+            Ok(outcome) => outcome,
+            Err(ENOMEM) => FaultResult::OOM,
+            Err(_) => FaultResult::SIGBUS,
+        }
+    }
+
+    #[inline(never)]
+    fn fault_huge<const ORDER: u32>(&self, fault: Fault<'_>) -> FaultResult {
+        let vma = fault.vma();
+        let Some((_, run)) = self.plan(vma, fault.address(), ORDER) else {
+            return FaultResult::FALLBACK;
+        };
+        let Some(live) = self.live.enter() else {
+            return FaultResult::FALLBACK;
+        };
+        if !self.serves(vma) || self.is_bad(&live, run.page, run.pages) {
+            return FaultResult::FALLBACK;
+        }
+        let memory = live.data().mapping();
+        if vma.may_write() {
+            if vma.is_tracked() {
+                return self.map_tracked(memory, fault, ORDER, run.page, run.pfn);
+            }
+            match self.tracker.mark_units(run.page, run.pages) {
+                Ok(()) => (),
+                Err(ENOMEM) => return FaultResult::OOM,
+                Err(_) => return FaultResult::FALLBACK,
+            }
+        }
+        if vma.has_folios() {
+            match memory.folios(run.pfn, run.pages) {
+                Ok(folio) => fault.insert_folio(folio, ORDER, fault.is_write()),
+                Err(_) => FaultResult::FALLBACK,
+            }
+        } else {
+            match memory.frames(run.pfn, run.pages) {
+                Ok(frames) => fault.insert_huge(frames, ORDER, fault.is_write()),
+                Err(_) => FaultResult::FALLBACK,
+            }
+        }
+    }
+
+    /// Answers a fault in a mapping whose stores are tracked with a huge entry: there are marks for pages, and
     /// for what an entry of a PMD maps, if that is dense.
     #[inline(never)]
     fn map_tracked(
         &self,
-        dax: &DaxDevice,
-        fault: &Fault<'_>,
+        memory: &Mapping,
+        fault: Fault<'_>,
         order: u32,
-        run: Run,
-    ) -> Result<FaultResult> {
+        page: u64,
+        pfn: Pfn,
+    ) -> FaultResult {
         let write = fault.is_write();
-        let is_fine = write && !self.tracker.is_dense(run.page);
-        if order != PMD_ORDER || is_fine || self.is_bad(dax, run.page, run.pages) {
-            return Ok(FaultResult::Fallback);
+        if order != PMD_ORDER || (write && !self.tracker.is_dense(page)) {
+            return FaultResult::FALLBACK;
         }
         let mark = match write {
-            true => Some(self.tracker.unit_mark(run.page)?),
-            false => None,
+            true => self.tracker.unit_mark(page).map(Some),
+            false => Ok(None),
         };
-        let frames = dax.data().mapping().frames(run.pfn, run.pages)?;
-        Ok(fault.insert_marked(frames, order, write, mark))
+        match (mark, memory.frames(pfn, 1 << PMD_ORDER)) {
+            (Ok(mark), Ok(frames)) => fault.insert_marked(frames, order, write, mark),
+            (Err(ENOMEM), _) => FaultResult::OOM,
+            _ => FaultResult::FALLBACK,
+        }
     }
 }
 
@@ -341,31 +382,13 @@ impl vm::Operations for Node {
         (page < self.pfns.pages).then_some(if start >= WINDOW { WINDOW + page } else { page })
     }
 
-    fn fault(&self, fault: &Fault<'_>, order: u32) -> FaultResult {
-        let miss = if order == 0 {
-            FaultResult::Sigbus
-        } else {
-            FaultResult::Fallback
-        };
-        let Some(place) = self.plan_entry(fault, order) else {
-            return miss;
-        };
-        let Some(live) = self.live.enter() else {
-            return miss;
-        };
-        if !self.serves(fault.vma()) {
-            return miss;
-        }
-        let vma = fault.vma();
-        let outcome = if order != 0 && vma.is_tracked() && vma.may_write() {
-            self.map_tracked(&live, fault, order, place.1)
-        } else {
-            self.map_entry(&live, fault, order, place)
-        };
-        match outcome {
-            Ok(outcome) => outcome,
-            Err(ENOMEM) => FaultResult::Oom,
-            Err(_) => miss,
+    #[inline(always)]
+    fn fault(&self, fault: Fault<'_>, order: u32) -> FaultResult {
+        match order {
+            0 => self.fault_page(fault),
+            PMD_ORDER => self.fault_huge::<PMD_ORDER>(fault),
+            PUD_ORDER => self.fault_huge::<PUD_ORDER>(fault),
+            _ => FaultResult::FALLBACK,
         }
     }
 
@@ -374,8 +397,7 @@ impl vm::Operations for Node {
         if !self.serves(vma) {
             return Err(EFAULT);
         }
-        let area = self.area(vma).ok_or(EFAULT)?;
-        let one = match plan(&area, &self.pfns, from, 0, |page, n| {
+        let one = match plan(&area(vma), &self.pfns, from, 0, |page, n| {
             self.is_bad(&live, page, n)
         }) {
             Plan::Map(run) => run,
@@ -391,31 +413,25 @@ impl vm::Operations for Node {
             run.pages = bad - run.page;
         }
         match self.insert_pages(&live, vma, run, write, None)? {
-            (FaultResult::NoPage, 0) => Err(EAGAIN),
-            (FaultResult::NoPage, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
-            (FaultResult::Oom, _) => Err(ENOMEM),
+            (FaultResult::NO_PAGE, 0) => Err(EAGAIN),
+            (FaultResult::NO_PAGE, pages) => Ok(run.address + (pages << PAGE_SHIFT)),
+            (FaultResult::OOM, _) => Err(ENOMEM),
             _ => Err(EFAULT),
         }
     }
 
     fn expect_stores(&self, vma: &DeviceVma<'_>, address: u64) {
-        if !self.may_have(PMD_ORDER) {
-            return;
-        }
-        let Some(area) = self.area(vma) else {
-            return;
-        };
-        if let Plan::Map(run) = plan(&area, &self.pfns, address, PMD_ORDER, |_, _| false) {
+        if let Some((_, run)) = self.plan(vma, address, PMD_ORDER) {
             // Without memory for that it is tracked by the page.
             let _ = self.tracker.expect_dense(run.page);
         }
     }
 
     fn is_poisoned(&self, vma: &DeviceVma<'_>, address: u64) -> bool {
-        let (Some(live), Some(area)) = (self.live.enter(), self.area(vma)) else {
+        let Some(live) = self.live.enter() else {
             return false;
         };
-        let plan = plan(&area, &self.pfns, address, 0, |page, n| {
+        let plan = plan(&area(vma), &self.pfns, address, 0, |page, n| {
             self.is_bad(&live, page, n)
         });
         plan == Plan::HwPoison && self.serves(vma)
@@ -470,6 +486,17 @@ impl vm::Operations for Node {
         }
         self.lease.unmap(tag, vma.mm());
         self.tracker.closed(vma.is_tracked());
+    }
+}
+
+/// A mapping, with `first` a page of the device: since mmap(2), which has seen to it, it has at most become
+/// smaller.
+#[inline(always)]
+fn area(vma: &DeviceVma<'_>) -> Area {
+    let area = vma.area();
+    Area {
+        first: mmap::page_at(area.first),
+        ..area
     }
 }
 

@@ -467,6 +467,9 @@ pub fn located(device: mmap::Device, pgoff: u64, pages: u64) {
             assert!(fits(if extent.direct { window } else { 0 }));
             let first = pgoff_ - if extent.direct { window } else { 0 };
             assert_eq!(u128::from(extent.first), first);
+            // Where faults look for the pages of what has been admitted.
+            assert_eq!(mmap::page_at(pgoff), extent.first);
+            assert_eq!(mmap::page_at(pgoff + pages - 1), extent.first + pages - 1);
         }
         Err(why) => {
             assert_eq!(why, mmap::Refusal::OutOfRange);
