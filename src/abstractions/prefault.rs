@@ -36,6 +36,9 @@ use kernel::{
     prelude::*, //
 };
 
+/// Entries of a PMD that are made for one fault.
+const AT_ONCE: u64 = 32;
+
 /// Bytes of an entry of a PMD.
 const HUGE: u64 = (bindings::PAGE_SIZE as u64) << PMD_ORDER;
 
@@ -111,19 +114,11 @@ fn prefault_locked<T: Operations>(
     let vma = unsafe { DeviceVma::from_raw(vma) };
     let stop = end.min(vma.area().end);
     let mut done = at;
-    if write && vma.is_tracked() {
-        let huge = at.next_multiple_of(HUGE);
-        for at in (huge..stop).step_by(HUGE as usize).take(STEPS) {
-            if stop - at >= HUGE {
-                owner.expect_stores(&vma, at);
-            }
-        }
-    }
     for _ in 0..STEPS {
         let step = if kernel::current!().signal_pending() {
             Err(EINTR)
         } else {
-            prefault_step(owner, mm, &vma, done, end, write)
+            prefault_step(owner, mm, &vma, done, stop, write)
         };
         match step {
             Ok(next) if next != done => done = next,
@@ -137,8 +132,8 @@ fn prefault_locked<T: Operations>(
     Ok(done)
 }
 
-/// Maps one entry, or a run of small ones, at `at`; gives the address after it, or `at` if it is
-/// gone again. `vma` is of `mm`, whose lock is held.
+/// Maps one entry at `at`, and some more of its size, up to `end`, where `vma` ends or before; gives the address
+/// after them, or `at` if that entry is gone again. `vma` is of `mm`, whose lock is held.
 fn prefault_step<T: Operations>(
     owner: &T,
     mm: &kernel::mm::MmWithUser,
@@ -147,6 +142,12 @@ fn prefault_step<T: Operations>(
     end: u64,
     write: bool,
 ) -> Result<u64> {
+    let expect_stores = |at: u64| {
+        if write && vma.is_tracked() && at % HUGE == 0 && end - at >= HUGE {
+            owner.expect_stores(vma, at);
+        }
+    };
+    expect_stores(at);
     let mut flags = bindings::fault_flag_FAULT_FLAG_REMOTE;
     if write {
         flags |= bindings::fault_flag_FAULT_FLAG_WRITE;
@@ -170,12 +171,20 @@ fn prefault_step<T: Operations>(
         return Ok(at);
     }
     let next = (at | (size - 1)) + 1;
+    if size == HUGE {
+        // There is a table of them now, so that those behind it take no faults.
+        let to = end.min(next + (AT_ONCE - 1) * HUGE);
+        return Ok(vma.populate_huge(next, to, write, |fault| {
+            expect_stores(fault.address());
+            owner.fault(fault, PMD_ORDER)
+        }));
+    }
     if size != bindings::PAGE_SIZE as u64 {
         return Ok(next);
     }
     // There is a page table now, so that the rest of it takes no faults.
     let table = (at | (HUGE - 1)) + 1;
-    let to = table.min(end).min(vma.area().end);
+    let to = table.min(end);
     if next >= to {
         return Ok(next);
     }

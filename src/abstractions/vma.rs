@@ -277,6 +277,53 @@ impl DeviceVma<'_> {
     }
 }
 
+impl<'a> DeviceVma<'a> {
+    /// Answers stores if `write`, or loads, from user address `from` up to `to` with entries of a PMD: `answer`
+    /// does, as it would a fault at the first page of each. That ends where it makes none, at the end of the
+    /// mapping, and where there is no table of such entries. Gives the address up to which it is done.
+    /// Context: may sleep, mmap lock held.
+    pub(super) fn populate_huge(
+        &self,
+        from: u64,
+        to: u64,
+        write: bool,
+        answer: impl for<'b> Fn(Fault<'b>) -> FaultResult,
+    ) -> u64 {
+        let huge = (bindings::PAGE_SIZE as u64) << PMD_ORDER;
+        let table = (bindings::PAGE_SIZE as u64) << PUD_ORDER;
+        let area = self.area();
+        let to = to.min(area.end).min((from | (table - 1)).saturating_add(1));
+        if from < area.start || from & (huge - 1) != 0 {
+            return from;
+        }
+        // SAFETY: By the type invariants the VMA is locked; the address is in it.
+        let mut pmd = unsafe { bindings::rpmem_helper_find_pmd(self.0.as_ptr(), from as usize) };
+        let mut at = from;
+        while !pmd.is_null() && to.saturating_sub(at) >= huge {
+            let mut vmf: bindings::vm_fault = pin_init::zeroed();
+            vmf.__bindgen_anon_1.vma = self.0.as_ptr();
+            vmf.__bindgen_anon_1.address = at as usize;
+            vmf.pmd = pmd;
+            if write {
+                vmf.flags = bindings::fault_flag_FAULT_FLAG_WRITE;
+            }
+            // SAFETY: All that `Fault` and what makes entries of a PMD look at is there: the VMA, which is
+            // locked, an address in it, and the place of the entry. It is there for as long as `answer` runs.
+            let fault = unsafe { Fault::from_raw(NonNull::from(&mut vmf), *self) };
+            if answer(fault) != FaultResult::NO_PAGE {
+                break;
+            }
+            // SAFETY: Tables of PMDs stay while the VMA is locked, and this is a place in one.
+            if !unsafe { bindings::rpmem_helper_is_huge(pmd) } {
+                break;
+            }
+            at += huge;
+            pmd = pmd.wrapping_add(1);
+        }
+        at
+    }
+}
+
 /// Where stores to pages are remembered.
 #[derive(Clone, Copy)]
 pub(crate) struct Marks<'a> {
@@ -323,7 +370,7 @@ pub(crate) struct TablesNear {
 ///
 /// # Invariants
 ///
-/// The pointer is to a fault in progress in `vma`.
+/// The pointer is to a fault in progress in `vma`, or to what is like one, see [`DeviceVma::populate_huge`].
 #[derive(Clone, Copy)]
 pub(crate) struct Fault<'a> {
     vmf: NonNull<bindings::vm_fault>,

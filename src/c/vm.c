@@ -409,6 +409,25 @@ unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, 
 	return size;
 }
 
+/*
+ * The entry of PMDs for @addr, if there is a table of them and @vma may have huge
+ * entries. The VMA is locked.
+ */
+pmd_t *rpmem_helper_find_pmd(struct vm_area_struct *vma, unsigned long addr)
+{
+	unsigned long leaf;
+
+	if (vma_thp_disabled(vma, vma->vm_flags, false))
+		return NULL;
+	return rpmem_find_pmd(vma->vm_mm, addr, &leaf);
+}
+
+/* Whether that is a huge entry now. */
+bool rpmem_helper_is_huge(pmd_t *pmd)
+{
+	return pmd_leaf(pmdp_get_lockless(pmd));
+}
+
 /* By these, memory failure finds who has mapped a page; the VMA starts at a page of the device. */
 static noinline void rpmem_set_mapping(struct vm_area_struct *vma, unsigned long addr,
 				       struct folio *folio, struct page *page)

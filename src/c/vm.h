@@ -58,6 +58,8 @@ vm_fault_t rpmem_helper_insert_pages(struct vm_area_struct *vma, struct vm_fault
 				     bool write, unsigned long *done);
 vm_fault_t rpmem_helper_insert_folio(struct vm_fault *vmf, unsigned long pfn, bool write);
 unsigned long rpmem_helper_entry_size(struct mm_struct *mm, unsigned long addr, bool write);
+pmd_t *rpmem_helper_find_pmd(struct vm_area_struct *vma, unsigned long addr);
+bool rpmem_helper_is_huge(pmd_t *pmd);
 unsigned long rpmem_helper_count_dirty(struct vm_fault *vmf, unsigned long addr,
 				       const unsigned long *pages, unsigned long nr);
 u64 rpmem_helper_tables_near(struct vm_fault *vmf, unsigned long *first);

@@ -6,7 +6,7 @@ use super::model::Space;
 use super::table::{
     self, Call, Combination, Cut, Extent, Layout, Memory, Mode, On, GIB, HUGE, PAGE, PLACE,
 };
-use super::work::{maps, page_tables, Device, End, Scene, Work};
+use super::work::{maps, Device, End, Scene, Work};
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::sys;
 use crate::{check, check_eq, fail};
@@ -52,9 +52,9 @@ fn combination(scene: &Scene, c: &Combination, prefault: bool) -> Check {
             e => Err(format!("mmap: errno {e}, must be EOPNOTSUPP")),
         };
     }
-    page_tables()?;
+    sys::page_tables()?;
     maps()?;
-    let before = page_tables()?;
+    let before = sys::page_tables()?;
     work.map(c.kind)?;
     let size = work.make_entry(c, prefault && c.row.call != Call::Cannot)?;
     if size != scene.mode.made(c.kind, c.entry) {
@@ -80,7 +80,7 @@ fn combination(scene: &Scene, c: &Combination, prefault: bool) -> Check {
             if r != 0 {
                 return Err(os("munmap"));
             }
-            let after = page_tables()?;
+            let after = sys::page_tables()?;
             if after != before {
                 return Err(format!("page tables: {before:#x} bytes, then {after:#x}"));
             }
@@ -149,7 +149,7 @@ fn warm() -> TestResult<Vec<u64>> {
 
 /// Bytes of page tables for one small page in `PLACE`, all of which go with it.
 fn depth() -> TestResult<u64> {
-    let before = page_tables()?;
+    let before = sys::page_tables()?;
     let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
     // SAFETY: nothing else is there.
     unsafe {
@@ -157,9 +157,13 @@ fn depth() -> TestResult<u64> {
         let p = libc::mmap(PLACE.start as *mut _, PAGE as usize, rw, flags, -1, 0);
         check!(p != libc::MAP_FAILED, "{}", os("mmap"));
         p.cast::<u64>().write_volatile(1);
-        let depth = page_tables()? - before;
+        let depth = sys::page_tables()? - before;
         check_eq!(libc::munmap(p, PAGE as usize), 0);
-        check_eq!(page_tables()?, before, "page tables of anonymous memory");
+        check_eq!(
+            sys::page_tables()?,
+            before,
+            "page tables of anonymous memory"
+        );
         Ok(depth)
     }
 }

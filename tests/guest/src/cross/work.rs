@@ -144,23 +144,6 @@ pub(super) fn result(r: i64) -> i32 {
     }
 }
 
-/// A number of /proc/self/status, in bytes.
-pub(super) fn status(field: &str) -> Check<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
-    let line = text.lines().find_map(|l| l.strip_prefix(field));
-    let kib = line.and_then(|l| {
-        l.trim_matches([':', ' ', '\t', 'k', 'B'])
-            .parse::<u64>()
-            .ok()
-    });
-    Ok(kib.ok_or_else(|| format!("no {field} in {text}"))? << 10)
-}
-
-/// All that this process has of page tables.
-pub(super) fn page_tables() -> Check<u64> {
-    status("VmPTE")
-}
-
 /// The lines of /proc/self/maps in `PLACE`.
 pub(super) fn maps() -> Check<Vec<Line>> {
     let text = std::fs::read_to_string("/proc/self/maps").map_err(|e| e.to_string())?;
@@ -277,7 +260,7 @@ impl Work<'_> {
 
     /// Has the entry made that the combination is about, and nothing else; its size.
     pub(super) fn make_entry(&self, c: &Combination, prefault: bool) -> Check<u64> {
-        let before = page_tables()?;
+        let before = sys::page_tables()?;
         let at = self.layout.entry;
         if prefault {
             let write = u32::from(c.kind != Kind::PlainRead);
@@ -292,7 +275,7 @@ impl Work<'_> {
         } else {
             self.store(at)?;
         }
-        let tables = page_tables()? - before;
+        let tables = sys::page_tables()? - before;
         match self.scene.depth.checked_sub(tables) {
             Some(0) => Ok(PAGE),
             Some(0x1000) => Ok(HUGE),

@@ -489,6 +489,23 @@ pub fn series() -> (u32, u32) {
     (next(), next())
 }
 
+/// A number of /proc/self/status, in bytes.
+pub fn status(field: &str) -> Result<u64, String> {
+    let text = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
+    let line = text.lines().find_map(|l| l.strip_prefix(field));
+    let kib = line.and_then(|l| {
+        l.trim_matches([':', ' ', '\t', 'k', 'B'])
+            .parse::<u64>()
+            .ok()
+    });
+    Ok(kib.ok_or_else(|| format!("no {field} in {text}"))? << 10)
+}
+
+/// All that this process has of page tables.
+pub fn page_tables() -> Result<u64, String> {
+    status("VmPTE")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

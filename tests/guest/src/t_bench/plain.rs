@@ -5,6 +5,7 @@
 use super::{Rows, Target, AREA, GIB};
 use crate::support::bench::{bulk, each, Side, Window, HUGE, PAGE};
 use crate::support::ctx::TestResult;
+use crate::support::sys;
 
 /// Faults of this process so far.
 fn faults() -> u64 {
@@ -14,14 +15,6 @@ fn faults() -> u64 {
         libc::getrusage(libc::RUSAGE_SELF, &mut usage);
         (usage.ru_minflt + usage.ru_majflt) as u64
     }
-}
-
-/// Bytes of page tables of this process.
-fn tables() -> TestResult<u64> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find(|l| l.starts_with("VmPTE:"));
-    let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Ok(kib.ok_or("no VmPTE")? * 1024)
 }
 
 /// A store to each `step` bytes of 1 GiB, of which nothing waits to be written back: instructions of one, and faults
@@ -35,12 +28,12 @@ fn stores(t: &Target, row: &str, step: usize, times: usize) -> TestResult<Rows> 
         if t.side == Side::Ours {
             t.file.sync_all()?;
         }
-        let before = (faults(), tables()?);
+        let before = (faults(), sys::page_tables()?);
         w.map(&t.file, 0, 0, GIB, libc::MAP_SHARED)?;
         let (cost, ()) = bulk(&t.label(row), n, || {
             (0..GIB).step_by(step).for_each(|at| w.store(at));
         });
-        let after = (faults(), tables()?);
+        let after = (faults(), sys::page_tables()?);
         let all = [
             cost as f64 / n as f64,
             (after.0 - before.0) as f64,

@@ -12,6 +12,7 @@ use std::io;
 
 pub const TESTS: &[Test] = crate::tests! {
     map_prefault => prefault,
+    map_prefault_huge => prefault_huge,
     map_prefault_rights => prefault_rights,
 };
 
@@ -89,6 +90,57 @@ fn prefault(c: &mut Ctx) -> TestResult {
         uapi::rpmem_prefault(&f, &other, 0, page, 0),
         (0, libc::EINVAL),
         "memory of others"
+    );
+    Ok(())
+}
+
+/// Many entries of 2 MiB: on both sides of an end of a table of them, with one page table in front of them and one
+/// behind; and none where the user wants none, though one is there already.
+fn prefault_huge(c: &mut Ctx) -> TestResult {
+    const UNITS: usize = 100;
+    const PMDS: usize = 1 << 30;
+    let h = Node::new(c)?;
+    let f = h.open()?;
+    let room = tools::anonymous(2 * PMDS)?;
+    // 30 units in front of the end of a table, less a page, and the rest behind it.
+    let end = (room.as_ptr() as usize + 31 * HUGE).next_multiple_of(PMDS);
+    let at = end - 30 * HUGE - PAGE;
+    drop(room);
+    let len = PAGE + UNITS * HUGE + PAGE;
+    for (flags, write) in [
+        (SYNC, true),
+        (SYNC, false),
+        (MAP_SHARED, true),
+        (MAP_SHARED, false),
+    ] {
+        let what = format!("{flags:#x}, write {write}");
+        let m = Map::near(at, &f, (HUGE - PAGE) as u64, len, RW, flags)?;
+        check_eq!(m.as_ptr() as usize, at, "{what}: where there was room");
+        let before = sys::page_tables()?;
+        let done = uapi::rpmem_prefault(&f, &m, 0, len as u64, u32::from(write));
+        check_eq!(done, (len as u64, 0), "{what}");
+        // Two of PTEs, and of PMDs at most as many; not one for each unit.
+        let tables = (sys::page_tables()? - before) / PAGE as u64;
+        check!((2..=4).contains(&tables), "{what}: {tables} page tables");
+        check_eq!(faults_for(&m, write), 0, "{what}: faults afterwards");
+        f.sync_all()?;
+    }
+    let m = Map::near(at, &f, (HUGE - PAGE) as u64, len, RW, SYNC)?;
+    m.write8(PAGE, 1);
+    // SAFETY: our mapping.
+    let advised = unsafe { libc::madvise(m.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
+    check_eq!(advised, 0);
+    let before = sys::page_tables()?;
+    let done = uapi::rpmem_prefault(&f, &m, PAGE, (UNITS * HUGE) as u64, 1);
+    check_eq!(
+        done,
+        ((UNITS * HUGE) as u64, 0),
+        "advised against huge pages"
+    );
+    let tables = (sys::page_tables()? - before) / PAGE as u64;
+    check!(
+        tables >= UNITS as u64 - 1,
+        "advised against huge pages: {tables} page tables"
     );
     Ok(())
 }

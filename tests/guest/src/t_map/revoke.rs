@@ -52,6 +52,18 @@ fn poison_gigantic(c: &mut Ctx) -> TestResult {
     for at in (7 * HUGE..8 * HUGE).step_by(PAGE).filter(|at| *at != bad) {
         m.write8(at, 1);
     }
+    // Entries of 2 MiB that are made for one fault end where it is.
+    let m = Map::new(&f, 0, 2 * gib, RW, SYNC)?;
+    for (from, done, why) in [
+        (0, bad, libc::EHWPOISON),
+        (bad + PAGE, 2 * gib - bad - PAGE, 0),
+    ] {
+        check_eq!(
+            uapi::rpmem_prefault(&f, &m, from, (2 * gib - from) as u64, 1),
+            (done as u64, why),
+            "from {from:#x}"
+        );
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::node::{faults_for, Node};
-use crate::support::sys::{Map, PAGE, RW};
+use crate::support::sys::{self, Map, PAGE, RW};
 use crate::support::tools::HUGE;
 use crate::support::trace::Trace;
 use crate::{check, check_eq};
@@ -21,15 +21,6 @@ pub const TESTS: &[Test] = crate::tests! {
 /// Faults by which stores in order make a unit writable: the first one, and those that follow one.
 const FIRST: i64 = 9;
 const NEXT: i64 = 5;
-
-/// Bytes of this process' page tables.
-fn tables(c: &Ctx) -> TestResult<u64> {
-    let status = c.read("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmPTE:"));
-    let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
-    let kib: Option<u64> = kib.and_then(|n| n.trim().parse().ok());
-    Ok(kib.ok_or("no VmPTE")? << 10)
-}
 
 /// What msync writes back: runs of pages, by their first and number.
 fn msync(c: &Ctx, m: &Map) -> TestResult<Vec<(u64, u64)>> {
@@ -59,7 +50,7 @@ fn map(c: &mut Ctx, most: usize) -> TestResult<(Node, Map, usize)> {
 /// Stores to each page, in order: few faults and page tables, and entries of 2 MiB.
 fn dense(c: &mut Ctx) -> TestResult {
     let (_h, m, units) = map(c, 512)?;
-    let before = tables(c)?;
+    let before = sys::page_tables()?;
     let n = faults_for(&m, true);
     // Nobody gives the first one in a table of PMDs a head start.
     let least = FIRST + NEXT * (units as i64 - 1);
@@ -68,7 +59,7 @@ fn dense(c: &mut Ctx) -> TestResult {
         (least..=least + starts * (FIRST - NEXT)).contains(&n),
         "{n} faults for {units} units"
     );
-    let grown = tables(c)?.saturating_sub(before);
+    let grown = sys::page_tables()?.saturating_sub(before);
     check!(grown <= 5 * PAGE as u64, "{grown} bytes of page tables");
     // All but the last have given up their page table, and are huge when they are stored to again.
     let again = faults_for(&m, true);
@@ -87,7 +78,7 @@ fn dense(c: &mut Ctx) -> TestResult {
     for at in (0..units * HUGE).rev().step_by(PAGE) {
         m.write8(at, 1);
     }
-    let grown = tables(c)?.saturating_sub(before);
+    let grown = sys::page_tables()?.saturating_sub(before);
     check!(
         grown <= 5 * PAGE as u64,
         "{grown} bytes, in the reverse order"
@@ -104,12 +95,12 @@ fn dense(c: &mut Ctx) -> TestResult {
 fn sparse(c: &mut Ctx) -> TestResult {
     let (_h, m, units) = map(c, 1024)?;
     check!(units >= 32, "{units} units");
-    let before = tables(c)?;
+    let before = sys::page_tables()?;
     let page = |unit: usize| unit * 512 + unit * 7 % 512;
     for unit in 0..units {
         m.write8(page(unit) * PAGE, unit as u8);
     }
-    let grown = tables(c)?.saturating_sub(before);
+    let grown = sys::page_tables()?.saturating_sub(before);
     // Eight in 32, the tables of PMDs, and what else this process has done.
     let most = ((units.div_ceil(32) + 1) * 8 + units.div_ceil(512) + 1 + 2) * PAGE;
     check!(grown <= most as u64, "{grown} bytes for {units} units");
