@@ -701,23 +701,26 @@ pub const ROWS: &[Row] = &[
         BOTH,
         1.5,
     ),
-    free(
+    row(
         "devdax: fault of 4 KiB, read",
         "devdax.fault4k.read",
         "devdax.fault4k.read",
         DAX,
+        1.0,
     ),
-    free(
+    row(
         "devdax: fault of 4 KiB, write",
         "devdax.fault4k.write",
         "devdax.fault4k.write",
         DAX,
+        1.0,
     ),
-    free(
+    row(
         "devdax: touch by 4 KiB, in order, per page",
         "devdax.touch.sequential",
         "devdax.touch.sequential",
         DAX,
+        1.0,
     ),
     free(
         "devdax: munmap of 128 MiB by 4 KiB",
@@ -725,17 +728,19 @@ pub const ROWS: &[Row] = &[
         "devdax.munmap4k",
         DAX,
     ),
-    free(
+    row(
         "devdax: prefault by 4 KiB, per page",
         "devdax.prefault4k",
         "devdax.prefault4k",
         DAX,
+        0.95,
     ),
-    free(
+    row(
         "devdax: fault of 2 MiB, write",
         "devdax.fault2m.write",
         "devdax.fault2m.write",
         DAX,
+        0.98,
     ),
     free(
         "devdax: munmap of 128 MiB by 2 MiB",
@@ -743,11 +748,12 @@ pub const ROWS: &[Row] = &[
         "devdax.munmap2m",
         DAX,
     ),
-    free(
+    row(
         "devdax: prefault by 2 MiB, per entry",
         "devdax.prefault2m",
         "devdax.prefault2m",
         DAX,
+        0.95,
     ),
     free(
         "devdax, align=1G: stores to 1 GiB, by 2 MiB",
