@@ -111,7 +111,7 @@ static void hooked(unsigned int cpu, void *data)
 
 	(void)cpu;
 	pthread_mutex_lock(&lock);
-	module = reg(rdi);
+	module = reg(arg0);
 	if ((uintptr_t)data == STARTS) {
 		starts(module);
 	} else {
@@ -130,7 +130,7 @@ static void request(unsigned int cpu, void *data)
 {
 	(void)cpu;
 	pthread_mutex_lock(&lock);
-	hooks[(uintptr_t)data] = reg(rdi);
+	hooks[(uintptr_t)data] = reg(arg0);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -185,7 +185,7 @@ static void translated(uint64_t id, struct tb *tb)
 	pthread_mutex_unlock(&lock);
 }
 
-EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
+EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
 	(void)info;
 	for (int i = 0; i < argc; i++) {

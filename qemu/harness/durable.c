@@ -32,9 +32,8 @@
  *
  * The instructions that write a line back make no memory access that QEMU tells of:
  * their operands are decoded, and their addresses looked up in the guest's page
- * tables. Those are read through the kernel's linear mapping, whose place follows
- * from any store by the kernel; what is found is kept until the CPU itself drops
- * translations.
+ * tables; what is found is kept until the CPU drops translations. All that differs
+ * between architectures is in durable-x86.h.
  *
  * What a host keeps in a file, for virtio-pmem, is durable when fsync(2) of that has
  * returned, and by nothing else: last-flush.c tells.
@@ -53,15 +52,14 @@
 
 #define LINE 6
 #define PAGE 12
+/* As many bits as any code's address needs. */
+#define PC 53
 /* As many as there are bits in what a line has for CPUs. */
 #define CPUS 16
 /* The host that has a file for memory. */
 #define HOST (CPUS - 1)
-/* Where x86 starts, also after a sleep. */
-#define RESET 0xfffffff0ull
 #define RANGES 16
 #define CACHED 1024
-#define ADDRESS 0x000ffffffffff000ull
 /* Lines of one range that are shown. */
 #define SHOWN 8
 /* Claims that wait for a moment. */
@@ -154,8 +152,8 @@ static const char *const states[] = { "durable", "durable-by-lock", "written-bac
 				      "untouched" };
 
 struct line {
-	/* Of the last store: its pc in 48 bits, the CPU, and flags. */
-	uint64_t pc : 48;
+	/* Of the last store: the lower bits of its pc, the CPU, and flags. */
+	uint64_t pc : PC;
 	uint64_t cpu : 4;
 	/* Stored to and not written back. */
 	uint64_t dirty : 1;
@@ -225,8 +223,6 @@ static struct {
 	size_t n, room;
 } tally;
 
-/* Where the kernel has all of the memory, less its physical address; 0: not known. */
-static uint64_t linear;
 static char name[256];
 static FILE *out, *recording;
 static bool with_loads;
@@ -236,7 +232,7 @@ static struct {
 	uint64_t size;
 	uint64_t told;
 } recorded;
-static void *gpr[16], *cr3, *cr4, *fs_base, *gs_base;
+static void *registers[40];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void lost(const char *why, uint64_t at)
@@ -276,36 +272,58 @@ static void note_store(unsigned int n, uint64_t phys, const unsigned char *data,
 		note(past ? E_STORE_PAST : E_STORE, n, phys, data, len);
 }
 
-/* Page tables. */
+/* Architectures. */
 
-static bool entry(uint64_t table, unsigned int at, uint64_t *e)
-{
-	g_byte_array_set_size(bytes, 0);
-	if (!qemu_plugin_read_memory_vaddr(linear + (table & ADDRESS) + 8 * at, bytes, sizeof(*e)) ||
-	    bytes->len < sizeof(*e))
-		return false;
-	memcpy(e, bytes->data, sizeof(*e));
-	return *e & 1;
-}
+enum kind {
+	OTHER,
+	FENCE,
+	LOCKED,
+	/* Of a line: until a fence; at once. */
+	WRITE_BACK,
+	FLUSH,
+	ALL_CACHES,
+	NEW_TRANSLATIONS,
+};
 
-/* So much is there, or not, in one piece: 1 << *shift bytes. */
-static bool walk(uint64_t from, uint64_t *to, unsigned int *piece)
-{
-	uint64_t e = reg(cr3);
-	unsigned int shift = reg(cr4) & 1 << 12 ? 48 : 39;
+/* No register. */
+#define NONE 0xff
 
-	for (;; shift -= 9) {
-		uint64_t mask = (1ull << shift) - 1;
+struct operation {
+	enum kind kind;
+	/* Or else what is to be done before it. */
+	void (*run)(unsigned int cpu, void *op);
+	uint64_t pc;
+	/* Its store goes past the caches. */
+	bool past;
+	/* The operand, as x86 has it. */
+	unsigned char base, index, shift;
+	char segment;
+	bool short_address;
+	int64_t more;
+};
 
-		*piece = shift;
-		if (!entry(e, from >> shift & 511, &e))
-			return false;
-		if (shift == PAGE || (shift <= 30 && e & 1 << 7)) {
-			*to = (e & ADDRESS & ~mask) | (from & mask);
-			return true;
-		}
-	}
-}
+static const struct arch {
+	/* As QEMU says it. */
+	const char *name;
+	/* A bit of every address of the kernel's, and of none else. */
+	uint64_t kernel;
+	/* Where a CPU starts, also after a sleep. */
+	uint64_t reset;
+	/* Those of operands, by number; others. */
+	const char *const *registers;
+	void (*decode)(struct operation *op, struct insn *insn);
+	uint64_t (*operand)(const struct operation *op);
+	/* Whether page tables can be read by now. */
+	bool (*sees_tables)(void);
+	/* So much is there, or not, in one piece: 1 << *piece bytes. */
+	bool (*walk)(uint64_t from, uint64_t *to, unsigned int *piece);
+	/* The page tables of the process that is running. */
+	uint64_t (*space)(void);
+	/* There is another kernel, maybe. */
+	void (*forget)(void);
+	/* A store to memory. */
+	void (*store)(uint64_t from, uint64_t to);
+} *arch;
 
 static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 {
@@ -313,7 +331,7 @@ static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 	unsigned int at = (from >> PAGE) % CACHED, piece;
 
 	if (cpu->cached[at].from != (from >> PAGE | 1ull << 63)) {
-		if (!linear || !walk(from, to, &piece))
+		if (!arch->walk(from, to, &piece))
 			return false;
 		cpu->cached[at].from = from >> PAGE | 1ull << 63;
 		cpu->cached[at].to = *to >> PAGE;
@@ -321,20 +339,6 @@ static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 	}
 	*to = cpu->cached[at].to << PAGE | (from & ((1u << PAGE) - 1));
 	return true;
-}
-
-/* From a store by the kernel. What is no more than a coincidence finds no tables. */
-static void learn(uint64_t from, uint64_t to)
-{
-	unsigned int piece;
-	uint64_t found;
-
-	if (from < 0xff00000000000000ull || from >= 0xffffffff80000000ull ||
-	    (from - to) & ((1u << 30) - 1))
-		return;
-	linear = from - to;
-	if (!walk(from, &found, &piece) || found != to)
-		linear = 0;
 }
 
 /* Lines. */
@@ -563,175 +567,36 @@ static enum state state_of(const struct line *l)
 	return l->back_by_name || l->past_by_name ? BY_LOCK : DURABLE;
 }
 
-/* Instructions. */
-
-/* Beside the pc of a store, in 48 bits. */
-#define PAST (1ull << 63)
-
-enum kind { OTHER, FENCE, LOCKED, CLWB, CLFLUSH, ALL_CACHES, NEW_TRANSLATIONS, PORT };
-struct operation {
-	enum kind kind;
-	/* Its store goes past the caches. */
-	bool past;
-	/* The operand: registers are 16 where there are none. */
-	unsigned char base, index, shift;
-	char segment;
-	bool short_address;
-	int64_t more;
+/* What firmware is asked for when it is to write labels; these are behind it, in one page. */
+struct labels {
+	uint32_t function, offset, length;
 };
+#define SET_LABELS 6
+#define LABELS 4076
 
-static void decode_operand(struct operation *op, const unsigned char *b, unsigned int rex,
-			   uint64_t end)
-{
-	unsigned int mod = b[0] >> 6, rm = b[0] & 7, at = 1;
-	int32_t more = 0;
+#include "durable-x86.h"
 
-	op->base = rm | (rex & 1) << 3;
-	op->index = 16;
-	if (rm == 4) {
-		op->base = (b[1] & 7) | (rex & 1) << 3;
-		op->index = (b[1] >> 3 & 7) | (rex & 2) << 2;
-		op->shift = b[1] >> 6;
-		if (op->index == 4)
-			op->index = 16;
-		at = 2;
-		rm = b[1] & 7;
-	}
-	if (mod == 1) {
-		more = (signed char)b[at];
-	} else if (mod == 2 || (mod == 0 && rm == 5)) {
-		memcpy(&more, b + at, 4);
-		if (mod == 0)
-			op->base = 16;
-	}
-	op->more = more;
-	/* Relative to what follows. */
-	if (mod == 0 && (b[0] & 7) == 5)
-		op->more += end;
-}
-
-static void decode(struct operation *op, struct insn *insn)
-{
-	unsigned char b[32] = { 0 };
-	size_t i = 0, len = qemu_plugin_insn_size(insn);
-	unsigned int rex = 0;
-	bool data = false, locked = false, rep = false, in_memory;
-	uint64_t end = qemu_plugin_insn_vaddr(insn) + len;
-
-	if (len > 15)
-		return;
-	qemu_plugin_insn_data(insn, b, len);
-	for (;; i++) {
-		if (b[i] == 0x66)
-			data = true;
-		else if (b[i] == 0x67)
-			op->short_address = true;
-		else if (b[i] == 0xf0)
-			locked = true;
-		else if (b[i] == 0xf2 || b[i] == 0xf3)
-			rep = true;
-		else if (b[i] == 0x64 || b[i] == 0x65)
-			op->segment = b[i] == 0x64 ? 'f' : 'g';
-		else if (b[i] != 0x2e && b[i] != 0x36 && b[i] != 0x3e && b[i] != 0x26)
-			break;
-	}
-	if ((b[i] & 0xf0) == 0x40)
-		rex = b[i++];
-	if (locked) {
-		op->kind = LOCKED;
-		return;
-	}
-	/* out dx, eax */
-	if (b[i] == 0xef && !data) {
-		op->kind = PORT;
-		return;
-	}
-	if ((b[i] == 0x86 || b[i] == 0x87) && b[i + 1] < 0xc0) {
-		op->kind = LOCKED;
-		return;
-	}
-	/* VEX, in 64-bit code: vmovntps, vmovntpd, vmovntdq. vmaskmovdqu. */
-	if (b[i] == 0xc5 || (b[i] == 0xc4 && (b[i + 1] & 0x1f) == 1)) {
-		unsigned char opcode = b[i + (b[i] == 0xc5 ? 2 : 3)];
-
-		op->past = opcode == 0x2b || opcode == 0xe7 || opcode == 0xf7;
-		return;
-	}
-	if (b[i] != 0x0f)
-		return;
-	i++;
-	in_memory = b[i + 1] < 0xc0;
-	switch (b[i]) {
-	case 0x01:
-		/* invlpg */
-		if (in_memory && (b[i + 1] >> 3 & 7) == 7)
-			op->kind = NEW_TRANSLATIONS;
-		break;
-	case 0x09:
-		/* wbinvd, wbnoinvd */
-		op->kind = ALL_CACHES;
-		break;
-	case 0x22:
-		/* mov to a control register */
-		op->kind = NEW_TRANSLATIONS;
-		break;
-	case 0x38:
-		/* invpcid */
-		if (data && b[i + 1] == 0x82)
-			op->kind = NEW_TRANSLATIONS;
-		break;
-	case 0xa2:
-		/* cpuid */
-		op->kind = LOCKED;
-		break;
-	case 0x2b:
-	case 0xc3:
-	case 0xe7:
-	case 0xf7:
-		/* movntps, movntpd, movnti, movntq, movntdq, maskmovq, maskmovdqu */
-		op->past = true;
-		break;
-	case 0xae:
-		if (!in_memory) {
-			/* mfence, sfence */
-			if (!data && !rep && (b[i + 1] >= 0xf0))
-				op->kind = FENCE;
-		} else if (!rep && (b[i + 1] >> 3 & 7) == 7) {
-			op->kind = data ? CLWB : CLFLUSH;
-		} else if (!rep && data && (b[i + 1] >> 3 & 7) == 6) {
-			op->kind = CLWB;
-		}
-		if (op->kind == CLWB || op->kind == CLFLUSH)
-			decode_operand(op, b + i + 1, rex, end);
-		break;
-	}
-}
+/* Beside the pc of a store. */
+#define PAST (1ull << 63)
 
 /* What the guest executes. */
 
 static void run_flush(unsigned int n, void *data)
 {
 	struct operation *op = data;
-	uint64_t phys, at = op->more;
+	uint64_t phys, at;
 
 	if (!__atomic_load_n(&n_ranges, __ATOMIC_RELAXED))
 		return;
 	pthread_mutex_lock(&lock);
-	if (op->base < 16)
-		at += reg(gpr[op->base]);
-	if (op->index < 16)
-		at += reg(gpr[op->index]) << op->shift;
-	if (op->short_address)
-		at = (uint32_t)at;
-	if (op->segment)
-		at += reg(op->segment == 'f' ? fs_base : gs_base);
+	at = arch->operand(op);
 	/*
 	 * QEMU takes no fault where a CPU would, and goes on: what a program has not mapped yet
 	 * is not written back.
 	 */
 	if (translate(n % CPUS, at, &phys))
-		written_back(n % CPUS, phys, op->kind == CLFLUSH);
-	else if (at & KERNEL || !linear)
+		written_back(n % CPUS, phys, op->kind == FLUSH);
+	else if (at & arch->kernel || !arch->sees_tables())
 		lost("a write-back of", at);
 	pthread_mutex_unlock(&lock);
 }
@@ -757,51 +622,6 @@ static void run_fence(unsigned int n, void *data)
 		all_written_back(n % CPUS);
 	else
 		fenced(n % CPUS, kind == FENCE);
-	pthread_mutex_unlock(&lock);
-}
-
-/*
- * QEMU's firmware interface for NVDIMMs: the physical address of a request goes to this
- * port, and is answered before the next instruction.
- */
-#define NVDIMM_PORT 0x0a18
-#define SET_LABELS 6
-/* As much as a page has behind what describes it. */
-#define LABELS 4076
-
-/* Where requests are, which is in no linear mapping; by what last stored to it. */
-static uint64_t firmware, firmware_from;
-
-static void run_port(unsigned int n, void *data)
-{
-	struct {
-		uint32_t handle, revision, function, offset, length;
-	} in;
-
-	(void)data;
-	pthread_mutex_lock(&lock);
-	if ((reg(gpr[2]) & 0xffff) != NVDIMM_PORT)
-		goto out;
-	__atomic_store_n(&firmware, (uint32_t)reg(gpr[0]), __ATOMIC_RELAXED);
-	if (!recorded.size)
-		goto out;
-	g_byte_array_set_size(bytes, 0);
-	if (!firmware_from || !qemu_plugin_read_memory_vaddr(firmware_from, bytes, sizeof(in)) ||
-	    bytes->len < sizeof(in)) {
-		lost("a request to firmware at", firmware);
-		goto out;
-	}
-	memcpy(&in, bytes->data, sizeof(in));
-	if (!in.handle || in.function != SET_LABELS)
-		goto out;
-	g_byte_array_set_size(bytes, 0);
-	if (in.length > LABELS ||
-	    !qemu_plugin_read_memory_vaddr(firmware_from + sizeof(in), bytes, in.length) ||
-	    bytes->len < in.length)
-		lost("labels at", firmware);
-	else
-		note(E_LABELS, n, in.offset, bytes->data, in.length);
-out:
 	pthread_mutex_unlock(&lock);
 }
 
@@ -837,14 +657,7 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 		if (qemu_plugin_hwaddr_is_io(at))
 			return;
 		phys = qemu_plugin_hwaddr_phys_addr(at);
-		if (addr & KERNEL && !__atomic_load_n(&linear, __ATOMIC_RELAXED)) {
-			pthread_mutex_lock(&lock);
-			learn(addr, phys);
-			pthread_mutex_unlock(&lock);
-		}
-		if (phys >> PAGE == __atomic_load_n(&firmware, __ATOMIC_RELAXED) >> PAGE)
-			__atomic_store_n(&firmware_from, addr & ~((1ull << PAGE) - 1),
-					 __ATOMIC_RELAXED);
+		arch->store(addr, phys);
 		if (!two && !line_at(phys))
 			return;
 	}
@@ -864,7 +677,7 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 			if (recorded.size)
 				note_store(n % CPUS, other - (size - 1 - first), value.bytes + first,
 					   size - first, past);
-		} else if (two && linear) {
+		} else if (two && arch->sees_tables()) {
 			lost("a store to", last);
 		}
 		if (recorded.size)
@@ -899,7 +712,7 @@ static void run_load(unsigned int n, uint32_t info, uint64_t addr, void *data)
 
 static void show(uint64_t phys, const struct line *l, enum state is)
 {
-	uint64_t pc = l->pc & 1ull << 47 ? l->pc | 0xffffull << 48 : l->pc;
+	uint64_t pc = l->pc & 1ull << (PC - 1) ? l->pc | ~0ull << PC : l->pc;
 
 	fprintf(out, "line %" PRIx64 " %s cpu%u/%x/%x %" PRIx64 " %s\n", phys, states[is],
 		(unsigned int)l->cpu, l->back | l->past, l->back_by_name | l->past_by_name, pc, name);
@@ -954,7 +767,7 @@ static bool followed_before(uint64_t start, uint64_t size)
 	for (unsigned int i = 0; i < n_known; i++) {
 		if (ranges[i].start != start || ranges[i].size != size)
 			continue;
-		linear = 0;
+		arch->forget();
 		__atomic_store_n(&n_ranges, n_known, __ATOMIC_RELEASE);
 		return true;
 	}
@@ -1018,7 +831,7 @@ static void goes_down(void)
 
 static struct held *held_by_this(void)
 {
-	uint64_t space = reg(cr3) & ADDRESS;
+	uint64_t space = arch->space();
 	struct held *idle = NULL;
 
 	for (int i = 0; i < PROCESSES; i++) {
@@ -1042,7 +855,7 @@ static void hold(uint64_t start, uint64_t len)
 		return lost("too many hold something, as", start);
 	h->n = 0;
 	for (at = start; at < start + len; at = next) {
-		bool there = walk(at, &phys, &piece);
+		bool there = arch->walk(at, &phys, &piece);
 
 		next = (at | ((1ull << piece) - 1)) + 1;
 		end = next < start + len ? next : start + len;
@@ -1160,8 +973,8 @@ static void request(unsigned int n, void *data)
 	uint64_t a, b;
 
 	pthread_mutex_lock(&lock);
-	a = reg(rdi);
-	b = reg(rsi);
+	a = reg(arg0);
+	b = reg(arg1);
 	switch (what) {
 	case FOLLOW:
 		follow(a, b & ~(0xffull << 56), b >> 56);
@@ -1219,11 +1032,11 @@ static void translated(uint64_t id, struct tb *tb)
 	(void)id;
 	for (i = 0; i < n; i++) {
 		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
-		uint64_t pc = qemu_plugin_insn_vaddr(insn) & ((1ull << 48) - 1);
+		uint64_t pc = qemu_plugin_insn_vaddr(insn) & ((1ull << PC) - 1);
 		unsigned int what = guest_request(insn);
-		struct operation op = { 0 }, *kept;
+		struct operation op = { .pc = pc }, *kept;
 
-		if (qemu_plugin_insn_vaddr(insn) == RESET ||
+		if (qemu_plugin_insn_vaddr(insn) == arch->reset ||
 		    qemu_plugin_insn_vaddr(insn) == __atomic_load_n(&down_at, __ATOMIC_RELAXED))
 			qemu_plugin_register_vcpu_insn_exec_cb(
 				insn, run_there, NO_REGS,
@@ -1231,8 +1044,8 @@ static void translated(uint64_t id, struct tb *tb)
 		if ((what >= FOLLOW && what <= ACKNOWLEDGED) || (what >= CLAIM_LATER && what <= TALLY))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, request, R_REGS,
 							       (void *)(uintptr_t)what);
-		decode(&op, insn);
-		if (op.kind == CLWB || op.kind == CLFLUSH) {
+		arch->decode(&op, insn);
+		if (op.kind == WRITE_BACK || op.kind == FLUSH || op.run) {
 			/* For as long as QEMU may run this translation: for good. */
 			kept = malloc(sizeof(*kept));
 			if (!kept) {
@@ -1240,9 +1053,8 @@ static void translated(uint64_t id, struct tb *tb)
 				exit(1);
 			}
 			*kept = op;
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_flush, R_REGS, kept);
-		} else if (op.kind == PORT) {
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_port, R_REGS, NULL);
+			qemu_plugin_register_vcpu_insn_exec_cb(
+				insn, op.run ? op.run : run_flush, R_REGS, kept);
 		} else if (op.kind != OTHER) {
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, run_fence, NO_REGS,
 							       (void *)(uintptr_t)op.kind);
@@ -1256,28 +1068,17 @@ static void translated(uint64_t id, struct tb *tb)
 
 static void cpu_made(uint64_t id, unsigned int cpu)
 {
-	static const char *const names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp",
-					       "rsi", "rdi", "r8",  "r9",  "r10", "r11",
-					       "r12", "r13", "r14", "r15" };
 	array *all = qemu_plugin_get_registers();
 	struct reg *r = (struct reg *)all->data;
 
 	new_cpu(id, cpu);
-	for (unsigned int i = 0; i < all->len; i++) {
-		for (int n = 0; n < 16; n++)
-			if (!strcmp(r[i].name, names[n]))
-				gpr[n] = r[i].handle;
-		if (!strcmp(r[i].name, "cr3"))
-			cr3 = r[i].handle;
-		else if (!strcmp(r[i].name, "cr4"))
-			cr4 = r[i].handle;
-		else if (!strcmp(r[i].name, "fs_base"))
-			fs_base = r[i].handle;
-		else if (!strcmp(r[i].name, "gs_base"))
-			gs_base = r[i].handle;
+	for (int n = 0; arch->registers[n]; n++) {
+		for (unsigned int i = 0; i < all->len; i++)
+			if (!strcmp(r[i].name, arch->registers[n]))
+				registers[n] = r[i].handle;
+		if (!registers[n])
+			lost("registers of CPU", cpu);
 	}
-	if (!cr3 || !cr4 || !fs_base || !gs_base || !gpr[15])
-		lost("registers of CPU", cpu);
 	if (cpu >= HOST)
 		lost("more CPUs than there is room for", cpu);
 }
@@ -1295,9 +1096,17 @@ static void ended(uint64_t id, void *data)
 		fclose(recording);
 }
 
-EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
+EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
-	(void)info;
+	static const struct arch *const all[] = { &x86 };
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+		if (!strcmp(all[i]->name, info->target))
+			arch = all[i];
+	if (!arch) {
+		fprintf(stderr, "durable: it does not know %s\n", info->target);
+		return -1;
+	}
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "out=", 4)) {
 			out = fopen(argv[i] + 4, "a");

@@ -13,6 +13,10 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* What there is more of it is of no interest. */
+struct info {
+	const char *target;
+};
 struct tb;
 struct insn;
 struct hwaddr;
@@ -70,7 +74,9 @@ EXPORT int qemu_plugin_version = 4;
 #define MAGIC 0x52504d00u
 
 static array *bytes;
-static void *rdi, *rsi, *rsp;
+/* The first two arguments of a function, or of a request. */
+static void *arg0, *arg1;
+static void *rsp;
 
 static inline uint64_t reg(void *handle)
 {
@@ -86,10 +92,10 @@ static inline uint64_t reg(void *handle)
 static inline unsigned int guest_request(struct insn *insn)
 {
 	unsigned char b[7];
+	size_t len = qemu_plugin_insn_data(insn, b, sizeof(b));
 	uint32_t what;
 
-	if (qemu_plugin_insn_data(insn, b, sizeof(b)) != sizeof(b) || b[0] != 0x0f ||
-	    b[1] != 0x1f || b[2] != 0x80)
+	if (len != sizeof(b) || b[0] != 0x0f || b[1] != 0x1f || b[2] != 0x80)
 		return 0;
 	memcpy(&what, b + 3, sizeof(what));
 	return (what & ~0xffu) == MAGIC ? what & 0xff : 0;
@@ -104,9 +110,9 @@ static void new_cpu(uint64_t id, unsigned int cpu)
 	(void)cpu;
 	for (unsigned int i = 0; i < all->len; i++) {
 		if (!strcmp(r[i].name, "rdi"))
-			rdi = r[i].handle;
+			arg0 = r[i].handle;
 		else if (!strcmp(r[i].name, "rsi"))
-			rsi = r[i].handle;
+			arg1 = r[i].handle;
 		else if (!strcmp(r[i].name, "rsp"))
 			rsp = r[i].handle;
 	}

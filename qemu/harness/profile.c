@@ -267,8 +267,8 @@ static void request(unsigned int n, void *data)
 
 	(void)n;
 	pthread_mutex_lock(&lock);
-	a = reg(rdi);
-	b = reg(rsi);
+	a = reg(arg0);
+	b = reg(arg1);
 	switch ((uintptr_t)data) {
 	case 1:
 	case 3:
@@ -361,7 +361,7 @@ static void ended(uint64_t id, void *data)
 	fclose(out);
 }
 
-EXPORT int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv)
+EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
 	(void)info;
 	for (int i = 0; i < argc; i++) {
