@@ -40,7 +40,6 @@ mod t_cxl;
 mod t_demo;
 mod t_devdax;
 mod t_diff;
-#[cfg(target_arch = "x86_64")]
 mod t_durable;
 mod t_events;
 mod t_exclude;
@@ -99,7 +98,6 @@ fn registry() -> Vec<&'static Test> {
         t_demo::TESTS,
         t_devdax::TESTS,
         t_diff::TESTS,
-        #[cfg(target_arch = "x86_64")]
         t_durable::TESTS,
         t_events::TESTS,
         t_exclude::TESTS,

@@ -2,6 +2,7 @@
 //! What tests claim to be durable, told to the plugin qemu/harness/durable.c, which follows each cache
 //! line of the persistent memory in boots that ask for it. In others a claim is a nop.
 
+use crate::support::arch::WRITES_BACK;
 use crate::support::bench::{request, request_text};
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::disk;
@@ -14,7 +15,8 @@ use std::sync::OnceLock;
 /// What a line is, as the plugin names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// By a locked instruction, or one that serializes, and by no fence.
+    /// By a locked instruction, or one that serializes, and by no fence: on x86 alone.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     ByLock = 1,
     /// Written back, and waits for a fence.
     Written = 2,
@@ -137,7 +139,7 @@ pub fn stored<T, E>(
     let made = make()?;
     let by_name = match by {
         By::Msync => "msync(2)",
-        By::Cpu => "clwb, sfence",
+        By::Cpu => WRITES_BACK,
     };
     name(&format!("stores to a mapping; {by_name}; test {test}"));
     request::<35>(u64::from(by == By::Cpu), 0);

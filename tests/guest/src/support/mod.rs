@@ -7,7 +7,6 @@ pub mod bench;
 pub mod crash;
 pub mod ctx;
 pub mod disk;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Part of it is for t_durable.
 pub mod durable;
 pub mod facts;
 pub mod hibernate;

@@ -8,6 +8,7 @@
 pub mod block;
 pub mod down;
 
+use crate::support::arch::WRITES_BACK;
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
 use crate::support::durable::{self, Medium};
@@ -245,7 +246,7 @@ const ACKNOWLEDGE: &[Acknowledge] = &[
 ];
 
 /// For synchronous ones.
-const FLUSH: Acknowledge = ("clwb, sfence", |m| {
+const FLUSH: Acknowledge = (WRITES_BACK, |m| {
     // A CPU faults pages in that it is to write back. QEMU does not.
     for at in (AT..AT + LEN).step_by(PAGE).chain([AT + LEN - 1]) {
         m.map.read8(at);
@@ -705,7 +706,7 @@ const MNT: &str = "/mnt/durable";
 
 /// Of files that are there, and mapped.
 const MAPPED_WAYS: &[Way] = &[
-    ("store to a MAP_SYNC mapping", "clwb, sfence", |w| {
+    ("store to a MAP_SYNC mapping", WRITES_BACK, |w| {
         let m = file_map(w, SYNC)?;
         on_last_cpu();
         m.persist(w.offset as usize, w.len);

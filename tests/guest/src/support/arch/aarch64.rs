@@ -11,6 +11,9 @@ pub const CHANNEL: &str = "/dev/ttyS0";
 /// The function that memcpy_flushcache() is in the end.
 pub const MEMCPY_FLUSHCACHE: &str = "memcpy_flushcache";
 
+/// What makes stores to persistent memory durable, in the text of claims.
+pub const WRITES_BACK: &str = "dc cvadp, dsb sy";
+
 /// A function that returns 42.
 pub const RETURNS_42: [u8; 8] = [0x40, 0x05, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6];
 /// What the driver has CPUs fetch instructions anew by, if they have to be told.
@@ -44,8 +47,14 @@ pub fn counter() -> u64 {
     now
 }
 
-/// A request to the plugins of the harness: none of them knows this architecture.
-pub fn request<const WHAT: u32>(_: u64, _: u64) {}
+/// A request to the plugins of the harness: no register is set, without them.
+pub fn request<const WHAT: u32>(a: u64, b: u64) {
+    // SAFETY: the instruction does nothing; who looks at it reads the memory that it is told of.
+    unsafe {
+        std::arch::asm!("movz xzr, #0x5200 + {what}, lsl #48", what = const WHAT, in("x0") a,
+            in("x1") b, options(readonly, nostack));
+    }
+}
 
 std::arch::global_asm!(
     ".globl rpmem_probe_load, rpmem_probe_store, rpmem_probe_end",

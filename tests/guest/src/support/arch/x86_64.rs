@@ -12,6 +12,9 @@ pub const CHANNEL: &str = "/dev/ttyS1";
 /// The function that memcpy_flushcache() is in the end.
 pub const MEMCPY_FLUSHCACHE: &str = "__memcpy_flushcache";
 
+/// What makes stores to persistent memory durable, in the text of claims.
+pub const WRITES_BACK: &str = "clwb, sfence";
+
 /// A function that returns 42.
 pub const RETURNS_42: [u8; 6] = [0xb8, 42, 0, 0, 0, 0xc3];
 /// What the driver has CPUs fetch instructions anew by, if they have to be told.

@@ -1,31 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Durability at the cache line, in boots with `durable`: faults that the checker has to see, and
-//! every way of storing with every acknowledgement. See Documentation/durability.md.
+//! See `t_durable`.
 
+use super::{Fault, Lines, Right, LINE};
 use crate::check;
-use crate::support::ctx::{Ctx, Test, TestResult};
+use crate::support::ctx::{Ctx, TestResult};
 use crate::support::durable::{self, Medium, State};
 use crate::support::node::Node;
-use crate::support::sys::{Map, MAP_SHARED_VALIDATE, MAP_SYNC};
-use crate::support::tools;
+use crate::support::sys::{MAP_SHARED_VALIDATE, MAP_SYNC};
 use crate::support::tools::PAGE;
 use core::arch::asm;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-pub const TESTS: &[Test] = crate::tests! {
-    durable_planted => planted,
-    durable_operands => operands,
-    durable_planted_beside => planted_beside,
-};
-
-const LINE: usize = 64;
-/// A fault is planted so often: an interrupt in the middle of it may fence.
-const TIMES: usize = 8;
 
 macro_rules! instruction {
     ($name:ident, $text:literal) => {
-        fn $name(p: *mut u8) {
+        pub fn $name(p: *mut u8) {
             // SAFETY: the caller has mapped 64 bytes there, which no reference is to.
             unsafe { asm!($text, p = in(reg) p, v = in(reg) 1u64, options(nostack)) };
         }
@@ -40,7 +28,7 @@ instruction!(clflush, "/* {v} */ clflush [{p}]");
 
 macro_rules! fence {
     ($name:ident, $text:literal) => {
-        fn $name() {
+        pub fn $name() {
             // SAFETY: orders memory accesses; what it stores to is on the stack.
             unsafe { asm!($text, out("rax") _, out("rcx") _, out("rdx") _) };
         }
@@ -54,16 +42,19 @@ fence!(locked, "lock or dword ptr [rsp - 8], 0");
 fence!(xchg, "xchg [rsp - 8], eax");
 fence!(cpuid, "push rbx; xor eax, eax; cpuid; pop rbx");
 
+pub use clwb as write_back;
+pub use sfence as fence;
+
+/// A store past the caches.
+pub const PAST: Option<Right> = Some(("movnti", store_past));
+
 /// A 16-byte store past the caches.
 fn store_past_16(p: *mut u8) {
     // SAFETY: as of `instruction`.
     unsafe { asm!("movntdq [{p}], xmm0", p = in(reg) p, options(nostack)) };
 }
 
-/// What the fault is, what the line at `p` is left in, how. The one behind it is there to be used.
-type Fault = (&'static str, State, fn(*mut u8));
-
-const FAULTS: &[Fault] = &[
+pub const FAULTS: &[Fault] = &[
     ("no flush", State::Stored, |p| {
         store(p);
         sfence();
@@ -154,10 +145,7 @@ const FAULTS: &[Fault] = &[
     }),
 ];
 
-/// The same without a fault: what it is, and how.
-type Right = (&'static str, fn(*mut u8));
-
-const RIGHT: &[Right] = &[
+pub const RIGHT: &[Right] = &[
     ("store; clwb, sfence", |p| {
         store(p);
         clwb(p);
@@ -208,59 +196,8 @@ const RIGHT: &[Right] = &[
     }),
 ];
 
-/// A mapping whose lines are handed out, each once.
-struct Lines {
-    map: Map,
-    phys: u64,
-    next: usize,
-}
-
-impl Lines {
-    fn new(c: &Ctx) -> TestResult<Lines> {
-        let h = Node::new(c)?;
-        let map = Map::sync(&h.open()?, 0, 1 << 20)?;
-        for at in (0..map.len()).step_by(PAGE) {
-            map.read8(at);
-        }
-        Ok(Lines {
-            map,
-            phys: Medium::of(c, &h.space)?.start,
-            next: LINE,
-        })
-    }
-
-    /// One with two others around it; where it is.
-    fn next(&mut self) -> (*mut u8, u64) {
-        self.next += 3 * LINE;
-        assert!(self.next + 2 * LINE <= self.map.len());
-        // A fault would be a fence.
-        self.map.write8(self.next - LINE, 1);
-        (
-            self.map.as_ptr().wrapping_add(self.next),
-            self.phys + self.next as u64,
-        )
-    }
-}
-
-fn planted(c: &mut Ctx) -> TestResult {
-    let mut lines = Lines::new(c)?;
-    for (what, state, make) in FAULTS {
-        for _ in 0..TIMES {
-            let (p, phys) = lines.next();
-            let text = format!("planted: {what}");
-            durable::planted(&text, phys, LINE as u64, *state, || make(p));
-        }
-    }
-    for (what, make) in RIGHT {
-        let (p, phys) = lines.next();
-        make(p);
-        durable::claim(&format!("{what}; mapping"), phys, LINE as u64);
-    }
-    Ok(())
-}
-
 /// All kinds of addresses that a flush can have: what is not understood is not flushed.
-fn operands(c: &mut Ctx) -> TestResult {
+pub fn operands(c: &Ctx) -> TestResult {
     let mut lines = Lines::new(c)?;
     macro_rules! form {
         ($text:literal, |$p:ident| $($operands:tt)*) => {{
@@ -333,95 +270,4 @@ fn thread_pointer() -> u64 {
     // SAFETY: the first word there is its own address.
     unsafe { asm!("mov {}, fs:[0]", out(reg) p, options(nostack, readonly)) };
     p
-}
-
-/// `here` on this CPU, then `there` on another one.
-fn in_turn(here: impl FnOnce(), there: impl FnOnce() + Send) {
-    let turn = AtomicU32::new(0);
-    // No system call from when it begins: a wait would fence.
-    let until = |n| {
-        while turn.load(Ordering::Acquire) != n {
-            core::hint::spin_loop();
-        }
-    };
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            tools::pin_to(1);
-            turn.store(1, Ordering::Release);
-            until(2);
-            there();
-            turn.store(3, Ordering::Release);
-        });
-        tools::pin_to(0);
-        until(1);
-        here();
-        turn.store(2, Ordering::Release);
-        until(3);
-    });
-}
-
-/// An address that another thread may have.
-#[derive(Clone, Copy)]
-struct Place(*mut u8);
-// SAFETY: it is in a mapping that outlives the threads, and is used by asm alone.
-unsafe impl Send for Place {}
-// SAFETY: as above.
-unsafe impl Sync for Place {}
-
-impl Place {
-    fn get(&self) -> *mut u8 {
-        self.0
-    }
-}
-
-fn planted_beside(c: &mut Ctx) -> TestResult {
-    let cpus = std::thread::available_parallelism()?.get();
-    check!(cpus > 1, "one CPU");
-    let mut lines = Lines::new(c)?;
-    // A fence by chance is more likely, as it takes two threads.
-    for _ in 0..2 * TIMES {
-        let (p, phys) = lines.next();
-        let p = Place(p);
-        let one = || {
-            store(p.get());
-            clwb(p.get());
-        };
-        let text = "planted: flushed by one CPU, fenced by another";
-        let planted = || durable::planted(text, phys, LINE as u64, State::Written, sfence);
-        in_turn(one, planted);
-
-        let (p, phys) = lines.next();
-        let p = Place(p);
-        let text = "planted: movnti by one CPU, fenced by another";
-        let planted = || durable::planted(text, phys, LINE as u64, State::Written, sfence);
-        in_turn(|| store_past(p.get()), planted);
-
-        let (p, phys) = lines.next();
-        let p = Place(p);
-        let one = || {
-            store(p.get());
-            clwb(p.get());
-            sfence();
-        };
-        let again = || {
-            let make = || store(p.get());
-            let text = "planted: stored to by another CPU afterwards";
-            durable::planted(text, phys, LINE as u64, State::Stored, make);
-        };
-        in_turn(one, again);
-
-        let (p, phys) = lines.next();
-        let p = Place(p);
-        let other = || {
-            clwb(p.get());
-            sfence();
-            durable::claim(
-                "store; clwb, sfence by another CPU; mapping",
-                phys,
-                LINE as u64,
-            );
-        };
-        in_turn(|| store(p.get()), other);
-    }
-    Ok(())
 }
