@@ -33,7 +33,7 @@
  * The instructions that write a line back make no memory access that QEMU tells of:
  * their operands are decoded, and their addresses looked up in the guest's page
  * tables; what is found is kept until the CPU drops translations. All that differs
- * between architectures is in durable-x86.h.
+ * between architectures is in durable-x86.h and durable-arm64.h.
  *
  * What a host keeps in a file, for virtio-pmem, is durable when fsync(2) of that has
  * returned, and by nothing else: last-flush.c tells.
@@ -208,11 +208,14 @@ static struct cpu {
 	size_t n, room, locked;
 	/* Pages that were looked up. */
 	bool any_cached;
+	unsigned int drops;
 	struct {
 		uint64_t from;
 		uint64_t to;
 	} cached[CACHED];
 } cpus[CPUS];
+/* How often all CPUs had to drop translations. */
+static unsigned int drops;
 
 /* What one CPU does, from one moment to another. */
 static struct {
@@ -283,6 +286,8 @@ enum kind {
 	FLUSH,
 	ALL_CACHES,
 	NEW_TRANSLATIONS,
+	/* On every CPU. */
+	NEW_EVERYWHERE,
 };
 
 /* No register. */
@@ -321,15 +326,27 @@ static const struct arch {
 	uint64_t (*space)(void);
 	/* There is another kernel, maybe. */
 	void (*forget)(void);
-	/* A store to memory. */
+	/* A store to memory; one to a device, after which that has answered. */
 	void (*store)(uint64_t from, uint64_t to);
+	void (*device_store)(unsigned int n, uint64_t to, uint64_t value);
 } *arch;
+
+static void drop_translations(struct cpu *cpu)
+{
+	if (cpu->any_cached)
+		memset(cpu->cached, 0, sizeof(cpu->cached));
+	cpu->any_cached = false;
+}
 
 static bool translate(unsigned int n, uint64_t from, uint64_t *to)
 {
 	struct cpu *cpu = &cpus[n];
 	unsigned int at = (from >> PAGE) % CACHED, piece;
+	unsigned int now = __atomic_load_n(&drops, __ATOMIC_RELAXED);
 
+	if (cpu->drops != now)
+		drop_translations(cpu);
+	cpu->drops = now;
 	if (cpu->cached[at].from != (from >> PAGE | 1ull << 63)) {
 		if (!arch->walk(from, to, &piece))
 			return false;
@@ -574,6 +591,7 @@ struct labels {
 #define SET_LABELS 6
 #define LABELS 4076
 
+#include "durable-arm64.h"
 #include "durable-x86.h"
 
 /* Beside the pc of a store. */
@@ -608,9 +626,11 @@ static void run_fence(unsigned int n, void *data)
 
 	/* All of this is the CPU's own. */
 	if (kind == NEW_TRANSLATIONS) {
-		if (cpu->any_cached)
-			memset(cpu->cached, 0, sizeof(cpu->cached));
-		cpu->any_cached = false;
+		drop_translations(cpu);
+		return;
+	}
+	if (kind == NEW_EVERYWHERE) {
+		__atomic_add_fetch(&drops, 1, __ATOMIC_RELAXED);
 		return;
 	}
 	if (kind == FENCE && is_tallied(n % CPUS))
@@ -654,10 +674,14 @@ static void run_store(unsigned int n, uint32_t info, uint64_t addr, void *data)
 	at = qemu_plugin_get_hwaddr(info, addr);
 	two = addr >> LINE != last >> LINE;
 	if (at) {
-		if (qemu_plugin_hwaddr_is_io(at))
-			return;
 		phys = qemu_plugin_hwaddr_phys_addr(at);
-		arch->store(addr, phys);
+		if (qemu_plugin_hwaddr_is_io(at)) {
+			if (arch->device_store)
+				arch->device_store(n % CPUS, phys, value_of(info).words[0]);
+			return;
+		}
+		if (arch->store)
+			arch->store(addr, phys);
 		if (!two && !line_at(phys))
 			return;
 	}
@@ -1098,7 +1122,7 @@ static void ended(uint64_t id, void *data)
 
 EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
-	static const struct arch *const all[] = { &x86 };
+	static const struct arch *const all[] = { &x86, &arm64 };
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		if (!strcmp(all[i]->name, info->target))

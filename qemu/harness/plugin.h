@@ -88,13 +88,20 @@ static inline uint64_t reg(void *handle)
 	return v;
 }
 
-/* What the guest asks for by this instruction, see profile.c; 0 is nothing. */
+/*
+ * What the guest asks for by this instruction, see profile.c; 0 is nothing. On x86 it is a nop
+ * of 7 bytes, on arm64 "movz xzr, #0x52xx, lsl #48".
+ */
 static inline unsigned int guest_request(struct insn *insn)
 {
 	unsigned char b[7];
 	size_t len = qemu_plugin_insn_data(insn, b, sizeof(b));
 	uint32_t what;
 
+	if (len == sizeof(what)) {
+		memcpy(&what, b, sizeof(what));
+		return (what & ~(0xffu << 5)) == 0xd2ea401fu ? what >> 5 & 0xff : 0;
+	}
 	if (len != sizeof(b) || b[0] != 0x0f || b[1] != 0x1f || b[2] != 0x80)
 		return 0;
 	memcpy(&what, b + 3, sizeof(what));
@@ -109,9 +116,9 @@ static void new_cpu(uint64_t id, unsigned int cpu)
 	(void)id;
 	(void)cpu;
 	for (unsigned int i = 0; i < all->len; i++) {
-		if (!strcmp(r[i].name, "rdi"))
+		if (!strcmp(r[i].name, "rdi") || !strcmp(r[i].name, "x0"))
 			arg0 = r[i].handle;
-		else if (!strcmp(r[i].name, "rsi"))
+		else if (!strcmp(r[i].name, "rsi") || !strcmp(r[i].name, "x1"))
 			arg1 = r[i].handle;
 		else if (!strcmp(r[i].name, "rsp"))
 			rsp = r[i].handle;

@@ -19,8 +19,10 @@ pub struct Arch {
     pub console: &'static str,
     /// More for the kernel.
     pub cmdline: &'static str,
-    /// durable.c and profile.c know its instructions.
-    pub followed: bool,
+    /// More for it where durable.c follows stores: not all instructions are seen.
+    pub followed: &'static str,
+    /// There the guest's memory is a memfd of QEMU's, in which durable.c finds page tables.
+    pub memfd: bool,
     /// Guests have the time-stamp counter of the host, and measure how fast that is.
     pub tsc: bool,
 }
@@ -38,7 +40,8 @@ pub static ALL: [Arch; 2] = [
         console: "ttyS0",
         // The kernel measures whether the timer ticks; on a busy host the emulated one can look dead.
         cmdline: "no_timer_check",
-        followed: true,
+        followed: "",
+        memfd: false,
         tsc: true,
     },
     Arch {
@@ -57,7 +60,9 @@ pub static ALL: [Arch; 2] = [
         channel: ["-device", "pci-serial,chardev=ktap"],
         console: "ttyAMA0",
         cmdline: "",
-        followed: false,
+        // Those that copy and set memory.
+        followed: "arm64.nomops",
+        memfd: true,
         tsc: false,
     },
 ];

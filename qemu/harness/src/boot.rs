@@ -275,7 +275,8 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
     if let Some(system) = &boot.system {
         c += &format!(" host={}", system.host);
     }
-    for more in [&fixture.cmdline, &boot.cmdline] {
+    let followed = if boot.durable { env.arch.followed } else { "" };
+    for more in [followed, fixture.cmdline.as_str(), boot.cmdline.as_str()] {
         if !more.is_empty() {
             c += " ";
             c += more;
@@ -397,6 +398,9 @@ pub fn run(job: &Job, ui: &Ui, mut on_line: impl FnMut(&str)) -> Result<Booted, 
     if boot.durable {
         let recording = recording.as_deref();
         args.extend(durable::args(&env.durable, &lines, recording, boot.tally));
+        if env.arch.memfd {
+            args.extend(durable::memfd(fixture.memory));
+        }
         // Nothing of a boot before this one.
         ctx(fs::write(&lines, ""), &lines)?;
     }

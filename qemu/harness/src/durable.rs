@@ -23,6 +23,13 @@ pub fn args(plugin: &Path, out: &Path, record: Option<&Path>, tally: bool) -> [S
     ["-plugin".into(), arg]
 }
 
+/// Has QEMU keep so many bytes of the guest's memory, which are all of it, where the plugin finds them.
+pub fn memfd(bytes: u64) -> [String; 4] {
+    let object = format!("memory-backend-memfd,id=ram,size={bytes}");
+    let machine = "memory-backend=ram";
+    ["-object", &object, "-machine", machine].map(String::from)
+}
+
 /// Of one way of storing, acknowledgement and place.
 #[derive(Default)]
 struct Row {

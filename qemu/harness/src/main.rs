@@ -401,12 +401,6 @@ impl<'a> Able<'a> {
             let (name, all) = (&s.fixture, all.join(" or "));
             return Some(format!("the machine {name} is one of {all}"));
         }
-        if s.boots.iter().any(|b| b.durable) && !self.env.arch.followed {
-            return Some(format!(
-                "nothing follows cache lines on {}",
-                self.env.arch.name
-            ));
-        }
         let mut needs = s.needs.clone();
         // It takes a part of device-dax.
         if fixture.nfit_test {
