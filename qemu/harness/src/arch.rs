@@ -11,6 +11,8 @@ pub struct Arch {
     pub machine: &'static str,
     /// Of `-cpu`, under TCG.
     pub cpu: &'static str,
+    /// More of it, to address terabytes.
+    pub wide: &'static str,
     /// Firmware, and by what the guest ends QEMU with a status of its own.
     pub board: &'static [&'static str],
     /// Where KTAP comes from; the console is the first serial port.
@@ -35,6 +37,7 @@ pub static ALL: [Arch; 2] = [
         // Everything TCG can emulate, except fast string instructions: it emulates those byte by
         // byte, and without them the kernel copies and clears by words, eight times faster.
         cpu: "max,-erms,-fsrm,-fsrs,-fzrm",
+        wide: ",phys-bits=46",
         board: &["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"],
         channel: ["-serial", "chardev:ktap"],
         console: "ttyS0",
@@ -51,6 +54,7 @@ pub static ALL: [Arch; 2] = [
         machine: "virt,gic-version=3,acpi=on",
         // With an algorithm for the authentication of pointers that is no work to emulate.
         cpu: "max,pauth-impdef=on",
+        wide: "",
         board: &[
             "-bios",
             "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",

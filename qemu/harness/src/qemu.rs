@@ -53,6 +53,9 @@ pub struct Machine<'a> {
 /// Its name there, as tests/guest/src/init.rs knows it.
 const PLAN: &str = "opt/rpmem/plan";
 
+/// Bytes of devices that an emulated CPU may be too narrow to address.
+const WIDE: u64 = 1 << 39;
+
 fn path(p: &Path) -> String {
     // A comma in an option value is written twice.
     p.display().to_string().replace(',', ",,")
@@ -93,11 +96,13 @@ pub fn args(m: &Machine) -> Vec<String> {
     }
     push(&["-machine", &machine]);
     let features = f.features.iter().fold(String::new(), |s, f| s + "," + f);
-    let (accel, cpu) = match m.accel {
-        Accel::Tcg => ("tcg", m.arch.cpu),
-        Accel::Kvm => ("kvm", "host"),
+    let size: u64 = backing(f).iter().map(|(_, size)| size).sum();
+    let wide = if size < WIDE { "" } else { m.arch.wide };
+    let (accel, cpu, wide) = match m.accel {
+        Accel::Tcg => ("tcg", m.arch.cpu, wide),
+        Accel::Kvm => ("kvm", "host", ""),
     };
-    push(&["-accel", accel, "-cpu", &format!("{cpu}{features}")]);
+    push(&["-accel", accel, "-cpu", &format!("{cpu}{wide}{features}")]);
     if let Some(shift) = f.icount {
         // An idle machine does not wait: its clock goes on to the next timer.
         push(&["-icount", &format!("shift={shift},sleep=off")]);
@@ -268,6 +273,14 @@ mod tests {
         assert!(line(&f, Accel::Kvm).contains("-accel kvm -cpu host"));
         f.features = Some("-x,+y".into());
         assert!(line(&f, Accel::Tcg).contains(",-fzrm,-x,+y "), "{f:?}");
+    }
+
+    #[test]
+    fn terabytes() {
+        let f = spec::fixture("f", r#"{"nvdimms":[{"size":"1T"}]}"#).unwrap();
+        assert!(line(&f, Accel::Tcg).contains(",-fzrm,phys-bits=46 "));
+        assert!(line(&f, Accel::Kvm).contains("-cpu host "));
+        assert!(line_of("arm64", &f, Accel::Tcg).contains("-cpu max,pauth-impdef=on "));
     }
 
     #[test]
