@@ -21,10 +21,17 @@ pub struct Arch {
     pub console: &'static str,
     /// More for the kernel.
     pub cmdline: &'static str,
-    /// More for it where durable.c follows stores: not all instructions are seen.
+    /// More for it where durable.c follows stores, or instructions are counted: without those that do the
+    /// work of many.
     pub followed: &'static str,
     /// There the guest's memory is a memfd of QEMU's, in which durable.c finds page tables.
     pub memfd: bool,
+    /// profile.c knows its instructions.
+    pub profiled: bool,
+    /// The bars of benchmarks are for it.
+    pub barred: bool,
+    /// What writes a cache line back there, as the kernel does it.
+    pub write_back: &'static str,
     /// Guests have the time-stamp counter of the host, and measure how fast that is.
     pub tsc: bool,
 }
@@ -45,6 +52,9 @@ pub static ALL: [Arch; 2] = [
         cmdline: "no_timer_check",
         followed: "",
         memfd: false,
+        profiled: true,
+        barred: true,
+        write_back: "clwb",
         tsc: true,
     },
     Arch {
@@ -67,6 +77,9 @@ pub static ALL: [Arch; 2] = [
         // Those that copy and set memory.
         followed: "arm64.nomops",
         memfd: true,
+        profiled: false,
+        barred: false,
+        write_back: "dc cvap",
         tsc: false,
     },
 ];

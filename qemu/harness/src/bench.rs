@@ -3,8 +3,10 @@
 //! tests/guest/src/t_bench; this boots the guests and makes the table. `rows.rs` says what is compared.
 //!
 //! A guest runs each driver twice, the second time in the other order, and prints a line for each
-//! value: `bench PASS SIDE KEY VALUE`. The two passes have to agree.
+//! value: `bench PASS SIDE KEY VALUE`. The two passes have to agree. What cannot be measured there it says
+//! by `without PART WHY`: rows whose keys have that part.
 
+use crate::arch::Arch;
 use crate::boot::{self, interrupted, Env, Job};
 use crate::plot;
 use crate::profile::Profile;
@@ -16,7 +18,7 @@ use crate::ui::Ui;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
@@ -94,6 +96,8 @@ struct Measured {
     wall: Values,
     cycles: Values,
     facts: BTreeMap<String, String>,
+    /// Parts of the keys of rows that are left out, and why.
+    without: BTreeMap<String, String>,
     commands: BTreeMap<String, String>,
     failures: Vec<String>,
 }
@@ -118,6 +122,9 @@ impl Measured {
                     .entry((ours, key.to_string()))
                     .or_default()
                     .push(value);
+            }
+            ["#", "without", part, why @ ..] => {
+                self.without.insert(part.to_string(), why.join(" "));
             }
             ["#", "fact", key, rest @ ..] if timed.is_none() => {
                 self.facts.insert(key.to_string(), rest.join(" "));
@@ -248,22 +255,22 @@ fn time_ratio(values: &Values, r: &Row) -> Option<f64> {
     Some(least(true, r.ours)? / least(r.is_own(), r.theirs)?)
 }
 
-fn lines(m: &Measured, only: bool) -> Result<Vec<Line>, String> {
+fn lines(m: &Measured, only: bool, arch: &Arch) -> Result<Vec<Line>, String> {
     let mut all = Vec::new();
     for r in ROWS {
         let other = m.value(r.is_own(), r.theirs);
         let (Some(ours), Some(theirs)) = (m.value(true, r.ours), other) else {
-            if only {
+            if only || m.without.keys().any(|part| r.ours.contains(part)) {
                 continue;
             }
             return Err(format!("not measured: {} or {}", r.ours, r.theirs));
         };
         all.push(Line {
             label: r.label.into(),
-            against: r.against.into(),
+            against: r.against.replace("WRITE-BACK", arch.write_back),
             ours,
             theirs,
-            bar: r.bar,
+            bar: r.bar.filter(|_| arch.barred),
             wall: time_ratio(&m.wall, r),
             cycles: time_ratio(&m.cycles, r),
             short: SHORT.contains(&r.ours),
@@ -273,23 +280,32 @@ fn lines(m: &Measured, only: bool) -> Result<Vec<Line>, String> {
 }
 
 fn markdown(lines: &[Line], kvm: bool) -> String {
-    let mut t = String::from("| work | rpmem | the other | | ratio | bar | | wall time |");
-    t += if kvm { " cycles |\n" } else { "\n" };
-    t += "|---|--:|--:|---|--:|--:|---|--:|";
-    t += if kvm { "--:|\n" } else { "\n" };
+    let bars = lines.iter().any(|l| l.bar.is_some());
+    let mut t = String::from("| work | rpmem | the other | | ratio |");
+    t += if bars { " bar | |" } else { "" };
+    t += if kvm {
+        " wall time | cycles |\n"
+    } else {
+        " wall time |\n"
+    };
+    t += "|---|--:|--:|---|--:|";
+    t += if bars { "--:|---|" } else { "" };
+    t += if kvm { "--:|--:|\n" } else { "--:|\n" };
     let time = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.2}"));
     for l in lines {
         t += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
             l.label,
             number(l.ours),
             number(l.theirs),
             l.against,
-            ratio(l.ratio()),
-            l.bar.map_or(String::new(), |b| format!("{b}")),
-            l.verdict(),
-            time(l.wall)
+            ratio(l.ratio())
         );
+        if bars {
+            let bar = l.bar.map_or(String::new(), |b| format!("{b}"));
+            t += &format!(" {bar} | {} |", l.verdict());
+        }
+        t += &format!(" {} |", time(l.wall));
         if kvm {
             t += &format!(" {} |", time(l.cycles));
         }
@@ -314,6 +330,14 @@ fn short_markdown(lines: &[Line]) -> String {
     t
 }
 
+/// Where all of it is written.
+fn out(env: &Env) -> PathBuf {
+    env.out.join(match env.arch.name {
+        "amd64" => "bench".to_string(),
+        arch => format!("bench-{arch}"),
+    })
+}
+
 /// Bytes of text and data of a module, as size(1) has them.
 fn size(env: &Env, name: &str) -> Result<f64, String> {
     let script = "f=$1; case $f in *.xz) xz -dc \"$f\" >\"$2\" && f=$2 ;; esac; size -B \"$f\"";
@@ -330,7 +354,7 @@ fn size(env: &Env, name: &str) -> Result<f64, String> {
             found.ok_or_else(|| format!("{}: no {name}", dir.display()))?
         }
     };
-    let plain = env.out.join("bench/module.ko");
+    let plain = out(env).join("module.ko");
     let out = Command::new("sh")
         .args(["-c", script, "sh"])
         .args([&file, &plain])
@@ -360,7 +384,17 @@ fn measure(
     jobs: usize,
     ui: &Ui,
 ) -> Result<Measured, String> {
-    let measured = Mutex::new(Measured::default());
+    let mut measured = Measured::default();
+    if !env.arch.profiled {
+        let why = format!(
+            "profile.c does not know the instructions of {}",
+            env.arch.name
+        );
+        for part in ["share.", "lines."] {
+            measured.without.insert(part.into(), why.clone());
+        }
+    }
+    let measured = Mutex::new(measured);
     let one = |bench: &Bench| -> Result<(), String> {
         let test = bench.test;
         let (label, env) = match bench.timed {
@@ -382,7 +416,7 @@ fn measure(
         b.tests[0].timeout = TIMEOUT;
         if bench.timed.is_some() {
             fixture.icount = None;
-            b.cmdline = "RPMEM_TIMED=1".into();
+            b.cmdline = format!("RPMEM_TIMED=1 {}", env.arch.followed);
         }
         let dir = run::run_dir(env, &label)?;
         boot::create_backing(&fixture, &dir)?;
@@ -424,7 +458,7 @@ fn measure(
         if let Some(p) = profile {
             m.take(&p);
             let text = p.to_string();
-            write(&env.out.join(format!("bench/{test}.txt")), &text)?;
+            write(&out(env).join(format!("{test}.txt")), &text)?;
         }
         for why in &booted.verdict.reasons {
             m.failures.push(format!("{label}: {why}"));
@@ -451,7 +485,8 @@ fn measure(
                         if interrupted() {
                             break;
                         }
-                        if only.is_some_and(|test| test != bench.test) {
+                        let other = only.is_some_and(|test| test != bench.test);
+                        if other || bench.profile.is_some() && !env.arch.profiled {
                             continue;
                         }
                         if let Err(e) = one(bench) {
@@ -483,7 +518,7 @@ pub fn run(
     if env.flavour != "stock" || env.accel != Accel::Tcg {
         return Err("benchmarks are for the stock kernel under TCG".into());
     }
-    let out = env.out.join("bench");
+    let out = out(env);
     fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
     let mut m = measure(env, fixtures, only, kvm, jobs, ui)?;
     if interrupted() {
@@ -504,13 +539,16 @@ pub fn run(
         let sum = sizes.sum::<Result<f64, String>>()?;
         m.values.insert((ours, "size".into()), vec![sum]);
     }
-    let all = lines(&m, only.is_some())?;
+    let all = lines(&m, only.is_some(), env.arch)?;
     let mut table = format!(
         "Linux {}, Debian's configuration. Guest instructions per operation, unless it says \
          otherwise.\n\n",
         env.krel
     );
     table += &markdown(&all, kvm);
+    for (part, why) in &m.without {
+        table += &format!("\nWithout `{part}`: {why}.");
+    }
     for ((by, _), limit) in &apart {
         table += &format!(
             "\nTwo passes differ by {:.2} % at most ({:.1} % are allowed{}).",
@@ -570,4 +608,38 @@ pub fn run(
     )?;
     ui.stage(&format!("written: {}/bench.{{md,json,svg}}", out.display()));
     Ok(agree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch;
+
+    /// As if all of it cost the same.
+    fn measured() -> Measured {
+        let mut m = Measured::default();
+        for r in ROWS {
+            for (ours, key) in [(true, r.ours), (r.is_own(), r.theirs)] {
+                m.values.insert((ours, key.into()), vec![1.0]);
+            }
+        }
+        m
+    }
+
+    #[test]
+    fn rows_are_left_out_with_a_reason_only() {
+        let (amd64, arm64) = (arch::named("amd64").unwrap(), arch::named("arm64").unwrap());
+        let mut m = measured();
+        let all = lines(&m, false, amd64).unwrap();
+        assert_eq!(all.len(), ROWS.len());
+        assert!(all.iter().any(|l| l.against == "clwb of all of it"));
+        assert!(markdown(&all, false).contains("| bar | | wall time |"));
+        m.values.remove(&(true, "raw.fault1g.write".into()));
+        assert!(lines(&m, false, arm64).is_err());
+        m.line("# without fault1g there are none", None).unwrap();
+        let some = lines(&m, false, arm64).unwrap();
+        assert_eq!(some.len(), ROWS.len() - 1);
+        assert!(some.iter().any(|l| l.against == "dc cvap of all of it"));
+        assert!(markdown(&some, false).contains("| ratio | wall time |"));
+    }
 }

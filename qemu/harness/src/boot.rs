@@ -275,7 +275,10 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
     if let Some(system) = &boot.system {
         c += &format!(" host={}", system.host);
     }
-    let followed = if boot.durable { env.arch.followed } else { "" };
+    let followed = match boot.durable || fixture.icount.is_some() {
+        true => env.arch.followed,
+        false => "",
+    };
     for more in [followed, fixture.cmdline.as_str(), boot.cmdline.as_str()] {
         if !more.is_empty() {
             c += " ";

@@ -53,7 +53,8 @@ const fn free(
 const PMEM: &str = "nd_pmem";
 const DAX: &str = "device-dax";
 const BOTH: &str = "nd_pmem and device-dax";
-const CLWB: &str = "clwb of all of it";
+/// By the instruction of the architecture.
+const LOOP: &str = "WRITE-BACK of all of it";
 /// Not another driver.
 const OFF: &str = "rpmem, off";
 const LEAST: &str = "rpmem, the least";
@@ -300,14 +301,14 @@ pub const ROWS: &[Row] = &[
         "msync of 1 GiB, one page dirty",
         "msync.one",
         "msync.whole",
-        CLWB,
+        LOOP,
         0.001,
     ),
     row(
         "msync of 1 GiB, all pages dirty",
         "msync.all",
         "msync.whole",
-        CLWB,
+        LOOP,
         1.05,
     ),
     row(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What benchmarks are made of: a clock that counts instructions, samples, and lines for the host.
 //!
-//! Under `-icount shift=0` the time-stamp counter counts the instructions that the guest executes, its
+//! Under `-icount shift=0` the counter of the CPU counts the instructions that the guest executes, its
 //! kernel included; `calibrate` proves it before anything is measured.
 
 use crate::support::arch::{self, spin};
@@ -218,6 +218,11 @@ pub fn report(pass: usize, side: Side, key: &str, value: f64) {
 /// A fact that is not measured by instructions.
 pub fn fact(key: &str, value: &str) {
     println!("fact {key} {value}");
+}
+
+/// Rows whose keys have this in them are not measured here, and why.
+pub fn without(part: &str, why: &str) {
+    println!("without {part} {why}");
 }
 
 /// A range of user addresses, and what is mapped there.

@@ -6,9 +6,10 @@ mod calls;
 mod plain;
 mod scale;
 
+use crate::support::arch::LARGEST_ENTRY;
 use crate::support::bench::{
     bulk, calibrate, cost, create, dax_node, each, give, median, name, quiet, report, shuffled,
-    tell_scope, tell_symbols, Profile, Side, Window, HUGE, PAGE, TURNS,
+    tell_scope, tell_symbols, without, Profile, Side, Window, HUGE, PAGE, TURNS,
 };
 use crate::support::ctx::{Ctx, Test, TestResult};
 use crate::support::disk::{self, Buf};
@@ -405,6 +406,17 @@ struct Spaces {
 
 const ALIGNMENTS: [(&str, &str); 3] = [("4K", "256M"), ("2M", "256M"), ("1G", "3G")];
 
+/// Those that the kernel can map by one entry each.
+fn alignments() -> &'static [(&'static str, &'static str)] {
+    if LARGEST_ENTRY as usize == GIB {
+        return &ALIGNMENTS;
+    }
+    for part in ["fault1g", "fill1g"] {
+        without(part, "there are no entries of 1 GiB");
+    }
+    &ALIGNMENTS[..2]
+}
+
 impl Spaces {
     fn create(c: &Ctx, dax: &[(&str, &str)]) -> TestResult<Spaces> {
         c.init_labels()?;
@@ -439,11 +451,11 @@ impl Spaces {
 /// two of them on the same namespaces.
 fn map(c: &mut Ctx) -> TestResult {
     calibrate()?;
-    let spaces = Spaces::create(c, &ALIGNMENTS)?;
+    let spaces = Spaces::create(c, alignments())?;
     let groups = [small_pages, huge_pages, gigantic_pages];
     quiet(c)?;
     for (pass, side) in TURNS {
-        for (n, group) in groups.into_iter().enumerate() {
+        for (n, group) in groups.into_iter().take(spaces.dax.len()).enumerate() {
             let mut rows = group(&spaces.devdax(c, n, side)?)?;
             if side == Side::Ours {
                 let raw = spaces.raw(c)?;
@@ -692,7 +704,7 @@ fn gate_worse(values: &Values) -> TestResult<Vec<String>> {
 /// A few operations of each kind, for a profile.
 fn profile(c: &mut Ctx) -> TestResult {
     const FEW: usize = 64;
-    let spaces = Spaces::create(c, &ALIGNMENTS)?;
+    let spaces = Spaces::create(c, alignments())?;
     let nd = create(c, &["-m", "raw", "-s", "1G"])?;
     c.modprobe("nd_pmem")?;
     for (function, module, excluded) in [
@@ -722,7 +734,7 @@ fn profile(c: &mut Ctx) -> TestResult {
         for n in [8, FEW] {
             block_rows(&f, &mut buf, side, n)?;
         }
-        for n in 0..3 {
+        for n in 0..spaces.dax.len() {
             let mut all = vec![spaces.devdax(c, n, side)?];
             if side == Side::Ours {
                 all.push(spaces.raw(c)?);
