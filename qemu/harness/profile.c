@@ -2,7 +2,7 @@
 /*
  * A TCG plugin that counts the instructions of the guest, by place. The guest
  * says when: a nop that nobody else uses (tests/guest/src/support/bench.rs) carries a
- * request, with its arguments in rdi and rsi.
+ * request, with its arguments where those of functions are.
  *
  *	-plugin profile.so,out=FILE[,stores=on]
  *
@@ -90,6 +90,8 @@ static bool active, with_stores;
 static uint64_t user_insns, stores_inside;
 static FILE *out;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Of arm64: the stack, and where a function that has just been called returns to. */
+static void *sp, *link_register;
 
 static unsigned int bucket(uint64_t a, uint64_t b)
 {
@@ -110,8 +112,11 @@ static void *zalloc(size_t size)
 /* Where the function returns to that is about to be entered. */
 static uint64_t return_address(void)
 {
-	uint64_t at = reg(rsp), v = 0;
+	uint64_t at, v = 0;
 
+	if (link_register)
+		return reg(link_register);
+	at = reg(rsp);
 	g_byte_array_set_size(bytes, 0);
 	if (qemu_plugin_read_memory_vaddr(at, bytes, sizeof(v)))
 		memcpy(&v, bytes->data, sizeof(v));
@@ -132,7 +137,7 @@ static void run_kernel(unsigned int n, void *data)
 		return;
 	pthread_mutex_lock(&lock);
 	if (with_stores)
-		cpu->stack = reg(rsp) >> STACK;
+		cpu->stack = reg(sp ? sp : rsp) >> STACK;
 	while (cpu->depth && code->pc == cpu->back[cpu->depth - 1])
 		cpu->depth--;
 	/* What is excluded counts where it is called from a scope. */
@@ -354,6 +359,20 @@ static void translated(uint64_t id, struct tb *tb)
 	}
 }
 
+static void registers(uint64_t id, unsigned int cpu)
+{
+	array *all = qemu_plugin_get_registers();
+	struct reg *r = (struct reg *)all->data;
+
+	new_cpu(id, cpu);
+	for (unsigned int i = 0; i < all->len; i++) {
+		if (!strcmp(r[i].name, "sp"))
+			sp = r[i].handle;
+		else if (!strcmp(r[i].name, "x30"))
+			link_register = r[i].handle;
+	}
+}
+
 static void ended(uint64_t id, void *data)
 {
 	(void)id;
@@ -375,6 +394,7 @@ EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, c
 		return -1;
 	}
 	know_registers(id);
+	qemu_plugin_register_vcpu_init_cb(id, registers);
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
 	qemu_plugin_register_atexit_cb(id, ended, NULL);
 	return 0;

@@ -26,8 +26,6 @@ pub struct Arch {
     pub followed: &'static str,
     /// There the guest's memory is a memfd of QEMU's, in which durable.c finds page tables.
     pub memfd: bool,
-    /// profile.c knows its instructions.
-    pub profiled: bool,
     /// The bars of benchmarks are for it.
     pub barred: bool,
     /// What writes a cache line back there, as the kernel does it.
@@ -52,7 +50,6 @@ pub static ALL: [Arch; 2] = [
         cmdline: "no_timer_check",
         followed: "",
         memfd: false,
-        profiled: true,
         barred: true,
         write_back: "clwb",
         tsc: true,
@@ -77,7 +74,6 @@ pub static ALL: [Arch; 2] = [
         // Those that copy and set memory.
         followed: "arm64.nomops",
         memfd: true,
-        profiled: false,
         barred: false,
         write_back: "dc cvap",
         tsc: false,

@@ -384,17 +384,7 @@ fn measure(
     jobs: usize,
     ui: &Ui,
 ) -> Result<Measured, String> {
-    let mut measured = Measured::default();
-    if !env.arch.profiled {
-        let why = format!(
-            "profile.c does not know the instructions of {}",
-            env.arch.name
-        );
-        for part in ["share.", "lines."] {
-            measured.without.insert(part.into(), why.clone());
-        }
-    }
-    let measured = Mutex::new(measured);
+    let measured = Mutex::new(Measured::default());
     let one = |bench: &Bench| -> Result<(), String> {
         let test = bench.test;
         let (label, env) = match bench.timed {
@@ -485,8 +475,7 @@ fn measure(
                         if interrupted() {
                             break;
                         }
-                        let other = only.is_some_and(|test| test != bench.test);
-                        if other || bench.profile.is_some() && !env.arch.profiled {
+                        if only.is_some_and(|test| test != bench.test) {
                             continue;
                         }
                         if let Err(e) = one(bench) {

@@ -6,7 +6,7 @@ mod calls;
 mod plain;
 mod scale;
 
-use crate::support::arch::LARGEST_ENTRY;
+use crate::support::arch::{COPY_MC_TO_KERNEL, LARGEST_ENTRY, MEMCPY_FLUSHCACHE};
 use crate::support::bench::{
     bulk, calibrate, cost, create, dax_node, each, give, median, name, quiet, report, shuffled,
     tell_scope, tell_symbols, without, Profile, Side, Window, HUGE, PAGE, TURNS,
@@ -711,8 +711,8 @@ fn profile(c: &mut Ctx) -> TestResult {
         ("submit_bio", "nd_pmem", false),
         ("submit_bio_callback", "rpmem", false),
         ("bio_endio", "", true),
-        ("copy_mc_to_kernel", "", true),
-        ("__memcpy_flushcache", "", true),
+        (COPY_MC_TO_KERNEL, "", true),
+        (MEMCPY_FLUSHCACHE, "", true),
     ] {
         tell_scope(c, function, module, excluded)?;
     }

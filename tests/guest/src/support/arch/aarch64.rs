@@ -10,6 +10,8 @@ pub const CHANNEL: &str = "/dev/ttyS0";
 
 /// The function that memcpy_flushcache() is in the end.
 pub const MEMCPY_FLUSHCACHE: &str = "memcpy_flushcache";
+/// And copy_mc_to_kernel().
+pub const COPY_MC_TO_KERNEL: &str = "memcpy";
 
 /// What makes stores to persistent memory durable, in the text of claims.
 pub const WRITES_BACK: &str = "dc cvadp, dsb sy";
