@@ -3,7 +3,8 @@
 
 use super::{least, plain, Rows, Spaces, Target, AREA, SAMPLES};
 use crate::support::bench::{
-    bulk, calibrate, cost, each, median, quiet, report, Side, Window, HUGE, PAGE, TURNS,
+    bulk, calibrate, cost, each, each_mapping, median, quiet, report, Side, Window, HUGE, PAGE,
+    TURNS,
 };
 use crate::support::ctx::{Ctx, TestResult};
 use crate::support::{sys, tools};
@@ -100,12 +101,12 @@ pub fn mapping(t: &Target, entry: usize, n: usize) -> TestResult<Rows> {
     for (row, flags) in [plain, ("mmap.sync", t.flags)] {
         let mut all = Many::of(t, len, 0)?;
         let row = format!("{row}.{size}");
-        let value = each(&t.label(&row), n, |_| all.map(t, flags))?;
+        let value = each_mapping(&t.label(&row), n, |_| all.map(t, flags))?;
         rows.push((t.key(&row), value));
     }
     let mut all = Many::of(t, len, n)?;
     let row = format!("munmap.untouched.{size}");
-    let value = each(&t.label(&row), n, |_| {
+    let value = each_mapping(&t.label(&row), n, |_| {
         all.unmap();
         Ok(())
     })?;
@@ -120,7 +121,7 @@ pub fn mapping(t: &Target, entry: usize, n: usize) -> TestResult<Rows> {
     rows.push((t.key(&row), value));
     all.store();
     let row = format!("munmap.{size}");
-    let value = each(&t.label(&row), n, |_| {
+    let value = each_mapping(&t.label(&row), n, |_| {
         all.unmap();
         Ok(())
     })?;
