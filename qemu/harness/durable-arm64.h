@@ -159,7 +159,7 @@ static void run_unseen(unsigned int n, void *data)
 	if (!__atomic_load_n(&n_ranges, __ATOMIC_RELAXED))
 		return;
 	pthread_mutex_lock(&lock);
-	lost("the stores of an instruction at", op->pc);
+	lost("the stores of an instruction at", whole_pc(op->pc));
 	pthread_mutex_unlock(&lock);
 }
 

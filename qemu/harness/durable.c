@@ -246,6 +246,11 @@ static void lost(const char *why, uint64_t at)
 		fprintf(out, "lost %s %" PRIx64 "\n", why, at);
 }
 
+static uint64_t whole_pc(uint64_t pc)
+{
+	return pc & 1ull << (PC - 1) ? pc | ~0ull << PC : pc;
+}
+
 /* The recording. */
 
 static void note(enum event event, unsigned int cpu, uint64_t at, const void *data, size_t len)
@@ -736,10 +741,9 @@ static void run_load(unsigned int n, uint32_t info, uint64_t addr, void *data)
 
 static void show(uint64_t phys, const struct line *l, enum state is)
 {
-	uint64_t pc = l->pc & 1ull << (PC - 1) ? l->pc | ~0ull << PC : l->pc;
-
 	fprintf(out, "line %" PRIx64 " %s cpu%u/%x/%x %" PRIx64 " %s\n", phys, states[is],
-		(unsigned int)l->cpu, l->back | l->past, l->back_by_name | l->past_by_name, pc, name);
+		(unsigned int)l->cpu, l->back | l->past, l->back_by_name | l->past_by_name,
+		whole_pc(l->pc), name);
 }
 
 static void look_at(enum what what, uint64_t start, uint64_t len, enum state want)
