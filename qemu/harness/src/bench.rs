@@ -546,7 +546,7 @@ pub fn run(
             if *limit == AGREE {
                 ""
             } else {
-                " for processes, threads, io_uring, bind and what grows"
+                " for processes, threads, io_uring, bind, open and what grows"
             }
         );
     }

@@ -61,8 +61,11 @@ const LEAST: &str = "rpmem, the least";
 /// Threads that take turns on two CPUs cost something whatever they do.
 const DAX_FAULT: &str = "device-dax, a fault";
 
-/// What depends on where threads and processes are, and what the allocators have at hand, by what its key has in it.
-pub const COARSE: [&str; 6] = ["threads", "probe", "scale", "ring", ".fork", ".exit"];
+/// What depends on where threads and processes are, what the allocators have at hand, and what is beside a name in
+/// the kernel's table of them, by what its key has in it.
+pub const COARSE: [&str; 7] = [
+    "threads", "probe", "scale", "ring", ".fork", ".exit", ".open",
+];
 
 /// What grows, and with what: keys without their end, and their ends, the least first. The rows are of
 /// percentages of that.
