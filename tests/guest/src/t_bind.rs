@@ -336,6 +336,7 @@ fn no_probe(c: &mut Ctx) -> TestResult {
         let strace = [
             "strace",
             "-f",
+            "--seccomp-bpf",
             "-e",
             "trace=open,openat,openat2,close,mknodat",
             TOOL,
