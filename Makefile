@@ -29,7 +29,7 @@ demo: ## the main job, shown in virtual machines
 test: ## all tests on Debian's kernel; SCENARIO=name and TEST=name choose
 	@exec scripts/test "$(SCENARIO)" "$(TEST)"
 
-test-debug: ## those that need an instrumented kernel, which this builds: KUnit, fault injection, fuzzing
+test-debug: ## those that need an instrumented kernel, which this builds, or another architecture
 	@exec scripts/test --debug "$(SCENARIO)" "$(TEST)"
 
 stress: ## the long form of all tests: hours
