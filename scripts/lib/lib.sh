@@ -144,6 +144,13 @@ unlock() {
 	exec 9>&-
 }
 
+# cargo_counts LOG STATUS: "passed failed" of what "cargo test" has said in LOG. One that ends badly without
+# a test that failed is a failure; one that ran no tests, as it was not built, has no counts.
+cargo_counts() {
+	sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$1" |
+		awk -v rc="$2" '{ p += $1; f += $2 } END { if (NR) print p, rc && !f ? 1 : f }'
+}
+
 # enter_crate DIR USER: go to where the crate in DIR is built; $locked is the
 # option for its lock file. A library has none, and must not get that of
 # Debian's crates, which no other cargo takes: it is built in a copy.
