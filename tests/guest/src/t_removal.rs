@@ -603,14 +603,6 @@ fn orders(c: &mut Ctx, mode: Mode) -> TestResult {
                 || user(*first) && removes(*second)
                 || *first == UnbindKilled && *second == Provider
         });
-        // Each of them on one of the file systems, where there are two.
-        if let (Mode::Files(fs), false) = (mode, can_leave) {
-            let mut on_ext4 = false;
-            pairs.retain(|_| {
-                on_ext4 = !on_ext4;
-                on_ext4 == (fs == "ext4")
-            });
-        }
     }
     for (n, (first, second)) in pairs.iter().enumerate() {
         // In the long form with the file open and closed.
