@@ -252,7 +252,7 @@ pub fn cmdline(fixture: &Fixture, boot: &Boot, env: &Env) -> String {
         "console={} loglevel=5 panic=-1 oops=panic {}",
         env.arch.console, env.arch.cmdline
     );
-    // Two fifths of the instructions of a boot are tests of ciphers that nothing here uses.
+    // Two fifths of the instructions of a boot are the kernel's tests of its ciphers.
     c += " cryptomgr.notests";
     // A CPU of a busy host's guest makes no progress for longer than on any hardware; what hangs is
     // found by clock.rs. These are as long as the kernel allows, or longer than that takes.
